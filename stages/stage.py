@@ -1,0 +1,290 @@
+"""The contracts of the three kinds of stage, and the registry that `python -m pipeline stages` prints.
+
+- A *map* stage looks at one document at a time: `measure` computes values, `decide` turns values into verdicts.
+- A *group* stage compares documents: it sends messages to keys, reads each key's messages in order, and answers with
+  verdicts addressed to (shard, row).
+- An *aggregate* stage needs one summary of the whole corpus before it can decide about a document.
+
+The engine calls these methods and does everything else: reading, exchange, spilling, retries, the ledger.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
+
+import numpy as np
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field
+
+from stages.batch import Batch
+
+ASSETS = Path(__file__).parent / "assets"  # lists and models that ship with the project
+
+
+def knob(default: Any, doc: str, source: str = "", **constraints: Any) -> Any:
+    """A config field: its default, what it means, and the paper or system its value comes from, in one place.
+
+    `constraints` are pydantic's (`ge=0`, `le=1`, ...). `default` may be `...` for a required knob.
+    """
+    return Field(default, description=doc, json_schema_extra={"source": source}, **constraints)
+
+
+class Only(BaseModel):
+    """Which rows a stage looks at; a row must match every list that is given. The others pass untouched."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    language: tuple[str, ...] | None = knob(None, "language labels, as in the `language` column")
+    source: tuple[str, ...] | None = knob(None, "input sources")
+
+
+class StageConfig(BaseModel):
+    """Knobs that every stage takes. Subclasses add their own; unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    only: Only | None = knob(None, "look only at these rows; the rest pass untouched and are counted as skipped")
+    by_language: dict[str, dict[str, Any]] = knob({}, "other values of this stage's knobs for rows of a language")
+    as_: str | None = Field(
+        None,
+        alias="as",
+        pattern=r"^[a-z][a-z0-9_.]*$",
+        description="this stage's name in ledger and scores; needed when a stage is used twice",
+        json_schema_extra={"source": ""},
+    )
+    checkpoint: bool = knob(False, "end the phase after this stage, so that a later change never repeats it")
+
+
+class Edit(NamedTuple):
+    """Replace the code points [start, end) of a row's input text; an empty replacement removes them."""
+
+    start: int
+    end: int
+    replacement: str
+
+
+@dataclass
+class Decision:
+    """A map stage's verdicts on a batch: one entry a row; `rule` None means kept.
+
+    `value` and `threshold` are what the ledger shows beside the rule. `failed` marks rows that could not be judged
+    (the others with a rule are dropped). `edits` lists a kept row's changes to its input text, in order and disjoint.
+    `skipped` counts rows for which a rule did not apply (no list for the language, say).
+    """
+
+    rule: list[str | None]
+    value: list[float | None]
+    threshold: list[float | None]
+    detail: list[str | None]
+    failed: set[int] = field(default_factory=set)
+    edits: dict[int, list[Edit]] = field(default_factory=dict)
+    skipped: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def keep(cls, rows: int) -> Decision:
+        """All rows kept, nothing changed."""
+        return cls([None] * rows, [None] * rows, [None] * rows, [None] * rows)
+
+    def drop(
+        self,
+        row: int,
+        rule: str,
+        value: float | None = None,
+        threshold: float | None = None,
+        detail: str | None = None,
+        failed: bool = False,
+    ) -> None:
+        """Drop one row; the first rule that drops a row is the one on record."""
+        if self.rule[row] is not None:
+            return
+        self.rule[row], self.detail[row] = rule, detail
+        self.value[row] = None if value is None else float(value)
+        self.threshold[row] = None if threshold is None else float(threshold)
+        if failed:
+            self.failed.add(row)
+
+    def drop_where(self, mask: np.ndarray, rule: str, values: np.ndarray | None, threshold: float | None) -> None:
+        """Drop every row where `mask` (bool, one a row) holds and no earlier rule dropped it."""
+        for row in np.flatnonzero(mask).tolist():
+            self.drop(row, rule, None if values is None else float(values[row]), threshold)
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one worker of the stage needs: cores, GPUs, and bytes of memory beside the batch itself."""
+
+    cpu: float = 1.0
+    gpu: float = 0.0
+    memory: int = 256 << 20
+
+
+class StageError(ValueError):
+    """The user's mistake, found by a stage (a broken model file, say); the message says what to do."""
+
+
+class Stage(ABC):
+    """What the engine knows of every stage. Heavy imports belong in `setup`, never at module level."""
+
+    name: ClassVar[str]  # as in the config: "quality.gopher"
+    kind: ClassVar[Literal["map", "group", "aggregate"]]
+    version: ClassVar[int] = 1  # raised whenever equal input would give other output
+    config_model: ClassVar[type[StageConfig]]
+    needs: ClassVar[tuple[str, ...]] = ("text",)
+    libraries: ClassVar[tuple[str, ...]] = ()  # distributions whose versions change the output
+    resources: ClassVar[Resources] = Resources()
+    drops: ClassVar[bool] = True  # whether it can drop documents at all
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    @abstractmethod
+    def provides(self) -> dict[str, pa.DataType]:
+        """Document columns that this stage adds or replaces (own prefix, except for the shared names)."""
+
+    def assets(self) -> dict[str, str]:
+        """Files that the stage reads, name -> path or URL; their SHA-256 is part of the fingerprint."""
+        return {}
+
+    def setup(self, assets: Mapping[str, Path]) -> None:  # noqa: B027 - most stages need none
+        """Load models and lists, once a worker. Raises `StageError` if one is unusable."""
+
+
+class MapStage(Stage):
+    """Judges or changes one document at a time.
+
+    `measure` and `decide` are pure. The engine gives them only rows that `only` lets through and that share one
+    `by_language` variant, and it calls `measure` again row by row if it raises on a batch, so that one bad row fails alone.
+    """
+
+    kind = "map"
+    edits: ClassVar[bool] = False  # whether `decide` can edit the text
+    apply_only: ClassVar[tuple[str, ...]] = ()  # measured columns that `python -m pipeline apply` adds to its output
+
+    @abstractmethod
+    def measures(self) -> dict[str, pa.DataType]:
+        """The columns of `measure`'s table. Those named in `provides` become document columns."""
+
+    def scored(self) -> tuple[str, ...]:
+        """Measured columns kept in scores/: numbers, unless a stage says otherwise."""
+        return tuple(
+            name
+            for name, kind in self.measures().items()
+            if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+        )
+
+    @abstractmethod
+    def measure(self, batch: Batch) -> pa.Table:
+        """The measured values, one row for each row of the batch, with the columns of `measures`."""
+
+    def decide(self, values: pa.Table) -> Decision:
+        """Verdicts from measured values alone (a table with the columns of `measures`)."""
+        return Decision.keep(values.num_rows)
+
+
+KEY = pa.binary(16)  # keys of messages: 128 bits, compared as bytes
+
+ADDRESSED = {"key": KEY, "shard": pa.int32(), "row": pa.int64()}  # the first columns of every message
+
+EDITS = pa.list_(pa.struct([("start", pa.int64()), ("end", pa.int64()), ("replacement", pa.string())]))
+
+VERDICT = {  # the columns of a group stage's verdicts; document columns of `provides` follow
+    "shard": pa.int32(),
+    "row": pa.int64(),
+    "rule": pa.string(),  # null: kept
+    "value": pa.float64(),
+    "threshold": pa.float64(),
+    "kept_id": pa.string(),
+    "similarity": pa.float64(),
+    "detail": pa.string(),
+    "edits": EDITS,  # null: text unchanged
+}
+
+
+class Addressed(NamedTuple):
+    """A table on its way: messages to a round, or (`round` None) verdicts back to the shards."""
+
+    round: int | None
+    table: pa.Table
+
+
+class GroupStage(Stage):
+    """Compares documents by messages to keys, in one or more rounds.
+
+    Round r gets every message addressed to it, by `emit` or by an earlier round, as an iterator of tables sorted by
+    (key, shard, row) - ties in the order of emission - cut anywhere, also inside a key. Only a partition of the keys is
+    seen at a time; all messages of a key are in the same partition. A row without a verdict is kept.
+    `by_language` is refused for group stages: a group may hold several languages.
+    """
+
+    kind = "group"
+
+    @abstractmethod
+    def messages(self) -> tuple[dict[str, pa.DataType], ...]:
+        """The payload columns of each round's messages, after those of `ADDRESSED`."""
+
+    def partitions(self, round: int, wanted: int) -> int:
+        """How many partitions a round is cut into; 1 where it must see all of its (small) messages."""
+        return wanted
+
+    @abstractmethod
+    def emit(self, batch: Batch, shard: int, rows: np.ndarray) -> Iterable[Addressed]:
+        """Messages for a batch of one shard; `rows` (int64) are its rows' places in that shard."""
+
+    @abstractmethod
+    def reduce(self, round: int, messages: Iterator[pa.Table]) -> Iterable[Addressed]:
+        """One partition of a round: messages to later rounds, or verdicts (`VERDICT` columns, then `provides`)."""
+
+    def columns(self, batch: Batch, verdicts: pa.Table) -> dict[str, pa.Array]:
+        """The provided columns for a batch; `verdicts` has its rows aligned with the batch, nulls where none was sent."""
+        return {name: verdicts.column(name).combine_chunks() for name in self.provides()}
+
+
+class AggregateStage(Stage):
+    """Decides with a summary of the whole corpus: quantiles, budgets, alarms."""
+
+    kind = "aggregate"
+
+    @abstractmethod
+    def summarise(self, batch: Batch) -> pa.Table:
+        """A small mergeable summary of a batch."""
+
+    @abstractmethod
+    def merge(self, summaries: Iterator[pa.Table]) -> pa.Table:
+        """One summary of several; associative, and given in shard order."""
+
+    @abstractmethod
+    def decide(self, batch: Batch, summary: pa.Table) -> tuple[Decision, dict[str, pa.Array]]:
+        """Verdicts and the provided columns for a batch, given the summary of everything."""
+
+
+S = TypeVar("S", bound=type[Stage])
+_REGISTRY: dict[str, type[Stage]] = {}
+
+
+def register(stage: S) -> S:
+    """Class decorator: makes the stage known under its name."""
+    if _REGISTRY.get(stage.name, stage).__qualname__ != stage.__qualname__:
+        raise ValueError(f"two stages are called {stage.name!r}")
+    _REGISTRY[stage.name] = stage
+    return stage
+
+
+@cache
+def _import_all() -> None:
+    import stages
+
+    for module in pkgutil.walk_packages(stages.__path__, "stages."):
+        importlib.import_module(module.name)
+
+
+def registry() -> dict[str, type[Stage]]:
+    """Every stage by name, sorted."""
+    _import_all()
+    return dict(sorted(_REGISTRY.items()))
