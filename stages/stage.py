@@ -70,6 +70,14 @@ class Edit(NamedTuple):
     replacement: str
 
 
+class Limit(NamedTuple):
+    """A threshold that a rule compares a measured column with, for the report's histograms."""
+
+    column: str
+    rule: str
+    threshold: float
+
+
 @dataclass
 class Decision:
     """A map stage's verdicts on a batch: one entry a row; `rule` None means kept.
@@ -178,6 +186,10 @@ class MapStage(Stage):
             for name, kind in self.measures().items()
             if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
         )
+
+    def limits(self) -> list[Limit]:
+        """The thresholds on scored columns; `decide` applies them."""
+        return []
 
     @abstractmethod
     def measure(self, batch: Batch) -> pa.Table:
