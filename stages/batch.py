@@ -54,6 +54,11 @@ class Batch:
             table = table.set_column(index, name, column) if index >= 0 else table.append_column(name, column)
         return Batch(table, None if "text" in columns else self._cache)
 
+    def without(self, names: Sequence[str]) -> Batch:
+        """This batch without the named columns."""
+        gone = [name for name in names if self.has(name)]
+        return Batch(self.table.drop_columns(gone), self._cache) if gone else self
+
     def take(self, rows: np.ndarray | Sequence[int]) -> Batch:
         """The given rows, in the given order."""
         return Batch(self.table.take(pa.array(np.asarray(rows, dtype=np.int64))))

@@ -1,0 +1,214 @@
+"""`python -m pipeline ...`: parse, call, print, exit code."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pipeline.yamlfile import ConfigError
+
+QUICKSTART = Path("configs/quickstart.yaml")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. Exit codes: 0 done, 1 failed, 2 config or arguments wrong, 143 after SIGTERM."""
+    options = build_parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        return command(options)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output went away
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Every command with its arguments."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline", description="From raw web archives to training tokens and a trained model."
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    run = commands.add_parser(
+        "run",
+        help="carry out a config",
+        description=f"Carry out a config; without one, {QUICKSTART}. Run again, it goes on where it was stopped, and recomputes only what changed.",
+    )
+    run.add_argument("config", nargs="?", type=Path, help="YAML file")
+    _config_arguments(run)
+    run.add_argument("--limit", type=_positive, metavar="N", help="only the first N records, in file order")
+    run.add_argument("--until", metavar="SECTION", help="stop after this section (stages, tokenizer, pack, pretrain)")
+    run.add_argument(
+        "--retry-failed",
+        action="store_true",
+        help="try records again that crashed, overran their time or could not be read",
+    )
+    run.add_argument("--debug", action="store_true", help="do everything in this process, for a debugger")
+    run.set_defaults(command=_run)
+
+    plan = commands.add_parser("plan", help="validate a config and show its phases")
+    plan.add_argument("config", type=Path)
+    _config_arguments(plan)
+    plan.set_defaults(command=_plan)
+
+    status = commands.add_parser("status", help="what is done, and what a rerun would recompute and why")
+    status.add_argument("run", help="run directory")
+    status.add_argument("--config", type=Path, help="compare with this config instead of the one that was run")
+    status.add_argument(
+        "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="another value of a knob"
+    )
+    status.set_defaults(command=_status)
+
+    report = commands.add_parser("report", help="write report.html of a run again")
+    report.add_argument("run", help="run directory")
+    report.set_defaults(command=_report)
+
+    clean = commands.add_parser(
+        "clean", help="remove intermediate files (phases/, scores/); a finished run stays finished"
+    )
+    clean.add_argument("run", help="run directory")
+    clean.set_defaults(command=_clean)
+
+    apply = commands.add_parser(
+        "apply", help="one stage on a JSONL or Parquet file; adds the stage's columns and `verdict`"
+    )
+    apply.add_argument("stage", help="name of the stage, as `stages` lists it")
+    apply.add_argument("input", type=Path, metavar="IN", help=".jsonl (.gz, .zst) or .parquet")
+    apply.add_argument("output", type=Path, metavar="OUT", help=".jsonl (.gz, .zst) or .parquet; replaced as a whole")
+    apply.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KNOB=VALUE",
+        help="a knob of the stage; the stage's name may stand before it",
+    )
+    apply.add_argument("--executor", choices=("inline", "ray"), default="inline")
+    apply.add_argument("--workers", type=_positive, metavar="N", help="workers of the ray executor")
+    apply.set_defaults(command=_apply)
+
+    stages = commands.add_parser("stages", help="every stage: knobs, defaults, what they mean, where they come from")
+    stages.add_argument("name", nargs="?", help="only this stage, or section")
+    stages.set_defaults(command=_stages)
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 1, got {text}")
+    return value
+
+
+def _config_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="another value, as YAML: extract.method=resiliparse, pretrain=null",
+    )
+    parser.add_argument("--output", metavar="DIR", help="run directory or URL; default runs/<name of the config>")
+    parser.add_argument("--executor", choices=("ray", "inline"), help="engine.executor")
+    parser.add_argument("--workers", type=_positive, metavar="N", help="engine.workers")
+    parser.add_argument("--address", help="engine.address: an existing Ray cluster")
+
+
+def _overrides(options: argparse.Namespace) -> list[str]:
+    overrides = list(options.overrides)
+    for name in ("executor", "workers", "address"):
+        value = getattr(options, name, None)
+        if value is not None:
+            overrides.append(f"engine.{name}={value}")
+    return overrides
+
+
+def _config_file(given: Path | None) -> Path:
+    if given is not None:
+        return given
+    if not QUICKSTART.exists():
+        raise ConfigError(f"no config given and no {QUICKSTART} here; give a config, or run from the project's folder")
+    return QUICKSTART
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from pipeline.config import SECTIONS, read_config
+    from pipeline.run import Options, run
+
+    path = _config_file(options.config)
+    if options.until is not None and options.until not in SECTIONS:
+        raise ConfigError(f"--until {options.until}: expected one of {', '.join(SECTIONS)}")
+    overrides = _overrides(options)
+    config = read_config(path, overrides)
+    output = options.output or f"runs/{config.name}"
+    settings = Options(
+        output, options.limit, options.until, options.retry_failed, options.debug, str(path), tuple(overrides)
+    )
+    return run(config, settings, _say)
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from pipeline.config import read_config
+    from pipeline.plan import warnings
+    from pipeline.run import prepare
+    from pipeline.status import describe_plan
+
+    config = read_config(options.config, _overrides(options))
+    work = prepare(config, options.output or f"runs/{config.name}")
+    print(describe_plan(work))
+    for note in warnings(config):
+        print(f"warning: {note}")
+    return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    from pipeline.status import status
+
+    print(status(options.run, options.config, options.overrides))
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from pipeline.report import write_report
+    from pipeline.status import run_directory
+
+    store = run_directory(options.run)
+    if store.local is None:
+        raise ConfigError("report: needs a local run directory")
+    print(write_report(store.local))
+    return 0
+
+
+def _clean(options: argparse.Namespace) -> int:
+    from pipeline.status import clean
+
+    print(clean(options.run))
+    return 0
+
+
+def _apply(options: argparse.Namespace) -> int:
+    from pipeline.apply import apply
+
+    return apply(
+        options.stage, options.input, options.output, options.overrides, options.executor, options.workers, _say
+    )
+
+
+def _stages(options: argparse.Namespace) -> int:
+    from pipeline.catalogue import catalogue
+
+    print(catalogue(options.name))
+    return 0

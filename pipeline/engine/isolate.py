@@ -1,0 +1,141 @@
+"""Finding the record that kills its worker.
+
+A unit that died twice is gone through record by record in a child process that notes where it is. When the child dies, the
+noted record is tried alone in a fresh process: if that dies too, the record is poison and the scan goes on behind it; if not,
+the death came from what had piled up before, and the scan goes on from that record. So a poison record costs two dead
+processes, however large the unit.
+"""
+
+from __future__ import annotations
+
+import mmap
+import signal
+import struct
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pipeline.engine.assets import local_copy
+from pipeline.engine.child import Child, Died
+from pipeline.engine.map_unit import Lost, MapTask, Poison, UnitCounts, build_runners, input_batches
+from pipeline.engine.rows import LOST_SCHEMA
+from pipeline.engine.work import MEMORY_EXIT, Failure
+from pipeline.engine.writers import TableWriter
+
+_PLACE = struct.Struct("<qq")  # place in the unit's input, stage in the phase
+
+
+class UnitUnreadable(RuntimeError):
+    """The unit's input itself ends the worker, before any record can be named."""
+
+
+@dataclass(frozen=True)
+class Scan:
+    """Run a map unit's rows [first, last) one by one, noting place and stage in `marker`; nothing is written."""
+
+    task: MapTask
+    first: int
+    last: int | None
+    marker: str
+    label: str = "isolation"
+
+    def run(self) -> int:
+        """The number of rows gone through."""
+        with open(self.marker, "r+b") as handle, mmap.mmap(handle.fileno(), _PLACE.size) as note:
+            place = [self.first, -1]
+
+            def noter(stage: int) -> Callable[[str], None]:
+                def note_stage(name: str) -> None:
+                    note[:] = _PLACE.pack(place[0], stage)
+
+                return note_stage
+
+            runners = build_runners(self.task)
+            for index, runner in enumerate(runners):
+                runner.setup(lambda path: local_copy(path, self.task.assets[path]))
+                runner.entered = noter(index)
+            seen = 0
+            with tempfile.TemporaryDirectory() as folder:
+                lost = Lost(TableWriter(Path(folder) / "lost", LOST_SCHEMA))
+                for batch, places in input_batches(self.task, UnitCounts(), lost, None, self.first, self.last):
+                    for row, where in enumerate(places.tolist()):
+                        place[0] = where
+                        one = batch.take([row])
+                        for runner in runners:
+                            if len(one):
+                                one = runner(one).kept
+                        seen += 1
+                    if self.last is not None and int(places[-1]) >= self.last - 1:
+                        break
+                lost.writer.close()
+            return seen
+
+
+@dataclass(frozen=True)
+class Isolate:
+    """Find the poison records of a map unit that died twice."""
+
+    task: MapTask
+    memory: int | None
+
+    @property
+    def label(self) -> str:
+        """How messages call it."""
+        return f"{self.task.phase} {self.task.unit}: looking for the record that ends the worker"
+
+    def run(self) -> dict[int, Poison]:
+        """Poison records by place. Raises `UnitUnreadable` if the input cannot be read past a point."""
+        poison = dict(self.task.poison)
+        with tempfile.TemporaryDirectory(prefix="gristmill-isolate-") as folder:
+            marker = f"{folder}/place"
+            Path(marker).write_bytes(_PLACE.pack(-1, -1))
+            first, repeats = 0, 0
+            while True:
+                Path(marker).write_bytes(_PLACE.pack(first, -1))
+                task = replace(self.task, poison=poison)
+                code = self._scan(Scan(task, first, None, marker))
+                if code is None:
+                    return poison
+                place, stage = _PLACE.unpack(Path(marker).read_bytes())
+                alone = self._scan(Scan(task, place, place + 1, marker))
+                if alone is None:  # what had piled up before it was too much; go on from here in a fresh process
+                    repeats = repeats + 1 if place == first else 0
+                    if repeats > 2:
+                        raise UnitUnreadable(
+                            f"{self.task.phase} {self.task.unit}: the worker ends ({_how(code)[1]}) behind record {place}, at no record of its own"
+                        )
+                    first = place
+                    continue
+                place, stage = _PLACE.unpack(Path(marker).read_bytes())
+                rule, detail = _how(alone)
+                poison[place] = Poison(self._stage_name(stage), rule, detail)
+                first, repeats = place + 1, 0
+
+    def _scan(self, scan: Scan) -> int | None:
+        """None if the child came through, else its exit code."""
+        child = Child(self.memory)
+        try:
+            result = child.call(scan)
+            if isinstance(result, Failure):
+                raise OSError(result.message) if result.user_error else RuntimeError(result.trace)
+            return None
+        except Died as death:
+            return death.code
+        finally:
+            child.close()
+
+    def _stage_name(self, index: int) -> str:
+        names = ([self.task.aggregate.name] if self.task.aggregate else []) + [s.name for s in self.task.stages]
+        return names[index] if 0 <= index < len(names) else "read"
+
+
+def _how(code: int) -> tuple[str, str]:
+    """Rule and detail of a death by exit code."""
+    if code == -signal.SIGVTALRM:
+        return "timeout", "native code took more CPU time than engine.record_seconds"
+    if code in (MEMORY_EXIT, -signal.SIGKILL):
+        return "memory", "more memory than engine.unit_memory"
+    if code < 0:
+        return "crash", signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+    return "crash", f"exit code {code}"

@@ -1,0 +1,379 @@
+"""Fused map stages over batches: `only`, `by_language`, measure, decide, edit, and one bad row failing alone."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.config import StageSpec
+from stages.batch import Batch
+from stages.stage import AggregateStage, Decision, Edit, MapStage, StageError
+
+MEASURE_BATCH = 64  # rows measured under one time limit; small enough that redoing them one by one is cheap
+
+
+class RecordTimeout(Exception):
+    """A record took more CPU time than it may."""
+
+
+@contextmanager
+def cpu_limit(seconds: float | None) -> Iterator[None]:
+    """Raise `RecordTimeout` after this much CPU time of the process; end the process if native code then hangs on.
+
+    CPU time, so a busy machine changes nothing. Python code is interrupted by SIGPROF; a native parser that never returns
+    is ended by SIGVTALRM, whose default action is to terminate, and its record is found by isolation.
+    Only the main thread can set signal handlers; elsewhere there is no limit.
+    """
+    if seconds is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def expired(signum: int, frame: Any) -> None:
+        raise RecordTimeout
+
+    previous = signal.signal(signal.SIGPROF, expired)
+    previous_kill = signal.signal(signal.SIGVTALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    signal.setitimer(signal.ITIMER_VIRTUAL, 1.25 * seconds + 1.0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGPROF, previous)
+        signal.signal(signal.SIGVTALRM, previous_kill)
+
+
+@dataclass
+class StageCounts:
+    """What one stage did, summed over batches."""
+
+    rows_in: int = 0
+    rows_out: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    failed: Counter[str] = field(default_factory=Counter)
+    skipped: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data for a manifest."""
+        return {
+            "rows_in": self.rows_in,
+            "rows_out": self.rows_out,
+            "bytes_in": self.bytes_in,
+            "bytes_out": self.bytes_out,
+            "dropped": dict(sorted(self.dropped.items())),
+            "failed": dict(sorted(self.failed.items())),
+            "skipped": dict(sorted(self.skipped.items())),
+            "seconds": round(self.seconds, 3),
+        }
+
+
+@dataclass
+class Outcome:
+    """What a stage made of a batch: the rows that go on, and verdicts on the others (aligned with `dropped`'s rows)."""
+
+    kept: Batch
+    dropped: Batch  # the rows as they came in
+    verdicts: list[dict[str, Any]]  # fate, stage, rule, value, threshold, detail of each dropped row
+    measured: pa.Table  # scored values of every row that the stage looked at, with its id
+    after: Batch  # all rows, dropped ones too, with the columns that the stage wrote
+    rules: list[str | None]  # of all rows
+    values: pa.Table  # all measured values of all rows, nulls where the stage did not look
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process so far."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def text_bytes(batch: Batch) -> int:
+    """UTF-8 bytes of the text column (of the payload, before there is text)."""
+    name = "text" if batch.has("text") and batch.column("text").null_count < len(batch) else "html"
+    if not len(batch) or not batch.has(name):
+        return 0
+    return int(pc.sum(pc.binary_length(batch.column(name))).as_py() or 0)
+
+
+def apply_edits(text: str, edits: list[Edit]) -> str:
+    """A text with its edits carried out; they must be in order, disjoint and inside the text."""
+    parts, position = [], 0
+    for start, end, replacement in edits:
+        if not position <= start <= end <= len(text):
+            raise ValueError(f"edit [{start}, {end}) is out of order or outside a text of {len(text)} characters")
+        parts += [text[position:start], replacement]
+        position = end
+    parts.append(text[position:])
+    return "".join(parts)
+
+
+class MapRunner:
+    """One configured map stage in a worker, with an instance for each `by_language` variant."""
+
+    def __init__(self, spec: StageSpec, seconds: float | None = None) -> None:
+        self.spec = spec
+        self.seconds = seconds
+        self.counts = StageCounts()
+        self.entered: Callable[[str], None] = lambda stage: None  # told the stage's name before it measures
+        base: MapStage = spec.stage_class(spec.config)  # type: ignore[assignment]
+        self.stages: dict[str | None, MapStage] = {None: base}
+        for language, values in spec.config.by_language.items():
+            own = spec.config.model_dump(by_alias=True, exclude_unset=True)
+            config = type(spec.config).model_validate({**own, **values, "by_language": {}})
+            self.stages[language] = spec.stage_class(config)  # type: ignore[assignment]
+        self.known: Mapping[str, int] = {}  # id -> row of `known_values`: measured by an earlier run
+        self.known_values: pa.Table | None = None
+
+    @property
+    def base(self) -> MapStage:
+        """The stage with its own knobs."""
+        return self.stages[None]
+
+    def setup(self, resolve: Callable[[str], Path]) -> None:
+        """Load models and lists; `resolve` gives a local path for an asset."""
+        for stage in self.stages.values():
+            stage.setup({name: resolve(path) for name, path in stage.assets().items()})
+
+    def reuse(self, values: pa.Table) -> None:
+        """Take scores that an earlier run measured with the same knobs, so that only unknown rows are measured."""
+        self.known_values = values
+        self.known = {id_: row for row, id_ in enumerate(values.column("id").to_pylist())}
+
+    def __call__(self, batch: Batch) -> Outcome:
+        """Judge a batch. Raises only for a fault of the stage itself that no single row explains."""
+        started = cpu_seconds()
+        rows = len(batch)
+        self.counts.rows_in += rows
+        self.counts.bytes_in += text_bytes(batch)
+        groups, skipped = self._variants(batch)
+        if skipped:
+            self.counts.skipped["only"] += skipped
+        decision = Decision.keep(rows)
+        measured = self._empty(rows)
+        for variant, members in groups.items():
+            part = batch if len(members) == rows else batch.take(members)
+            values, errors = self._measure(self.stages[variant], part)
+            verdicts = self.stages[variant].decide(values)
+            for row, error in errors.items():
+                verdicts.rule[row] = None
+                verdicts.edits.pop(row, None)
+                verdicts.drop(row, *error, failed=True)
+            for row, place in enumerate(members.tolist()):
+                if verdicts.rule[row] is not None:
+                    decision.drop(
+                        place,
+                        verdicts.rule[row] or "",
+                        verdicts.value[row],
+                        verdicts.threshold[row],
+                        verdicts.detail[row],
+                        row in verdicts.failed,
+                    )
+                elif row in verdicts.edits:
+                    decision.edits[place] = verdicts.edits[row]
+            self.counts.skipped.update(verdicts.skipped)
+            measured = _scatter(measured, values, members, rows)
+        outcome = self._outcome(batch, decision, measured, groups)
+        self.counts.rows_out += len(outcome.kept)
+        self.counts.bytes_out += text_bytes(outcome.kept)
+        self.counts.seconds += cpu_seconds() - started
+        return outcome
+
+    def _variants(self, batch: Batch) -> tuple[dict[str | None, np.ndarray], int]:
+        """Rows of each by_language variant, and how many rows `only` leaves out."""
+        rows = len(batch)
+        mask = only_mask(self.spec, batch)
+        skipped = rows - int(mask.sum())
+        if len(self.stages) == 1:
+            members = np.flatnonzero(mask)
+            return ({None: members} if len(members) else {}), skipped
+        languages = batch.values("language")
+        places: dict[str | None, list[int]] = {}
+        for row in np.flatnonzero(mask).tolist():
+            language = languages[row] if languages[row] in self.stages else None
+            places.setdefault(language, []).append(row)
+        return {language: np.array(places[language]) for language in self.stages if language in places}, skipped
+
+    def _empty(self, rows: int) -> pa.Table:
+        return pa.table({n: pa.nulls(rows, t) for n, t in self.base.measures().items()})
+
+    def _measure(
+        self, stage: MapStage, batch: Batch
+    ) -> tuple[pa.Table, dict[int, tuple[str, float | None, float | None, str | None]]]:
+        """Measured values, and the verdict (rule, value, threshold, detail) on rows that could not be measured."""
+        schema = pa.schema(list(stage.measures().items()))
+        if self.known_values is not None:
+            ids = batch.column("id").to_pylist()
+            found = np.array([self.known.get(i, -1) for i in ids], dtype=np.int64)
+            missing = np.flatnonzero(found < 0)
+            have = np.flatnonzero(found >= 0)
+            known = self.known_values.take(pa.array(found[have])).select(schema.names).cast(schema)
+            if not len(missing):
+                return known, {}
+            fresh, errors = self._measure_fresh(stage, batch.take(missing), schema)
+            values = pa.concat_tables([known, fresh])
+            order = np.argsort(np.concatenate([have, missing]), kind="stable")
+            return values.take(pa.array(order)), {int(missing[row]): error for row, error in errors.items()}
+        return self._measure_fresh(stage, batch, schema)
+
+    def _measure_fresh(
+        self, stage: MapStage, batch: Batch, schema: pa.Schema
+    ) -> tuple[pa.Table, dict[int, tuple[str, float | None, float | None, str | None]]]:
+        errors: dict[int, tuple[str, float | None, float | None, str | None]] = {}
+        self.entered(self.spec.name)
+        try:
+            with cpu_limit(self.seconds):
+                return stage.measure(batch).cast(schema), {}
+        except (StageError, OSError):
+            raise
+        except (Exception, RecordTimeout) as error:
+            if len(batch) == 1:
+                errors[0] = failure(error, self.seconds)
+                return pa.table({n: pa.nulls(1, t) for n, t in stage.measures().items()}, schema=schema), errors
+        tables = []
+        for row in range(len(batch)):  # one by one: only the row at fault fails
+            table, bad = self._measure_fresh(stage, batch.take([row]), schema)
+            tables.append(table)
+            errors.update({row: verdict for verdict in bad.values()})
+        return pa.concat_tables(tables), errors
+
+    def _outcome(
+        self, batch: Batch, decision: Decision, measured: pa.Table, groups: dict[str | None, np.ndarray]
+    ) -> Outcome:
+        stage = self.base
+        columns: dict[str, pa.Array | pa.ChunkedArray] = {}
+        judged = np.zeros(len(batch), dtype=bool)
+        for members in groups.values():
+            judged[members] = True
+        for name, kind in stage.provides().items():
+            if name in measured.column_names:
+                new = measured.column(name)
+                if batch.has(name) and not judged.all():  # rows that the stage did not look at keep what they had
+                    new = _choose(judged, new, batch.column(name).cast(kind))
+                columns[name] = new
+        if decision.edits:
+            texts = (columns["text"] if "text" in columns else batch.column("text")).to_pylist()
+            for row, edits in decision.edits.items():
+                texts[row] = apply_edits(texts[row] or "", edits)
+            columns["text"] = pa.array(texts, type=pa.large_string())
+        after = (batch.with_columns(columns) if columns else batch).without(stage.consumes)
+        lost = [row for row, rule in enumerate(decision.rule) if rule is not None]
+        verdicts = []
+        for row in lost:
+            rule = decision.rule[row] or ""
+            fate = "failed" if row in decision.failed else "dropped"
+            (self.counts.failed if fate == "failed" else self.counts.dropped)[rule] += 1
+            verdicts.append(
+                {
+                    "fate": fate,
+                    "stage": self.spec.name,
+                    "rule": rule,
+                    "value": decision.value[row],
+                    "threshold": decision.threshold[row],
+                    "detail": decision.detail[row],
+                }
+            )
+        scored = [n for n in stage.scored() if n in measured.column_names]
+        scores = pa.table({"id": batch.column("id"), **{n: measured.column(n) for n in scored}})
+        if not judged.all():
+            scores = scores.filter(pa.array(judged))
+        if not lost:
+            return Outcome(after, batch.take([]), [], scores, after, decision.rule, measured)
+        kept = np.setdiff1d(np.arange(len(batch)), np.array(lost), assume_unique=True)
+        shown = batch if not stage.provides().get("text") else after  # a dropped page is best shown as text
+        return Outcome(after.take(kept), shown.take(lost), verdicts, scores, after, decision.rule, measured)
+
+
+def failure(error: BaseException, seconds: float | None) -> tuple[str, float | None, float | None, str | None]:
+    """Rule, value, threshold and detail of a row that could not be measured; never its content."""
+    if isinstance(error, RecordTimeout):
+        return "timeout", None, seconds, "more CPU time than engine.record_seconds"
+    return "error", None, None, type(error).__name__
+
+
+def only_mask(spec: StageSpec, batch: Batch) -> np.ndarray:
+    """Which rows a stage's `only` lets through, as booleans."""
+    only = spec.config.only
+    mask = np.ones(len(batch), dtype=bool)
+    if only is None:
+        return mask
+    for name, wanted in (("language", only.language), ("source", only.source)):
+        if wanted is not None:
+            mask &= np.array([value in wanted for value in batch.values(name)], dtype=bool)
+    return mask
+
+
+def _scatter(into: pa.Table, values: pa.Table, members: np.ndarray, rows: int) -> pa.Table:
+    """`values` put at the places `members` of a table of `rows` rows, the other places as they were."""
+    if len(members) == rows:
+        return values.select(into.column_names)
+    index = np.arange(rows)
+    index[members] = rows + np.arange(len(members))
+    both = pa.concat_tables([into, values.select(into.column_names)])
+    return both.take(pa.array(index))
+
+
+def _choose(mask: np.ndarray, yes: pa.ChunkedArray, no: pa.ChunkedArray) -> pa.Array:
+    """`yes` where the mask holds, else `no`; for every Arrow type."""
+    both = pa.chunked_array([*no.chunks, *yes.chunks], type=no.type)
+    return both.take(pa.array(np.arange(len(mask)) + np.where(mask, len(mask), 0)))
+
+
+class AggregateRunner:
+    """An aggregate stage's decisions, with the summary of the whole corpus at hand."""
+
+    def __init__(self, spec: StageSpec, summary: pa.Table) -> None:
+        self.spec = spec
+        self.summary = summary
+        self.counts = StageCounts()
+        self.entered: Callable[[str], None] = lambda stage: None
+        self.stage: AggregateStage = spec.stage_class(spec.config)  # type: ignore[assignment]
+
+    def setup(self, resolve: Callable[[str], Path]) -> None:
+        """Load models and lists."""
+        self.stage.setup({name: resolve(path) for name, path in self.stage.assets().items()})
+
+    def __call__(self, batch: Batch) -> Outcome:
+        """Judge a batch with the summary."""
+        started = time.process_time()
+        self.counts.rows_in += len(batch)
+        self.counts.bytes_in += text_bytes(batch)
+        self.entered(self.spec.name)
+        decision, columns = self.stage.decide(batch, self.summary)
+        after = batch.with_columns(dict(columns)) if columns else batch
+        lost = [row for row, rule in enumerate(decision.rule) if rule is not None]
+        verdicts = []
+        for row in lost:
+            rule = decision.rule[row] or ""
+            self.counts.dropped[rule] += 1
+            verdicts.append(
+                {
+                    "fate": "dropped",
+                    "stage": self.spec.name,
+                    "rule": rule,
+                    "value": decision.value[row],
+                    "threshold": decision.threshold[row],
+                    "detail": decision.detail[row],
+                }
+            )
+        kept = np.setdiff1d(np.arange(len(batch)), np.array(lost, dtype=np.int64), assume_unique=True)
+        empty = pa.table({"id": batch.column("id").slice(0, 0)})
+        outcome = Outcome(after.take(kept), batch.take(lost), verdicts, empty, after, decision.rule, empty)
+        self.counts.rows_out += len(outcome.kept)
+        self.counts.bytes_out += text_bytes(outcome.kept)
+        self.counts.seconds += time.process_time() - started
+        return outcome

@@ -1,0 +1,137 @@
+"""What a row looks like on its way: ids, the columns of phases, documents, ledger and samples."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.readers.record import Record
+from stages.stage import Stage
+
+DATE = pa.timestamp("s", tz="UTC")
+
+# Places of a record, kept through the phases and left out of documents/: its place in the shard, file key, offset.
+PLACE = {"_seq": pa.int64(), "_file": pa.string(), "_offset": pa.int64()}
+
+READ_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("record_id", pa.string()),
+        ("url", pa.string()),
+        ("source", pa.string()),
+        ("date", DATE),
+        *PLACE.items(),
+        ("text", pa.large_string()),
+        ("html", pa.large_binary()),
+        ("html_charset", pa.string()),
+    ]
+)
+
+DOCUMENT_COLUMNS = {  # every documents/ file begins with these; stage columns follow
+    "id": pa.string(),
+    "record_id": pa.string(),
+    "url": pa.string(),
+    "text": pa.string(),
+    "source": pa.string(),
+    "date": DATE,
+    "language": pa.string(),
+    "language_score": pa.float64(),
+    "licence": pa.string(),
+    "repeat": pa.int32(),
+}
+
+LEDGER_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("record_id", pa.string()),
+        ("url", pa.string()),
+        ("source", pa.string()),
+        ("file", pa.string()),
+        ("offset", pa.int64()),
+        ("fate", pa.string()),
+        ("stage", pa.string()),
+        ("rule", pa.string()),
+        ("value", pa.float64()),
+        ("threshold", pa.float64()),
+        ("kept_id", pa.string()),
+        ("similarity", pa.float64()),
+        ("detail", pa.string()),
+    ]
+)
+
+LOST_SCHEMA = LEDGER_SCHEMA.append(pa.field("_seq", pa.int64()))  # ledger rows of one phase, before they are merged
+
+SAMPLE_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("url", pa.string()),
+        ("source", pa.string()),
+        ("stage", pa.string()),
+        ("rule", pa.string()),
+        ("value", pa.float64()),
+        ("threshold", pa.float64()),
+        ("kept_id", pa.string()),
+        ("similarity", pa.float64()),
+        ("detail", pa.string()),
+        ("text", pa.large_string()),
+    ]
+)
+
+
+def record_id(source: str, key: str, offset: int, sub: int) -> str:
+    """A record's id: the first 32 hex digits of SHA-256 over where it stands.
+
+    Unique by construction, and independent of shards, workers and order: (source, file key, offset of the compressed member
+    or row number, offset inside the member), joined by newlines, which none of the four can hold unescaped.
+    """
+    place = "\n".join((source, key.replace("\\", "\\\\").replace("\n", "\\n"), str(offset), str(sub)))
+    return hashlib.sha256(place.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+
+
+def rows_table(rows: Iterable[tuple[int, str, str, Record]]) -> pa.Table:
+    """Read records as a table of `READ_SCHEMA`; each row is (place in the shard, source, file key, record)."""
+    columns: dict[str, list[Any]] = {name: [] for name in READ_SCHEMA.names}
+    for seq, source, key, record in rows:
+        columns["id"].append(record_id(source, key, record.offset, record.sub))
+        columns["record_id"].append(record.record_id)
+        columns["url"].append(record.url)
+        columns["source"].append(source)
+        columns["date"].append(record.date)
+        columns["_seq"].append(seq)
+        columns["_file"].append(key)
+        columns["_offset"].append(record.offset)
+        columns["text"].append(record.text)
+        columns["html"].append(record.html)
+        columns["html_charset"].append(record.charset)
+    arrays = []
+    for field in READ_SCHEMA:
+        kind = pa.int64() if field.name == "date" else field.type
+        array = pa.array(columns[field.name], type=kind)
+        arrays.append(array.cast(DATE) if field.name == "date" else array)
+    return pa.table(arrays, schema=READ_SCHEMA)
+
+
+def documents_schema(stages: Iterable[Stage]) -> pa.Schema:
+    """The columns of documents/ after these stages."""
+    fields: dict[str, pa.DataType] = dict(DOCUMENT_COLUMNS)
+    for stage in stages:
+        for name, kind in stage.provides().items():
+            if name not in DOCUMENT_COLUMNS:
+                fields[name] = pa.string() if pa.types.is_large_string(kind) else kind
+    return pa.schema(list(fields.items()))
+
+
+def as_documents(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Rows at the end of the stages as rows of documents/; a column that no stage wrote is null (`repeat` 1)."""
+    columns = []
+    for field in schema:
+        if field.name in table.column_names:
+            columns.append(table.column(field.name).cast(field.type))
+        elif field.name == "repeat":
+            columns.append(pa.array([1] * table.num_rows, type=field.type))
+        else:
+            columns.append(pa.nulls(table.num_rows, field.type))
+    return pa.table(columns, schema=schema)

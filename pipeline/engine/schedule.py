@@ -1,0 +1,123 @@
+"""Tasks to workers and back: bounded in flight, deaths retried, poison records isolated."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, replace
+from typing import Any
+
+from pipeline.engine.executors import Death, Executor
+from pipeline.engine.isolate import Isolate
+from pipeline.engine.map_unit import MapTask, Poison
+from pipeline.engine.store import Store
+from pipeline.engine.work import Failure, Task
+
+DEATHS_BEFORE_ISOLATION = 2
+ISOLATIONS = 3  # of one unit, before the run gives up
+NODE_LOSSES = 20  # of one unit: a cluster that loses this many is beyond help
+
+
+class RunFailed(Exception):
+    """The run cannot go on; the message says what happened and what to do. `trace` is for the log."""
+
+    def __init__(self, message: str, trace: str = "") -> None:
+        super().__init__(message)
+        self.trace = trace
+
+
+class Terminated(BaseException):
+    """SIGTERM came: stop, leave what is committed."""
+
+
+def run_tasks(
+    executor: Executor,
+    tasks: Iterable[Task],
+    done: Callable[[Task, Any], None],
+    unit_memory: int | None = None,
+    idle: Callable[[], None] = lambda: None,
+) -> None:
+    """Carry out all tasks, `executor.slots` at a time, and give each result to `done`. Raises `RunFailed`."""
+    waiting: deque[Task] = deque(tasks)
+    deaths: Counter[str] = Counter()
+    isolations: Counter[str] = Counter()
+    losses: Counter[str] = Counter()
+    running = 0
+    while waiting or running:
+        while waiting and running < executor.slots:
+            executor.submit(waiting.popleft())
+            running += 1
+        for answer in executor.wait(0.5):
+            running -= 1
+            task, result = answer.task, answer.result
+            if isinstance(result, Failure):
+                raise RunFailed(_message(task, result), result.trace)
+            if isinstance(result, Death):
+                if result.node_lost:
+                    losses[task.label] += 1
+                    if losses[task.label] > NODE_LOSSES:
+                        raise RunFailed(
+                            f"{task.label}: lost its node {NODE_LOSSES} times; check the cluster and run again"
+                        )
+                    waiting.appendleft(task)
+                    continue
+                deaths[task.label] += 1
+                if deaths[task.label] < DEATHS_BEFORE_ISOLATION:
+                    waiting.appendleft(task)
+                elif isinstance(task, MapTask) and isolations[task.label] < ISOLATIONS:
+                    isolations[task.label] += 1
+                    waiting.appendleft(Isolate(task, unit_memory))
+                else:
+                    raise RunFailed(
+                        f"{task.label}: its worker ended {deaths[task.label]} times ({result.how}); give it more memory "
+                        "(engine.unit_memory), smaller shards (engine.shard_bytes), or look at the machine, and run again"
+                    )
+            elif isinstance(task, Isolate):
+                unit = replace(task.task, poison=result)
+                save_poison(unit)
+                deaths[unit.label] = 0
+                waiting.appendleft(unit)
+            else:
+                done(task, result)
+        idle()
+
+
+def _message(task: Task, failure: Failure) -> str:
+    if failure.user_error:
+        advice = (
+            "; free some space and run the same command again: nothing that is done is lost"
+            if "No space left" in failure.message
+            else ""
+        )
+        return f"{task.label}: {failure.message}{advice}"
+    return f"{task.label}: {failure.kind}: {failure.message} (a fault in the program; the trace is in error.log of the run)"
+
+
+def _poison_path(phase: str, unit: str) -> str:
+    return f"journal/poison/{phase}/{unit}.json"
+
+
+def save_poison(task: MapTask) -> None:
+    """Journal the poison records of a unit: their verdict is final until `--retry-failed`."""
+    data = {
+        "fingerprint": task.fingerprint,
+        "poison": {str(place): asdict(p) for place, p in sorted(task.poison.items())},
+    }
+    task.store.write(_poison_path(task.phase, task.unit), json.dumps(data, indent=1).encode())
+
+
+def load_poison(store: Store, phase: str, unit: str, fingerprint: str) -> dict[int, Poison]:
+    """The journalled poison records of a unit, if they were found for the same work."""
+    try:
+        data = json.loads(store.read(_poison_path(phase, unit)))
+    except (FileNotFoundError, ValueError):
+        return {}
+    if data.get("fingerprint") != fingerprint:
+        return {}
+    return {int(place): Poison(**p) for place, p in data["poison"].items()}
+
+
+def forget_poison(store: Store, phase: str, unit: str) -> None:
+    """Try a unit's poison records again."""
+    store.remove(_poison_path(phase, unit))

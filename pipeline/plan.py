@@ -1,0 +1,74 @@
+"""From config to phases: a pure function, what `python -m pipeline plan` prints and the engine carries out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.config import RunConfig, StageSpec
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of work between two stored results.
+
+    - map: the fused map stages of `stages` over each shard. The first one reads the input; the last one (`final`)
+      writes documents/ and ledger/. A map phase after a group or aggregate phase first applies that phase's verdicts.
+    - group: the exchange rounds of the one stage in `stages`.
+    - aggregate: the corpus summary for the one stage in `stages`; the next map phase decides with it.
+    """
+
+    index: int
+    kind: Literal["map", "group", "aggregate"]
+    stages: tuple[StageSpec, ...]
+    final: bool = False
+
+    @property
+    def name(self) -> str:
+        """Name of the phase's folder: its place and its last stage."""
+        if self.stages:
+            return f"{self.index:02d}-{self.stages[-1].name}"
+        return f"{self.index:02d}-{'documents' if self.final else 'apply' if self.index else 'read'}"
+
+
+def plan(stages: Sequence[StageSpec]) -> list[Phase]:
+    """Phases for the stages in their order: map stages fused up to the next boundary.
+
+    A boundary stands after `extract`, after a stage with `checkpoint: true`, and before a group or aggregate stage.
+    """
+    runs: list[tuple[Literal["map", "group", "aggregate"], list[StageSpec]]] = [("map", [])]
+    for spec in stages:
+        kind = spec.stage_class.kind
+        if kind == "map":
+            if runs[-1][0] != "map":
+                runs.append(("map", []))
+            runs[-1][1].append(spec)
+            if spec.kind == "extract" or spec.config.checkpoint:
+                runs.append(("map", []))
+        else:
+            if runs[-1][0] != "map":  # the verdicts of one exchange are applied before the next begins
+                runs.append(("map", []))
+            runs.append((kind, [spec]))
+    if runs[-1][0] != "map":
+        runs.append(("map", []))
+    # A map phase without stages is needed only to read the input, or to apply verdicts.
+    kept = [run for i, run in enumerate(runs) if run[0] != "map" or run[1] or i == 0 or runs[i - 1][0] != "map"]
+    last = len(kept) - 1
+    return [Phase(i, kind, tuple(specs), final=i == last) for i, (kind, specs) in enumerate(kept)]
+
+
+def warnings(config: RunConfig) -> list[str]:
+    """Orders of stages that waste work or lose documents."""
+    found: list[str] = []
+    dedup: str | None = None
+    for spec in config.stages:
+        stage_class = spec.stage_class
+        if dedup and stage_class.drops and stage_class.kind == "map" and spec.kind != "pii":
+            found.append(
+                f"{spec.name} may drop documents after {dedup}: where it drops the kept copy of a duplicate, the whole "
+                f"cluster is gone; put it before {dedup}"
+            )
+        if stage_class.kind == "group" and spec.kind.startswith("dedup."):
+            dedup = spec.name
+    return found

@@ -1,0 +1,279 @@
+"""`python -m pipeline run`: from a validated config to a finished run directory."""
+
+from __future__ import annotations
+
+import importlib.util
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline import facts as run_facts
+from pipeline import sections
+from pipeline.config import SECTIONS, RunConfig, StageSpec
+from pipeline.engine import journal, samples
+from pipeline.engine.assets import hash_assets, local_copy, variants
+from pipeline.engine.executors import Executor, make_executor
+from pipeline.engine.journal import digest
+from pipeline.engine.lease import LeaseHeld, lease
+from pipeline.engine.phases import Work, unit_name
+from pipeline.engine.progress import human_time
+from pipeline.engine.schedule import RunFailed, Terminated, run_tasks
+from pipeline.engine.shards import check_input, cut, find_input
+from pipeline.engine.store import Store, is_url
+from pipeline.engine.work import Call
+from pipeline.files import InputError
+from pipeline.plan import plan, warnings
+from pipeline.yamlfile import ConfigError
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How one call of `run` differs from the config."""
+
+    output: str
+    limit: int | None = None
+    until: str | None = None
+    retry_failed: bool = False
+    debug: bool = False
+    config_file: str = ""
+    overrides: tuple[str, ...] = ()
+
+
+def prepare(config: RunConfig, output: str, limit: int | None = None) -> Work:
+    """Validate everything that can be before the first record is read. Raises `ConfigError`."""
+    needs_html = [entry.source for entry in config.input if entry.format in ("warc", "html")]
+    if needs_html and not any(spec.kind == "extract" for spec in config.stages):
+        raise ConfigError(f"input {needs_html[0]!r} holds HTML: add `extract` to the stages, so that there is text")
+    if config.pretrain is not None and importlib.util.find_spec("torch") is None:
+        raise ConfigError(
+            "pretrain needs PyTorch, which is not installed: pip install 'gristmill[train]' (or set pretrain: null)"
+        )
+    assets = hash_assets(config.stages)
+    try:
+        files = find_input(config.input)
+        check_input(files)
+        shards = cut(files, config.engine.shard_bytes)
+    except InputError as error:
+        raise ConfigError(str(error)) from None
+    store = Store(
+        output if is_url(output) else str(Path(output).expanduser().absolute()), config.engine.storage_options
+    )
+    return Work(config, plan(config.stages), shards, store, assets, limit)
+
+
+def check_directory(store: Store, name: str) -> None:
+    """Refuse a directory that holds something else. Raises `ConfigError`."""
+    try:
+        before = run_facts.read(store)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    if before is not None:
+        if before["name"] != name:
+            raise ConfigError(
+                f"{store.root} holds the run {before['name']!r}, not {name!r}; choose another --output, or remove it first"
+            )
+        return
+    if store.local is not None:
+        if store.local.exists() and not store.local.is_dir():
+            raise ConfigError(f"{store.root} is a file; choose another --output")
+        ours = {"lease.json", ".lease-lock", "journal", "phases", "scores", "documents", "ledger"}
+        others = [p.name for p in store.local.iterdir() if p.name not in ours] if store.local.is_dir() else []
+        if others:
+            raise ConfigError(f"{store.root} is not empty and holds no run ({others[0]}, ...); choose another --output")
+
+
+def preflight(specs: tuple[StageSpec, ...], assets: dict[str, str]) -> None:
+    """Set every stage up once in a worker, so that a broken package or model is found before the first record."""
+    for spec in specs:
+        for stage in variants(spec):
+            try:
+                stage.setup({name: local_copy(path, assets[path]) for name, path in stage.assets().items()})
+            except ImportError as error:
+                raise ConfigError(
+                    f"stage {spec.name}: a package is missing or broken: {error}; install the project's dependencies again"
+                ) from None
+
+
+def run(config: RunConfig, options: Options, say: Say) -> int:
+    """Carry out a run; returns the exit code. Raises `ConfigError` for the user's mistakes."""
+    work = prepare(config, options.output, options.limit)
+    check_directory(work.store, config.name)
+    began = time.time()
+    notes = warnings(config)
+    for note in notes:
+        say(f"warning: {note}")
+    try:
+        with lease(work.store) as store, _sigterm():
+            work.store = store
+            store.sweep()
+            facts = run_facts.begin(config, work, options.config_file, _arguments(options), _iso(began), notes)
+            facts["status"] = "running"
+            run_facts.write(store, facts)
+            executor: Executor | None = None
+            try:
+                executor = make_executor(config.engine, options.debug)
+                code = _carry_out(config, options, work, store, executor, facts, say)
+            except RunFailed as error:
+                code = _fail(store, facts, work, str(error), error.trace, say)
+            except OSError as error:
+                code = _fail(store, facts, work, f"{type(error).__name__}: {error}", traceback.format_exc(), say)
+            except Terminated:
+                facts["status"] = "stopped"
+                say("stopped by SIGTERM; the same command goes on from here")
+                code = 143
+            finally:
+                if executor is not None:
+                    executor.close()
+            facts["finished"], facts["seconds"] = _iso(time.time()), round(time.time() - began, 1)
+            with suppress(OSError):
+                run_facts.write(store, facts)
+            if code != 143:
+                _report(store, say)
+    except LeaseHeld as error:
+        raise ConfigError(str(error)) from None
+    if facts["stages"] and code != 143:
+        say("")
+        say(run_facts.summary(facts))
+    if code == 0:
+        say(f"\n{store.root}: done in {human_time(time.time() - began)}; look at {store.root}/report.html")
+    return code
+
+
+def _carry_out(
+    config: RunConfig, options: Options, work: Work, store: Store, executor: Executor, facts: dict[str, Any], say: Say
+) -> int:
+    def ignore(task: Any, result: Any) -> None:
+        return None
+
+    run_tasks(executor, [Call("stages", preflight, {"specs": config.stages, "assets": work.assets})], ignore)
+    work.run(executor, options.retry_failed, say)
+    run_facts.fill(facts, work)
+    _collect_samples(work, store, executor)
+    store.write("documents/README.md", run_facts.card(facts).encode())
+    _remove_stale(work, store)
+    run_facts.write(store, facts)
+    failed = run_facts.too_many_failed(facts, config.engine.max_failed)
+    if failed:
+        raise RunFailed("\n".join(failed))
+    for name in SECTIONS[1:]:
+        if options.until is not None and SECTIONS.index(name) > SECTIONS.index(options.until):
+            break
+        if getattr(config, name) is not None:
+            facts["sections"][name] = sections.run_section(name, config, work, store, executor, say)
+            run_facts.write(store, facts)
+        else:
+            _drop_section(store, name)
+    facts["status"] = "done"
+    return 0
+
+
+FOLDERS = {"tokenizer": "tokenizer", "pack": "tokens", "pretrain": "model"}  # what each section writes
+
+
+def _drop_section(store: Store, name: str) -> None:
+    """A section that the config no longer has leaves nothing behind."""
+    if journal.read_manifest(store, sections.PHASE, name) is not None:
+        journal.forget(store, sections.PHASE, name)
+        store.remove(FOLDERS[name])
+
+
+def _collect_samples(work: Work, store: Store, executor: Executor) -> None:
+    """samples/ from the samples of every unit."""
+    keep = work.config.engine.keep_dropped
+    by_unit: dict[str, list[tuple[str, str]]] = {}
+    for _, manifest in work.map_manifests():
+        for output in manifest.outputs:
+            if output.path.endswith(".samples.parquet"):
+                by_unit.setdefault(manifest.unit if keep == "all" else "00000", []).append((output.path, output.sha256))
+    calls = []
+    for unit, files in sorted(by_unit.items()):
+        fingerprint = digest(["samples 1", keep, files])
+        manifest = journal.read_manifest(store, samples.PHASE, unit)
+        if manifest is None or manifest.fingerprint != fingerprint or not journal.lasting_present(store, manifest):
+            arguments = {
+                "store": store,
+                "unit": unit,
+                "sources": [path for path, _ in files],
+                "keep": keep,
+                "fingerprint": fingerprint,
+            }
+            calls.append(Call(f"samples {unit}", samples.merge_samples, arguments))
+    run_tasks(executor, calls, lambda task, result: None)
+    for path in store.files("samples"):
+        if Path(path).stem.removeprefix("part-") not in by_unit:
+            store.remove(path)
+
+
+def _remove_stale(work: Work, store: Store) -> None:
+    """What an earlier config left that this one does not make: parts beyond the last shard, phases and scores of other stages."""
+    units = {unit_name(shard) for shard in work.shards}
+    for folder in ("documents", "ledger"):
+        for path in store.files(folder):
+            if path.endswith(".parquet") and Path(path).stem.removeprefix("part-") not in units:
+                store.remove(path)
+    phases = {phase.name for phase in work.phases}
+    for name in store.folders("phases"):
+        if name not in phases:
+            store.remove(f"phases/{name}")
+    for name in store.folders("journal"):
+        if name not in phases | {sections.PHASE, samples.PHASE, "poison"}:
+            store.remove(f"journal/{name}")
+    mapped = {spec.name for spec in work.config.stages if spec.stage_class.kind == "map"}
+    for name in store.folders("scores"):
+        if name not in mapped:
+            store.remove(f"scores/{name}")
+
+
+def _fail(store: Store, facts: dict[str, Any], work: Work, message: str, trace: str, say: Say) -> int:
+    facts["status"], facts["error"] = "failed", message
+    if not facts["stages"]:
+        run_facts.fill(facts, work)
+    if trace:
+        with suppress(OSError):
+            store.write("error.log", trace.encode())
+    say(f"error: {message}")
+    return 1
+
+
+def _report(store: Store, say: Say) -> None:
+    if store.local is None:
+        return
+    from pipeline.report import write_report
+
+    try:
+        write_report(store.local)
+    except OSError as error:
+        say(f"report.html could not be written: {error}")
+
+
+@contextmanager
+def _sigterm() -> Iterator[None]:
+    """Turn SIGTERM into an exception that unwinds cleanly."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(signum: int, frame: Any) -> None:
+        raise Terminated
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _arguments(options: Options) -> dict[str, Any]:
+    return {"limit": options.limit, "until": options.until, "set": list(options.overrides)}
+
+
+def _iso(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
