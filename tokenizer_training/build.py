@@ -101,6 +101,11 @@ def _cut(tokens: np.ndarray, limit: int) -> list[dict[str, int]]:
     return shards
 
 
+def begin_dataset(out_dir: str | Path) -> None:
+    """Withdraw the dataset.json of an earlier dataset before its files are replaced, so that no half is taken for whole."""
+    (Path(out_dir) / DATASET).unlink(missing_ok=True)
+
+
 def build_shard(
     encoded_paths: Sequence[str | Path], plan: dict[str, Any], split: str, number: int, out_dir: str | Path
 ) -> dict[str, Any]:
@@ -111,7 +116,9 @@ def build_shard(
     shard = plan["shards"][split][number]
     table = _gather(sorted(map(Path, encoded_paths)), plan, split, shard)
     small = table.drop_columns(["tokens"]).combine_chunks()
-    lists = pa.chunked_array(table.column("tokens").combine_chunks())  # one chunk, so that `take` copies only what it takes
+    lists: Any = pa.chunked_array(
+        table.column("tokens").combine_chunks()
+    )  # one chunk, so that `take` copies only what it takes
     del table
     order = pc.sort_indices(small, sort_keys=[("key", "ascending"), ("id", "ascending"), ("copy", "ascending")])
     small = small.take(order)
@@ -139,7 +146,13 @@ def build_shard(
     write_index(out / f"{name}.idx", plan["dtype"], lengths)
     repeats = small.column("repeat") if split == "train" else pa.chunked_array([np.ones(len(lengths), np.int32)])
     offsets = np.concatenate([[0], np.cumsum(lengths[:-1])]).astype(np.int64)
-    columns = [small.column("id"), pa.array(offsets), small.column("length"), small.column("source"), repeats]
+    columns: list[Any] = [
+        small.column("id"),
+        pa.array(offsets),
+        small.column("length"),
+        small.column("source"),
+        repeats,
+    ]
     with atomic(out / f"{name}.parquet") as temporary:
         sidecar = pa.Table.from_arrays(columns, schema=SIDECAR).combine_chunks()
         pq.write_table(sidecar, temporary, compression="zstd", row_group_size=1 << 17)
@@ -163,8 +176,8 @@ def _gather(files: list[Path], plan: dict[str, Any], split: str, shard: dict[str
         file = open_parquet(path, ["key", "tokens"])
         column = file.schema_arrow.names.index("key")
         for group in range(file.num_row_groups):
-            statistics = file.metadata.row_group(group).column(column).statistics
-            if statistics.min > high or statistics.max < low:
+            keys_of: Any = file.metadata.row_group(group).column(column).statistics
+            if keys_of.min > high or keys_of.max < low:
                 continue
             table = file.read_row_group(group)
             keys, cluster, copy = (table.column(name).to_numpy() for name in ("key", "cluster", "copy"))

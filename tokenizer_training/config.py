@@ -38,7 +38,8 @@ class TokenizerConfig(BaseModel):
     min_frequency: int = knob(2, "a pair seen less often than this is never merged", "tokenizers' BpeTrainer", ge=1)
     max_token_length: int | None = knob(None, "longest token, in bytes; null: no limit", ge=1)
     normalization: Literal["none", "nfc"] = knob(
-        "none", "nfc: texts are brought to NFC before encoding, so decoding gives NFC; none: decoding gives back every byte"
+        "none",
+        "nfc: texts are brought to NFC before encoding, so decoding gives NFC; none: decoding gives back every byte",
     )
     max_bytes: int = knob(
         1_000_000_000,
@@ -62,10 +63,16 @@ class PackConfig(BaseModel):
         "Ding et al. 2024, Fewer Truncations Improve Language Modeling (arXiv 2404.10830)",
     )
     window: int = knob(10_000, "best_fit only: documents considered together", ge=1, le=1_000_000)
-    validation: float = knob(0.01, "share of the duplicate clusters (else documents) held out as validation", ge=0, le=0.5)
+    validation: float = knob(
+        0.01, "share of the duplicate clusters (else documents) held out as validation", ge=0, le=0.5
+    )
     seed: int = knob(0, "of the order of documents and rows", ge=0, lt=2**63)
     shard_tokens: int = knob(
-        100_000_000, "most tokens of one .bin file, unless one document has more", "nanoGPT's and llm.c's usual shard", ge=1, le=10**9
+        100_000_000,
+        "most tokens of one .bin file, unless one document has more",
+        "nanoGPT's and llm.c's usual shard",
+        ge=1,
+        le=10**9,
     )
 
 

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 
 from tokenizer_training.config import TokenizerError
 
-BATCH_ROWS = 512
+BATCH_ROWS = 128
+MOST_REPEATS = 10_000
 
 
 class Documents(NamedTuple):
@@ -118,8 +119,8 @@ def _repeats(table: pa.Table, path: Path, row: int) -> list[int]:
         raise TokenizerError(f"{path}: column repeat is {column.type}; expected int32")
     values: list[Any] = column.to_pylist()
     for at, value in enumerate(values):
-        if value is not None and not 1 <= value < 2**31:
-            raise TokenizerError(f"{path}: row {row + at} has repeat {value}; expected at least 1 (leave it out instead)")
+        if value is not None and not 1 <= value <= MOST_REPEATS:
+            raise TokenizerError(f"{path}: row {row + at} has repeat {value}; expected 1 to {MOST_REPEATS}")
     return [1 if value is None else value for value in values]
 
 
@@ -128,7 +129,7 @@ def text_bytes(path: Path) -> int:
     file = open_parquet(path, ["text"])
     total = 0
     for batch in file.iter_batches(BATCH_ROWS, columns=["text"]):
-        column = batch.column(0)
+        column: Any = batch.column(0)
         if pa.types.is_null(column.type):
             continue
         if pa.types.is_dictionary(column.type):

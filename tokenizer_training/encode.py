@@ -7,8 +7,9 @@ the documents, the tokenizer and the seed; validation, shards and packing are de
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -17,26 +18,33 @@ import pyarrow.parquet as pq
 from tokenizer_training.config import PackConfig, TokenizerError
 from tokenizer_training.documents import hash64, open_parquet, read_documents
 from tokenizer_training.encoder import Encoder
-from tokenizer_training.layout import atomic
+from tokenizer_training.layout import atomic, schema
 
 ROW_GROUP_TOKENS = 2_000_000  # so that a shard can be gathered from a small part of each encoded file
 META = b"gristmill"
 
 
+class Place(NamedTuple):
+    """Where a copy of a document stands in the dataset; sorts in that order."""
+
+    key: int
+    id: str
+    copy: int
+    row: int  # in the documents file
+
+
 def encoded_schema(dtype: str) -> pa.Schema:
     """Columns of an encoded file."""
-    return pa.schema(
-        [
-            pa.field("key", pa.uint64(), False),  # place of this copy in the dataset: hash of (seed, id, copy)
-            pa.field("id", pa.string(), False),
-            pa.field("copy", pa.int32(), False),  # 0 for the first
-            pa.field("source", pa.string(), False),
-            pa.field("cluster", pa.uint64(), False),  # hash of the duplicate cluster, which decides the split
-            pa.field("repeat", pa.int32(), False),
-            pa.field("bytes", pa.int64(), False),  # UTF-8 bytes of the text
-            pa.field("length", pa.int64(), False),  # tokens, without the end token
-            pa.field("tokens", pa.list_(pa.field("item", pa.from_numpy_dtype(np.dtype(dtype)), False)), False),
-        ]
+    return schema(
+        key=pa.uint64(),  # place of this copy in the dataset: hash of (seed, id, copy)
+        id=pa.string(),
+        copy=pa.int32(),  # 0 for the first
+        source=pa.string(),
+        cluster=pa.uint64(),  # hash of the duplicate cluster, which decides the split
+        repeat=pa.int32(),
+        bytes=pa.int64(),  # UTF-8 bytes of the text
+        length=pa.int64(),  # tokens, without the end token
+        tokens=pa.list_(pa.field("item", pa.from_numpy_dtype(np.dtype(dtype)), False)),
     )
 
 
@@ -63,10 +71,11 @@ def encode_documents(
         columns["length"] += [len(tokens) for tokens in encoded]
         arrays += encoded
     places = sorted(
-        (hash64(str(config.seed), identity, str(copy)), identity, copy, row)
+        Place(hash64(str(config.seed), identity, str(copy)), identity, copy, row)
         for row, (identity, repeat) in enumerate(zip(columns["id"], columns["repeat"], strict=True))
         for copy in range(repeat)
     )
+    rows = [place.row for place in places]
     facts = {
         "tokenizer_sha256": encoder.sha256,
         "seed": config.seed,
@@ -76,37 +85,41 @@ def encode_documents(
         "special_ids": encoder.special_ids,
         "documents": len(arrays),
         "copies": len(places),
-        "tokens": sum(columns["length"][row] + 1 for *_, row in places),
-        "bytes": sum(columns["bytes"][row] for *_, row in places),
+        "tokens": sum(columns["length"][row] + 1 for row in rows),
+        "bytes": sum(columns["bytes"][row] for row in rows),
         "cluster_min": min(columns["cluster"], default=None),
         "cluster_max": max(columns["cluster"], default=None),
     }
-    schema = encoded_schema(encoder.dtype.name).with_metadata({META: json.dumps(facts).encode()})
+    target = encoded_schema(encoder.dtype.name).with_metadata({META: json.dumps(facts).encode()})
     out.parent.mkdir(parents=True, exist_ok=True)
-    with atomic(out) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-        start = 0
-        while start < len(places):
-            stop, size = start, 0
-            while stop < len(places) and (stop == start or size + columns["length"][places[stop][3]] <= ROW_GROUP_TOKENS):
-                size += columns["length"][places[stop][3]]
-                stop += 1
-            part = places[start:stop]
-            rows = [row for *_, row in part]
-            values = {name: [column[row] for row in rows] for name, column in columns.items()}
-            offsets = np.cumsum([0, *values["length"]])
-            flat = np.concatenate([arrays[row] for row in rows])
-            table = {
-                "key": [key for key, *_ in part],
-                "copy": [copy for _, _, copy, _ in part],
-                "tokens": pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(flat)).cast(
-                    schema.field("tokens").type
-                ),
-                **values,
-            }
-            arrays_ = [table[f.name] if f.name == "tokens" else pa.array(table[f.name], f.type) for f in schema]
-            writer.write_table(pa.Table.from_arrays(arrays_, schema=schema), row_group_size=len(part))
-            start = stop
+    with atomic(out) as temporary, pq.ParquetWriter(temporary, target, compression="zstd") as writer:
+        for part in _row_groups(places, columns["length"]):
+            writer.write_table(_table(part, columns, arrays, target), row_group_size=len(part))
     return facts
+
+
+def _row_groups(places: list[Place], lengths: list[int]) -> Iterator[list[Place]]:
+    start = size = 0
+    for at, place in enumerate(places):
+        if at > start and size + lengths[place.row] > ROW_GROUP_TOKENS:
+            yield places[start:at]
+            start, size = at, 0
+        size += lengths[place.row]
+    if start < len(places):
+        yield places[start:]
+
+
+def _table(part: list[Place], columns: dict[str, list[Any]], arrays: list[np.ndarray], target: pa.Schema) -> pa.Table:
+    rows = [place.row for place in part]
+    values: dict[str, Any] = {name: [column[row] for row in rows] for name, column in columns.items()}
+    values["key"], values["copy"] = [place.key for place in part], [place.copy for place in part]
+    offsets = pa.array(np.cumsum([0, *values["length"]]), pa.int32())
+    tokens: Any = pa.ListArray.from_arrays(offsets, pa.array(np.concatenate([arrays[row] for row in rows])))
+    made: list[Any] = [
+        tokens.cast(field.type) if field.name == "tokens" else pa.array(values[field.name], field.type)
+        for field in target
+    ]
+    return pa.Table.from_arrays(made, schema=target)
 
 
 def encoded_facts(path: Path) -> dict[str, Any]:

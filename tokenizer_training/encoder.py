@@ -58,7 +58,9 @@ class Encoder:
             if token.special
         }
         if END_OF_DOCUMENT not in self.special_ids:
-            raise TokenizerError(f"{file}: no special token {END_OF_DOCUMENT}, which ends every document; train it here")
+            raise TokenizerError(
+                f"{file}: no special token {END_OF_DOCUMENT}, which ends every document; train it here"
+            )
         self.eos_id: int = self.special_ids[END_OF_DOCUMENT]
 
     def __reduce__(self) -> tuple[type[Encoder], tuple[Path]]:

@@ -25,23 +25,17 @@ MAGIC = b"MMIDIDX\x00\x00"  # Megatron-LM, megatron/core/datasets/indexed_datase
 HEADER = struct.Struct("<9sQBQQ")  # magic, version 1, dtype code, number of sequences, number of document boundaries
 DTYPE_CODES = {"int32": 4, "uint16": 8}
 
-SIDECAR = pa.schema(
-    [
-        pa.field("id", pa.string(), False),
-        pa.field("token_offset", pa.int64(), False),
-        pa.field("token_length", pa.int64(), False),
-        pa.field("source", pa.string(), False),
-        pa.field("repeat", pa.int32(), False),
-    ]
+
+def schema(**columns: pa.DataType) -> pa.Schema:
+    """A schema without nulls."""
+    fields: list[Any] = [pa.field(name, kind, False) for name, kind in columns.items()]
+    return pa.schema(fields)
+
+
+SIDECAR = schema(
+    id=pa.string(), token_offset=pa.int64(), token_length=pa.int64(), source=pa.string(), repeat=pa.int32()
 )
-PACK_INDEX = pa.schema(
-    [
-        pa.field("row", pa.int64(), False),
-        pa.field("token_offset", pa.int64(), False),
-        pa.field("token_length", pa.int64(), False),
-        pa.field("shard", pa.int32(), False),
-    ]
-)
+PACK_INDEX = schema(row=pa.int64(), token_offset=pa.int64(), token_length=pa.int64(), shard=pa.int32())
 
 
 def dtype_of(vocab_size: int) -> str:
@@ -108,7 +102,9 @@ def read_lengths(path: Path) -> np.ndarray:
             raise TokenizerError(f"{path}: not a Megatron index (wrong magic number)")
         _, version, code, sequences, boundaries = HEADER.unpack(head)
         if version != 1 or code not in DTYPE_CODES.values():
-            raise TokenizerError(f"{path}: version {version} with dtype code {code}; expected version 1 and code 4 or 8")
+            raise TokenizerError(
+                f"{path}: version {version} with dtype code {code}; expected version 1 and code 4 or 8"
+            )
         if boundaries != sequences + 1 or size != HEADER.size + 12 * sequences + 8 * boundaries:
             raise TokenizerError(f"{path}: {size} bytes do not fit {sequences} sequences and {boundaries} boundaries")
         lengths = np.fromfile(file, "<i4", sequences).astype(np.int64)

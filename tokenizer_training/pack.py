@@ -93,9 +93,7 @@ def best_fit_window(
     packed = best_fit([pieces[item][2] for item in open_items], capacity)
     rows += [[open_items[item] for item in row] for row in packed]
     order = np.argsort(mix64(np.arange(first_row, first_row + len(rows)), config.seed), kind="stable")
-    lines = [
-        (first_row + place, *pieces[item]) for place, row in enumerate(order.tolist()) for item in rows[row]
-    ]
+    lines = [(first_row + place, *pieces[item]) for place, row in enumerate(order.tolist()) for item in rows[row]]
     columns = np.array(lines, np.int64).reshape(-1, 4).T
     return Spans(columns[0], columns[1], columns[2], columns[3], cut), len(rows)
 

@@ -13,6 +13,7 @@ Two rules, both functions of the text alone:
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 import regex
 
@@ -49,7 +50,7 @@ def cut_runs(text: str, limit: int = LONGEST_RUN) -> list[str]:
         if run.end() - run.start() > limit:
             cuts.extend(range(run.start() + limit, run.end(), limit))
     cuts.append(len(text))
-    return [text[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
+    return [text[a:b] for a, b in pairwise(cuts)]
 
 
 def cut_long(text: str, limit: int = LONGEST_PIECE) -> list[str]:
@@ -60,11 +61,9 @@ def cut_long(text: str, limit: int = LONGEST_PIECE) -> list[str]:
         low, high = start + limit // 2, start + limit
         cut = high
         for boundary in (_LINE, _WORD):
-            found = None
-            for found in boundary.finditer(text, low, high):
-                pass
-            if found is not None:
-                cut = found.start()
+            found = [match.start() for match in boundary.finditer(text, low, high)]
+            if found:
+                cut = found[-1]
                 break
         pieces.append(text[start:cut])
         start = cut

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
@@ -87,9 +88,7 @@ class PackedSplit:
             raise IndexError(f"row {row} of {len(self)} in {self.split}")
         which = slice(int(self._starts[row]), int(self._starts[row + 1]))
         return list(
-            zip(
-                self._shards[which].tolist(), self._offsets[which].tolist(), self._lengths[which].tolist(), strict=True
-            )
+            zip(self._shards[which].tolist(), self._offsets[which].tolist(), self._lengths[which].tolist(), strict=True)
         )
 
     def rows_at(self, shard: int, start: int, stop: int) -> list[int]:
@@ -188,7 +187,7 @@ class TokenDataset:
         for split, shards in self.splits.items():
             for number in range(len(shards)):
                 sidecar = self.sidecar(split, number)
-                for at in pc.indices_nonzero(pc.equal(sidecar.ids, document_id)).to_pylist():
+                for at in np.flatnonzero(pc.equal(sidecar.ids, pa.scalar(document_id)).to_numpy()).tolist():
                     found.append((split, number, int(sidecar.offsets[at]), int(sidecar.lengths[at])))
         return found
 
@@ -200,13 +199,17 @@ class TokenDataset:
         split, number, offset, length = copies[0]
         return self.shard(split, number)[offset : offset + length].astype(np.int64)
 
+    def number_at(self, split: str, shard: int, token_offset: int) -> int:
+        """Which document of a shard (its place in the sidecar) holds a token."""
+        return int(np.searchsorted(self.sidecar(split, shard).offsets, token_offset, "right")) - 1
+
     def documents_in_row(self, packed: PackedSplit, row: int) -> list[Piece]:
         """Which documents stand in a row, and where."""
         pieces: list[Piece] = []
         at = 0
         for shard, offset, length in packed.spans(row):
             sidecar = self.sidecar(packed.split, shard)
-            number = int(np.searchsorted(sidecar.offsets, offset, "right")) - 1
+            number = self.number_at(packed.split, shard, offset)
             end = offset + length
             while offset < end:
                 start, size = int(sidecar.offsets[number]), int(sidecar.lengths[number]) + 1
