@@ -1,0 +1,133 @@
+"""Files of a token dataset: their names, Megatron-LM's index layout, checksums, and atomic writing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from tokenizer_training.config import TokenizerError
+
+FORMAT = 1  # of dataset.json and the files that it names
+DATASET = "dataset.json"
+SPLITS = ("train", "validation")
+
+MAGIC = b"MMIDIDX\x00\x00"  # Megatron-LM, megatron/core/datasets/indexed_dataset.py
+HEADER = struct.Struct("<9sQBQQ")  # magic, version 1, dtype code, number of sequences, number of document boundaries
+DTYPE_CODES = {"int32": 4, "uint16": 8}
+
+
+def schema(**columns: pa.DataType) -> pa.Schema:
+    """A schema without nulls."""
+    fields: list[Any] = [pa.field(name, kind, False) for name, kind in columns.items()]
+    return pa.schema(fields)
+
+
+SIDECAR = schema(
+    id=pa.string(), token_offset=pa.int64(), token_length=pa.int64(), source=pa.string(), repeat=pa.int32()
+)
+PACK_INDEX = schema(row=pa.int64(), token_offset=pa.int64(), token_length=pa.int64(), shard=pa.int32())
+
+
+def dtype_of(vocab_size: int) -> str:
+    """The type of stored tokens. The bound is Megatron-LM's, so that every reader agrees."""
+    return "uint16" if vocab_size < 65500 else "int32"
+
+
+def stem(split: str, shard: int) -> str:
+    """File name of a shard without its suffix."""
+    return f"{split}-{shard:05d}"
+
+
+def pack_name(split: str, sequence_length: int) -> str:
+    """File name of a pack index."""
+    return f"{split}.pack-{sequence_length}.parquet"
+
+
+OWN_FILES = re.compile(r"(train|validation)(-\d{5,}\.(bin|idx|parquet)|\.pack-\d+\.parquet)(\.tmp)?")
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` to write to; it takes the final name, synced to disk, when the block ends well."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write readable JSON atomically; equal values give equal bytes."""
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_index(path: Path, dtype: str, lengths: np.ndarray) -> None:
+    """Megatron-LM's `.idx`: each document is one sequence; `lengths` (int64, in tokens) include the end token."""
+    pointers = np.zeros(len(lengths), np.int64)
+    np.cumsum(lengths[:-1] * np.dtype(dtype).itemsize, out=pointers[1:])
+    with atomic(path) as temporary, temporary.open("wb") as file:
+        file.write(HEADER.pack(MAGIC, 1, DTYPE_CODES[dtype], len(lengths), len(lengths) + 1))
+        file.write(lengths.astype("<i4").tobytes())
+        file.write(pointers.astype("<i8").tobytes())
+        file.write(np.arange(len(lengths) + 1, dtype="<i8").tobytes())
+
+
+def read_lengths(path: Path) -> np.ndarray:
+    """Lengths (int64, in tokens, end token included) of the documents of an `.idx` file, after checking it."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(HEADER.size)
+        if len(head) < HEADER.size or head[:9] != MAGIC:
+            raise TokenizerError(f"{path}: not a Megatron index (wrong magic number)")
+        _, version, code, sequences, boundaries = HEADER.unpack(head)
+        if version != 1 or code not in DTYPE_CODES.values():
+            raise TokenizerError(
+                f"{path}: version {version} with dtype code {code}; expected version 1 and code 4 or 8"
+            )
+        if boundaries != sequences + 1 or size != HEADER.size + 12 * sequences + 8 * boundaries:
+            raise TokenizerError(f"{path}: {size} bytes do not fit {sequences} sequences and {boundaries} boundaries")
+        lengths = np.fromfile(file, "<i4", sequences).astype(np.int64)
+        pointers = np.fromfile(file, "<i8", sequences)
+        documents = np.fromfile(file, "<i8", boundaries)
+    itemsize = 2 if code == DTYPE_CODES["uint16"] else 4
+    starts = np.concatenate([[0], np.cumsum(lengths)]) * itemsize
+    if (lengths < 1).any() or (pointers != starts[:-1]).any() or (documents != np.arange(boundaries)).any():
+        raise TokenizerError(f"{path}: lengths, pointers and document boundaries contradict each other")
+    return lengths
+
+
+def read_dataset_json(path: Path) -> dict[str, Any]:
+    """dataset.json of a finished token dataset."""
+    file = path / DATASET
+    try:
+        facts = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise TokenizerError(f"{path}: no {DATASET}, so not a finished token dataset") from None
+    except ValueError as error:
+        raise TokenizerError(f"{file}: broken JSON ({error}); build the dataset again") from None
+    if not isinstance(facts, dict) or not isinstance(facts.get("format"), int):
+        raise TokenizerError(f"{file}: no integer `format`; not a token dataset's description")
+    if facts["format"] > FORMAT:
+        raise TokenizerError(f"{file}: format {facts['format']} is newer than this reader's {FORMAT}; update gristmill")
+    return facts

@@ -1,0 +1,276 @@
+"""Readers of a token dataset: numpy memory maps, no torch.
+
+`PackedSplit` gives training rows; `TokenDataset` finds documents, and the way from a row to its documents and back.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from tokenizer_training.config import TokenizerError
+from tokenizer_training.layout import pack_name, read_dataset_json
+
+PADDING = -1  # document number of padding
+
+
+class Piece(NamedTuple):
+    """A stretch of a document inside a row."""
+
+    row: int
+    row_offset: int  # first position in the row
+    id: str
+    source: str
+    document_offset: int  # first token in the document
+    length: int  # tokens, the end token included where `ends`
+    ends: bool  # whether the document's end token is in it
+    shard: int
+    token_offset: int  # first token in the shard
+
+
+class PackedSplit:
+    """Rows of `sequence_length` tokens of one split, in the order of its pack index. Safe to pickle.
+
+    The index is held in memory: about 24 bytes a span, so 24 GB for two trillion tokens in rows of 2,048.
+    """
+
+    def __init__(self, dataset_dir: str | Path, split: str, sequence_length: int) -> None:
+        self.path, self.split, self.sequence_length = Path(dataset_dir), split, sequence_length
+        self.facts = read_dataset_json(self.path)
+        self.dtype, self.vocab_size = np.dtype(self.facts["dtype"]).newbyteorder("<"), int(self.facts["vocab_size"])
+        self.eos_id = int(self.facts["eos_id"])
+        if split not in self.facts["splits"]:
+            raise TokenizerError(f"{self.path}: no split {split!r}; it has {', '.join(self.facts['splits'])}")
+        if str(sequence_length) not in self.facts["pack"]:
+            lengths = ", ".join(self.facts["pack"]) or "none"
+            raise TokenizerError(
+                f"{self.path}: not packed for sequence length {sequence_length} (packed: {lengths}); "
+                f"run: python -m tokenizer_training pack {self.path} --sequence-length {sequence_length}"
+            )
+        self.files = [self.path / shard["file"] for shard in self.facts["splits"][split]]
+        self._open: dict[int, np.ndarray] = {}
+        file = self.path / pack_name(split, sequence_length)
+        if not self.files:
+            rows = offsets = lengths_ = shards = np.zeros(0, np.int64)
+        else:
+            index = pq.read_table(file)
+            rows, offsets, lengths_, shards = (
+                index.column(name).to_numpy() for name in ("row", "token_offset", "token_length", "shard")
+            )
+        count = int(self.facts["pack"][str(sequence_length)]["splits"][split]["rows"])
+        # first span of each row, and the end of the last
+        self._starts = np.searchsorted(rows, np.arange(count + 1))
+        if len(rows) and (rows[-1] != count - 1 or (np.diff(self._starts) < 1).any() or (np.diff(rows) < 0).any()):
+            raise TokenizerError(f"{file}: its rows are not those that dataset.json counts; run `verify`")
+        self._offsets, self._lengths, self._shards = offsets, lengths_.astype(np.int32), shards.astype(np.int32)
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": {}}
+
+    def shard(self, number: int) -> np.ndarray:
+        """All tokens of one `.bin` file as a read-only memory map."""
+        if number not in self._open:
+            self._open[number] = np.memmap(self.files[number], self.dtype, "r")
+        return self._open[number]
+
+    def spans(self, row: int) -> list[tuple[int, int, int]]:
+        """(shard, token offset, length) of the spans of a row, in order."""
+        if not 0 <= row < len(self):
+            raise IndexError(f"row {row} of {len(self)} in {self.split}")
+        which = slice(int(self._starts[row]), int(self._starts[row + 1]))
+        return list(
+            zip(self._shards[which].tolist(), self._offsets[which].tolist(), self._lengths[which].tolist(), strict=True)
+        )
+
+    def rows_at(self, shard: int, start: int, stop: int) -> list[int]:
+        """The rows that hold tokens [start, stop) of a shard, in order."""
+        inside = (self._shards == shard) & (self._offsets < stop) & (self._offsets + self._lengths > start)
+        spans = np.flatnonzero(inside)
+        return np.unique(np.searchsorted(self._starts, spans, "right") - 1).tolist()
+
+    def row(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        """Row `i`: tokens (int64[L]) and document numbers (int32[L]).
+
+        Documents are numbered 0, 1, 2... within the row, the end token with its document; padding is the end token
+        with number -1. Text never encodes to the end token, so that it ends a document wherever it stands.
+        """
+        tokens = np.full(self.sequence_length, self.eos_id, np.int64)
+        documents = np.full(self.sequence_length, PADDING, np.int32)
+        at = number = 0
+        for shard, offset, length in self.spans(i):
+            span = tokens[at : at + length]
+            span[:] = self.shard(shard)[offset : offset + length]
+            ends = span == self.eos_id
+            numbers = documents[at : at + length]
+            numbers[0] = number
+            numbers[1:] = number + np.cumsum(ends[:-1])
+            number, at = int(numbers[-1]) + 1, at + length
+        return tokens, documents
+
+    def rows(self, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Several rows: tokens (int64[n, L]) and document numbers (int32[n, L])."""
+        tokens = np.empty((len(which), self.sequence_length), np.int64)
+        documents = np.empty((len(which), self.sequence_length), np.int32)
+        for at, row in enumerate(np.asarray(which).tolist()):
+            tokens[at], documents[at] = self.row(row)
+        return tokens, documents
+
+
+class Sidecar(NamedTuple):
+    """The documents of one shard, in order."""
+
+    ids: Any  # pyarrow string array
+    offsets: np.ndarray  # int64, in tokens
+    lengths: np.ndarray  # int64, without the end token
+    sources: Any  # pyarrow string array
+    repeats: np.ndarray  # int32
+
+
+class TokenDataset:
+    """A token dataset: its facts, its documents, and which rows hold them."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.facts = read_dataset_json(self.path)
+        self.vocab_size, self.eos_id = int(self.facts["vocab_size"]), int(self.facts["eos_id"])
+        self.dtype = np.dtype(self.facts["dtype"]).newbyteorder("<")
+        self.splits: dict[str, list[dict[str, Any]]] = self.facts["splits"]
+        self.sequence_lengths = sorted(int(length) for length in self.facts["pack"])
+        self._sidecars: dict[tuple[str, int], Sidecar] = {}
+
+    def tokens(self, split: str) -> int:
+        """Tokens of a split, end tokens included."""
+        return sum(int(shard["tokens"]) for shard in self.splits[split])
+
+    def documents(self, split: str) -> int:
+        """Documents of a split, repeats included."""
+        return sum(int(shard["documents"]) for shard in self.splits[split])
+
+    def bytes(self, split: str) -> int:
+        """UTF-8 bytes of the texts of a split, repeats included: what loss in bits is divided by for bits per byte."""
+        return sum(int(shard["bytes"]) for shard in self.splits[split])
+
+    def shard(self, split: str, number: int) -> np.ndarray:
+        """All tokens of one `.bin` file as a read-only memory map."""
+        return np.memmap(self.path / self.splits[split][number]["file"], self.dtype, "r")
+
+    def packed(self, split: str, sequence_length: int) -> PackedSplit:
+        """The rows of a split."""
+        return PackedSplit(self.path, split, sequence_length)
+
+    def sidecar(self, split: str, number: int) -> Sidecar:
+        """The documents of one shard; kept in memory once read."""
+        if (split, number) not in self._sidecars:
+            file = (self.path / self.splits[split][number]["file"]).with_suffix(".parquet")
+            table = pq.read_table(file).combine_chunks()
+            self._sidecars[split, number] = Sidecar(
+                table.column("id"),
+                table.column("token_offset").to_numpy(),
+                table.column("token_length").to_numpy(),
+                table.column("source"),
+                table.column("repeat").to_numpy(),
+            )
+        return self._sidecars[split, number]
+
+    def find(self, document_id: str) -> list[tuple[str, int, int, int]]:
+        """(split, shard, token offset, length without the end token) of each copy of a document; empty if unknown."""
+        found = []
+        for split, shards in self.splits.items():
+            for number in range(len(shards)):
+                sidecar = self.sidecar(split, number)
+                for at in np.flatnonzero(pc.equal(sidecar.ids, pa.scalar(document_id)).to_numpy()).tolist():
+                    found.append((split, number, int(sidecar.offsets[at]), int(sidecar.lengths[at])))
+        return found
+
+    def document(self, document_id: str) -> np.ndarray:
+        """The tokens (int64, without the end token) of a document. `KeyError` if the dataset lacks it."""
+        copies = self.find(document_id)
+        if not copies:
+            raise KeyError(document_id)
+        split, number, offset, length = copies[0]
+        return self.shard(split, number)[offset : offset + length].astype(np.int64)
+
+    def number_at(self, split: str, shard: int, token_offset: int) -> int:
+        """Which document of a shard (its place in the sidecar) holds a token."""
+        return int(np.searchsorted(self.sidecar(split, shard).offsets, token_offset, "right")) - 1
+
+    def documents_in_row(self, packed: PackedSplit, row: int) -> list[Piece]:
+        """Which documents stand in a row, and where."""
+        pieces: list[Piece] = []
+        at = 0
+        for shard, offset, length in packed.spans(row):
+            sidecar = self.sidecar(packed.split, shard)
+            number = self.number_at(packed.split, shard, offset)
+            end = offset + length
+            while offset < end:
+                start, size = int(sidecar.offsets[number]), int(sidecar.lengths[number]) + 1
+                stop = min(end, start + size)
+                identity, source = sidecar.ids[number].as_py(), sidecar.sources[number].as_py()
+                inside = offset - start
+                pieces.append(
+                    Piece(row, at, identity, source, inside, stop - offset, stop == start + size, shard, offset)
+                )
+                at, offset, number = at + stop - offset, stop, number + 1
+        return pieces
+
+    def rows_of_document(self, packed: PackedSplit, document_id: str) -> list[Piece]:
+        """Every piece of a document in the rows of a split, copies included, in row order."""
+        rows: set[int] = set()
+        for split, number, offset, length in self.find(document_id):
+            if split == packed.split:
+                rows.update(packed.rows_at(number, offset, offset + length + 1))
+        return [
+            piece for row in sorted(rows) for piece in self.documents_in_row(packed, row) if piece.id == document_id
+        ]
+
+
+def token_bytes(tokenizer_dir: str | Path) -> np.ndarray:
+    """UTF-8 bytes that each token stands for, int32[vocabulary]; special tokens stand for none.
+
+    Summed over the targets of a loss, the divisor of bits per byte.
+    """
+    file = Path(tokenizer_dir) / "tokenizer.json"
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        vocabulary, added = content["model"]["vocab"], content["added_tokens"]
+    except FileNotFoundError:
+        raise TokenizerError(f"{file}: no such file") from None
+    except (ValueError, KeyError, TypeError):
+        raise TokenizerError(f"{file}: not a tokenizer.json of a BPE tokenizer") from None
+    special = {token["id"] for token in added}
+    sizes = np.zeros(1 + max([*vocabulary.values(), *special]), np.int32)
+    for token, number in vocabulary.items():
+        sizes[number] = 0 if number in special else len(token)  # byte-level: one character a byte
+    return sizes
+
+
+def unigram_bits_per_byte(dataset: TokenDataset, train: str = "train", split: str = "validation") -> float:
+    """Bits per byte of a model that knows only how frequent each token is, the baseline that a trained model must beat.
+
+    Frequencies are of the `train` split, plus one for each token; measured on `split`, end tokens included.
+    """
+    counts = {
+        name: sum(
+            (
+                np.bincount(shard[start : start + (1 << 24)], minlength=dataset.vocab_size)
+                for number in range(len(dataset.splits[name]))
+                for shard in [dataset.shard(name, number)]
+                for start in range(0, len(shard), 1 << 24)
+            ),
+            np.zeros(dataset.vocab_size, np.int64),
+        )
+        for name in {train, split}
+    }
+    if dataset.bytes(split) == 0:
+        raise TokenizerError(f"{dataset.path}: split {split!r} holds no text to measure bits per byte on")
+    smoothed = counts[train] + 1.0
+    return float(-(counts[split] * np.log2(smoothed / smoothed.sum())).sum() / dataset.bytes(split))
