@@ -1,0 +1,145 @@
+"""Charts as inline SVG, coloured by the page's style sheet so that they follow light and dark.
+
+Hand-made: static, a few kilobytes each, readable without scripts or fonts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from markupsafe import Markup, escape
+
+from pipeline.report import human
+from pipeline.report.histogram import Histogram
+
+
+@dataclass(frozen=True)
+class Line:
+    """A series: its name, style class (`a`, `b`: a line; `dots`: a line with points), and points in order of x."""
+
+    name: str
+    style: str
+    x: Sequence[float]
+    y: Sequence[float]
+
+
+def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
+    """Round numbers (1, 2, 5 times a power of ten) between two values."""
+    if not high > low:
+        return [low]
+    raw = (high - low) / max(wanted, 1)
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    return [round(k * step, 12) for k in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """0, 1, 10, 100, ... between two values (thinned to at most seven)."""
+    found = [0.0] if low <= 0 else []
+    powers = [10.0**k for k in range(13) if low <= 10.0**k <= high]
+    return found + powers[:: max(1, math.ceil(len(powers) / 6))]
+
+
+def _svg(width: int, height: int, label: str, body: Sequence[str]) -> Markup:
+    head = f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}" class="chart">'
+    return Markup(head + "".join(body) + "</svg>")
+
+
+def _text(x: float, y: float, text: str, anchor: str = "middle", style: str = "tick") -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" class="{style}">{escape(text)}</text>'
+
+
+def histogram(h: Histogram, label: str, limits: Sequence[tuple[str, float]] = ()) -> Markup:
+    """Bars, and a dashed line with its rule's name for each (rule, threshold)."""
+    width, left, right, top = 360, 8, 8, 18 + 13 * min(len(limits), 4)
+    plot, base = 96, top + 96
+    low, high = float(h.edges[0]), float(h.edges[-1])
+    most = max(int(h.counts.max()), 1)
+
+    def at(value: float) -> float:
+        scaled = math.log1p(max(value, 0.0)) if h.log else value
+        return left + (width - left - right) * (min(max(scaled, low), high) - low) / (high - low)
+
+    path = []
+    spots = left + (width - left - right) * (h.edges - low) / (high - low)
+    for x0, x1, n in zip(spots[:-1], spots[1:], h.counts.tolist(), strict=True):
+        if n:
+            tall = max(plot * n / most, 1.0)  # a single document is seen too
+            path.append(f"M{x0 + 0.4:.1f},{base}v{-tall:.1f}H{max(x1 - 0.4, x0 + 0.8):.1f}V{base}z")
+    body = [f'<path class="bars" d="{"".join(path)}"/>', f'<path class="axis" d="M{left},{base}H{width - right}"/>']
+    shown_low, shown_high = (math.expm1(low), math.expm1(high)) if h.log else (low, high)
+    at_x = log_ticks(shown_low - 1e-9, shown_high) if h.log else ticks(shown_low, shown_high)
+    if h.whole:
+        at_x = [value for value in at_x if value == int(value)]
+    for value in at_x:
+        x = at(value)
+        anchor = "start" if x < left + 8 else "end" if x > width - right - 8 else "middle"
+        body.append(f'<path class="axis" d="M{x:.1f},{base}v3"/>' + _text(x, base + 14, human.short(value), anchor))
+    for row, (rule, threshold) in enumerate(sorted(limits, key=lambda item: item[1])[:4]):
+        x, y = at(threshold), 13 + 13 * row
+        anchor, dx = ("end", -4) if x > width * 0.55 else ("start", 4)
+        body.append(f'<path class="limit" d="M{x:.1f},{y - 9}V{base}"/>')
+        body.append(_text(x + dx, y, f"{rule} {human.number(threshold)}", anchor, "limit-name"))
+    body.append(_text(width - right, base + 28, f"tallest bar {human.count(most)}", "end"))
+    return _svg(width, base + 32, label, body)
+
+
+def bars(labels: Sequence[str], counts: Sequence[int], label: str) -> Markup:
+    """A few labelled columns with their counts on top."""
+    width, base, plot = 720, 150, 110
+    step = (width - 16) / max(len(labels), 1)
+    most = max([*counts, 1])
+    body = []
+    for i, (name, n) in enumerate(zip(labels, counts, strict=True)):
+        tall = max(plot * n / most, 1.0 if n else 0.0)
+        x, wide = 8 + step * (i + 0.14), step * 0.72
+        body.append(
+            f'<rect class="bars" x="{x:.1f}" y="{base - tall:.1f}" width="{wide:.1f}" height="{tall:.1f}" rx="2"/>'
+        )
+        body.append(_text(x + wide / 2, base - tall - 5, human.count(n), "middle", "value"))
+        body.append(_text(x + wide / 2, base + 15, name))
+    body.append(f'<path class="axis" d="M8,{base}H{width - 8}"/>')
+    return _svg(width, base + 22, label, body)
+
+
+def lines(series: Sequence[Line], label: str, x_name: str, level: tuple[str, float] | None = None) -> Markup:
+    """Line chart over a common x axis; `level` is a horizontal reference line with its name."""
+    width, height, left, right, top, bottom = 540, 270, 46, 12, 28, 40
+    xs = np.concatenate([np.asarray(s.x, float) for s in series])
+    ys = np.concatenate([np.asarray(s.y, float) for s in series] + [np.asarray([level[1]] if level else [], float)])
+    x_low, x_high = float(xs.min()), float(xs.max())
+    y_low, y_high = float(ys.min()), float(ys.max())
+    pad = 0.06 * (y_high - y_low) or max(abs(y_high) * 0.1, 0.1)
+    y_low, y_high = y_low - pad, y_high + pad
+
+    def scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
+        return lambda value: start + (end - start) * ((value - low) / (high - low) if high > low else 0.5)
+
+    px, py = scale(x_low, x_high, left, width - right), scale(y_low, y_high, height - bottom, top)
+    body = []
+    for value in ticks(y_low, y_high):
+        body.append(f'<path class="grid" d="M{left},{py(value):.1f}H{width - right}"/>')
+        body.append(_text(left - 6, py(value) + 4, human.number(value), "end"))
+    for value in ticks(x_low, x_high, 5):
+        body.append(_text(px(value), height - bottom + 17, human.short(value)))
+    body.append(_text((left + width - right) / 2, height - 6, x_name))
+    body.append(f'<path class="axis" d="M{left},{height - bottom}H{width - right}"/>')
+    if level:
+        body.append(f'<path class="limit" d="M{left},{py(level[1]):.1f}H{width - right}"/>')
+        body.append(_text(width - right, py(level[1]) - 5, f"{level[0]} {human.number(level[1])}", "end", "limit-name"))
+    for s in series:
+        points = [f"{px(x):.1f},{py(y):.1f}" for x, y in zip(s.x, s.y, strict=True)]
+        body.append(f'<polyline class="line {s.style}" points="{" ".join(points)}"/>')
+        if s.style == "dots" or len(points) == 1:
+            body += [
+                f'<circle class="line {s.style}" cx="{p.split(",")[0]}" cy="{p.split(",")[1]}" r="3"/>' for p in points
+            ]
+    x = float(left)
+    for s in series:
+        body.append(f'<path class="line {s.style}" d="M{x:.0f},12h18"/>' + _text(x + 24, 16, s.name, "start", "value"))
+        x += 40 + 7 * len(s.name)
+    return _svg(width, height, label, body)
