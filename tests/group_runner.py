@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from stages.batch import Batch
 from stages.stage import ADDRESSED, VERDICT, GroupStage
@@ -38,11 +39,16 @@ def run_group(
     for number in range(len(schemas)):
         table, inbox[number] = pa.concat_tables(inbox[number]).combine_chunks(), []
         count = stage.partitions(number, partitions)
-        part = np.array([int.from_bytes(key[:8], "big") % count for key in table.column("key").to_pylist()], dtype=np.int64)
+        part = np.array(
+            [int.from_bytes(key[:8], "big") % count for key in table.column("key").to_pylist()], dtype=np.int64
+        )
+        table = table.append_column("_key", table.column("key").cast(pa.binary()))  # fixed-size values do not sort
         for partition in range(count):
-            mine = table.filter(pa.array(part == partition))
-            order = sorted(range(mine.num_rows), key=list(zip(*(mine.column(c).to_pylist() for c in ADDRESSED), strict=True)).__getitem__)
-            send(stage.reduce(number, _cut(mine.take(pa.array(order, pa.int64())), chunk, rng)))
+            mine = table.filter(pa.array(part == partition)).combine_chunks()
+            order = pc.sort_indices(
+                mine, [("_key", "ascending"), ("shard", "ascending"), ("row", "ascending")]
+            )  # stable
+            send(stage.reduce(number, _cut(mine.take(order).drop_columns(["_key"]), chunk, rng)))
     return _apply(stage, tables, pa.concat_tables(verdicts))
 
 

@@ -18,7 +18,9 @@ def shard(prefix: str, texts: list[str | None], source: str | list[str] = "s", *
 
 
 def run(tables, config=None, **runner) -> list[dict]:
-    return [row for table in run_group(Exact(ExactConfig(**(config or {}))), tables, **runner) for row in table.to_pylist()]
+    return [
+        row for table in run_group(Exact(ExactConfig(**(config or {}))), tables, **runner) for row in table.to_pylist()
+    ]
 
 
 def kept(rows: list[dict]) -> list[str]:
@@ -85,7 +87,7 @@ def test_criteria_that_cannot_decide_are_refused(criteria):
 
 
 def test_a_criterion_without_its_column_names_the_column():
-    with pytest.raises(StageError, match="quality_score.*id, text, source"):
+    with pytest.raises(StageError, match=r"quality_score.*id, text, source"):
         run([shard("a", ["x"])], {"survivor": ["best:quality_score"]})
     with pytest.raises(StageError, match="numeric"):
         run([shard("a", ["x"])], {"survivor": ["best:id"]})
@@ -99,7 +101,9 @@ def test_tag_mode_drops_nothing_and_a_second_stage_does_not_count_twice():
     assert tagged.column("rule").null_count == tagged.column("kept_id").null_count == 4
     assert tagged.column("duplicate_of").to_pylist() == [None, "a0", "a0", None]
     assert tagged.column("dup_cluster_size").to_pylist() == [3, 3, 3, 1]
-    again = run_group(Exact(ExactConfig()), [tagged.drop_columns(["rule", "value", "threshold", "kept_id", "similarity"])])[0]
+    again = run_group(
+        Exact(ExactConfig()), [tagged.drop_columns(["rule", "value", "threshold", "kept_id", "similarity"])]
+    )[0]
     assert again.column("dup_cluster_size").to_pylist() == [3, 3, 3, 1]
 
 

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 
 from stages.batch import Batch
-from stages.dedup.messages import unpack
+from stages.dedup.messages import indices, nulls, unpack
 from stages.stage import VERDICT, Addressed
 
-PROVIDES = {
+PROVIDES: dict[str, pa.DataType] = {
     "duplicate_of": pa.string(),  # id of the kept document; null if kept
     "dup_similarity": pa.float64(),  # to the kept document; null if kept
     "dup_cluster": pa.string(),  # id of the survivor; its own if alone
     "dup_cluster_size": pa.int32(),  # documents that the survivor stands for, itself included, over all dedup stages so far
 }
+pc: Any = pyarrow.compute  # its stubs know too little of what these functions take
 _LARGEST = np.iinfo(np.int32).max
 PIECE = 1 << 16  # verdicts in one table
 
@@ -85,7 +87,9 @@ class Verdicts:
 
     def _survived(self) -> pa.Table:
         survivors = np.array(self.survivors, dtype=np.int64)
-        untouched = {name: pa.nulls(len(survivors), kind) for name, kind in VERDICT.items() if name not in ("shard", "row")}
+        untouched = {
+            name: nulls(len(survivors), kind) for name, kind in VERDICT.items() if name not in ("shard", "row")
+        }
         return pa.table(
             {
                 **_address(survivors),
@@ -101,7 +105,7 @@ class Verdicts:
         members, similarity = np.concatenate(self.members), pa.array(np.concatenate(self.similarities), pa.float64())
         kept, sizes, counts = zip(*self.groups, strict=True)
         repeated = np.repeat(np.arange(len(counts)), counts)
-        kept_ids = pa.array(kept, pa.string()).take(pa.array(repeated))
+        kept_ids = pa.array(kept, pa.string()).take(indices(repeated))
         rows, nothing = len(members), pa.nulls(len(members), pa.float64())
         drop = self.rule is not None
         measured = drop and self.threshold is not None
@@ -114,7 +118,7 @@ class Verdicts:
                 "kept_id": kept_ids if drop else pa.nulls(rows, pa.string()),
                 "similarity": similarity if drop else nothing,
                 "detail": pa.nulls(rows, pa.string()),
-                "edits": pa.nulls(rows, VERDICT["edits"]),
+                "edits": nulls(rows, VERDICT["edits"]),
                 "duplicate_of": kept_ids,
                 "dup_similarity": similarity,
                 "dup_cluster": kept_ids,
@@ -141,7 +145,7 @@ def fill(batch: Batch, verdicts: pa.Table) -> dict[str, pa.Array]:
     for name, kind in PROVIDES.items():
         before = alone[name]
         if batch.has("dup_cluster") and batch.has(name):
-            before = pc.coalesce(_flat(batch.column(name)).cast(kind), before)
+            before = pc.coalesce(pc.cast(_flat(batch.column(name)), kind), before)
         filled[name] = pc.if_else(judged, _flat(verdicts.column(name)), before)
     return filled
 

@@ -11,7 +11,7 @@ from pydantic import AfterValidator
 
 from stages.batch import Batch
 from stages.dedup import columns
-from stages.dedup.messages import key_values, message_table, pack, places, same_as_previous, whole_keys
+from stages.dedup.messages import indices, key_values, message_table, pack, places, same_as_previous, whole_keys
 from stages.dedup.survivor import CRITERIA, check, rank_names, ranks
 from stages.stage import Addressed, GroupStage, Resources, StageConfig, knob, register
 
@@ -31,7 +31,9 @@ class ExactConfig(StageConfig):
         "compare within each input source, or across all",
         "FineWeb (Penedo et al. 2024), section 3.4: deduplicating across all dumps kept worse text than within each",
     )
-    survivor: Annotated[tuple[str, ...], AfterValidator(check)] = knob(("first",), "which duplicate is kept: " + CRITERIA)
+    survivor: Annotated[tuple[str, ...], AfterValidator(check)] = knob(
+        ("first",), "which duplicate is kept: " + CRITERIA
+    )
     mode: Literal["drop", "tag"] = knob("drop", "drop duplicates, or only write the columns")
 
 
@@ -56,7 +58,7 @@ class Exact(GroupStage):
 
     def messages(self) -> tuple[dict[str, pa.DataType], ...]:
         """Round 0: the document's id, how many it stands for, its survivor ranks."""
-        ranked = {name: pa.int64() for name in rank_names(self.config.survivor)}
+        ranked: dict[str, pa.DataType] = {name: pa.int64() for name in rank_names(self.config.survivor)}
         return ({"id": pa.string(), "weight": pa.int32(), **ranked},)
 
     def emit(self, batch: Batch, shard: int, rows: np.ndarray) -> Iterable[Addressed]:
@@ -65,7 +67,7 @@ class Exact(GroupStage):
         if not len(kept):
             return
         payload: dict[str, Any] = {
-            "id": batch.column("id").take(pa.array(kept)).cast(pa.string()).combine_chunks(),
+            "id": batch.column("id").take(indices(kept)).cast(pa.string()).combine_chunks(),
             "weight": pa.array(columns.weights(batch)[kept]),
         }
         for name, rank in ranks(batch, self.config.survivor).items():
@@ -89,7 +91,9 @@ class Exact(GroupStage):
                 text = text.lower()
             prefix = (source or "").encode("utf-8", "surrogatepass")
             # the length in front keeps (source "a", text "bc") apart from ("ab", "c")
-            digests.append(xxh3_128_digest(len(prefix).to_bytes(8, "little") + prefix + text.encode("utf-8", "surrogatepass")))
+            digests.append(
+                xxh3_128_digest(len(prefix).to_bytes(8, "little") + prefix + text.encode("utf-8", "surrogatepass"))
+            )
             kept.append(row)
         return np.frombuffer(b"".join(digests), dtype="<u8").reshape(-1, 2), np.array(kept, dtype=np.int64)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +15,18 @@ from stages.dedup import columns
 from stages.dedup.candidates import SEGMENT, SMALL, Bucket, best_of, large_pairs, small_pairs
 from stages.dedup.cluster import components, star, survivors
 from stages.dedup.meeting import SHINGLES, invitations, invited, meet, pack_shingles, send_shingles
-from stages.dedup.messages import address_keys, key_values, message_table, pack, places, same_as_previous, unpack, whole_keys
+from stages.dedup.messages import (
+    address_keys,
+    indices,
+    key_values,
+    message_table,
+    nulls,
+    pack,
+    places,
+    same_as_previous,
+    unpack,
+    whole_keys,
+)
 from stages.dedup.minhash import band_keys, permutations, signatures
 from stages.dedup.shingles import shingles
 from stages.dedup.survivor import CRITERIA, check, rank_names, ranks
@@ -29,14 +40,27 @@ class FuzzyConfig(StageConfig):
     """Knobs of `dedup.fuzzy`."""
 
     ngram: int = knob(
-        5, "words in a shingle; a shorter document is one shingle", "FineWeb (Penedo et al. 2024), section 3.4: 5-grams", ge=1, le=100
+        5,
+        "words in a shingle; a shorter document is one shingle",
+        "FineWeb (Penedo et al. 2024), section 3.4: 5-grams",
+        ge=1,
+        le=100,
     )
     bands: int = knob(
-        14, "LSH bands; a pair of similarity s becomes a candidate with probability 1 - (1 - s^rows)^bands", "FineWeb: 14 by 8", ge=1, le=1000
+        14,
+        "LSH bands; a pair of similarity s becomes a candidate with probability 1 - (1 - s^rows)^bands",
+        "FineWeb: 14 by 8",
+        ge=1,
+        le=1000,
     )
     rows: int = knob(8, "MinHash values in a band", "FineWeb: 14 by 8", ge=1, le=100)
     seed: int = knob(1, "seed of datasketch's permutations", "datasketch's default", ge=0, le=2**32 - 1)
-    threshold: float = knob(0.8, "Jaccard similarity of the shingle sets, verified exactly, from which two documents are duplicates", gt=0, le=1)
+    threshold: float = knob(
+        0.8,
+        "Jaccard similarity of the shingle sets, verified exactly, from which two documents are duplicates",
+        gt=0,
+        le=1,
+    )
     linkage: Literal["star", "component"] = knob(
         "star",
         "star: in survivor order each document still there removes its duplicates, so that every removed document is a verified"
@@ -47,7 +71,9 @@ class FuzzyConfig(StageConfig):
         "compare within each input source, or across all",
         "FineWeb (Penedo et al. 2024), section 3.4: deduplicating across all dumps kept worse text than within each",
     )
-    survivor: Annotated[tuple[str, ...], AfterValidator(check)] = knob(("longest",), "which document is kept: " + CRITERIA)
+    survivor: Annotated[tuple[str, ...], AfterValidator(check)] = knob(
+        ("longest",), "which document is kept: " + CRITERIA
+    )
     mode: Literal["drop", "tag"] = knob("drop", "drop near-duplicates, or only write the columns")
 
 
@@ -83,10 +109,10 @@ class Fuzzy(GroupStage):
     def messages(self) -> tuple[dict[str, pa.DataType], ...]:
         """Payloads of the rounds, see the class."""
         names = rank_names(self.config.survivor)
-        ranked = {name: pa.int64() for name in names}
-        facts = {"weight": pa.int32(), **ranked}
-        other = {"other_shard": pa.int32(), "other_row": pa.int64(), "other_weight": pa.int32()}
-        rounds = (
+        ranked: dict[str, pa.DataType] = {name: pa.int64() for name in names}
+        facts: dict[str, pa.DataType] = {"weight": pa.int32(), **ranked}
+        other: dict[str, pa.DataType] = {"other_shard": pa.int32(), "other_row": pa.int64(), "other_weight": pa.int32()}
+        rounds: tuple[dict[str, pa.DataType], ...] = (
             {"size": pa.int32(), **ranked},
             {"shingles": SHINGLES, "id": pa.string(), **facts},
             {"shingles": SHINGLES, **facts},
@@ -94,8 +120,13 @@ class Fuzzy(GroupStage):
         )
         if self.config.linkage == "star":
             return (*rounds, {"id": pa.string(), "similarity": pa.float64(), "size": pa.int64()})
-        pair = {"keeps": pa.bool_(), "size": pa.int64()}
-        return (*rounds, *[{"shingles": SHINGLES, "id": pa.string(), **pair}] * 2)
+        pair: dict[str, pa.DataType] = {
+            "shingles": SHINGLES,
+            "id": pa.string(),
+            "keeps": pa.bool_(),
+            "size": pa.int64(),
+        }
+        return (*rounds, pair, pair)
 
     def partitions(self, round: int, wanted: int) -> int:
         """Clustering sees all verified pairs at once."""
@@ -111,14 +142,16 @@ class Fuzzy(GroupStage):
         sets = [sets[row] for row in kept.tolist()]
         senders = pack(np.full(len(kept), shard), np.asarray(rows)[kept])
         ranked = {name: pa.array(rank[kept]) for name, rank in ranks(batch, config.survivor).items()}
-        keys = band_keys(signatures(sets, config.bands * config.rows, config.seed), config.bands, self._scopes(batch)[kept])
-        each_band = pa.array(np.repeat(np.arange(len(kept)), config.bands))
+        keys = band_keys(
+            signatures(sets, config.bands * config.rows, config.seed), config.bands, self._scopes(batch)[kept]
+        )
+        each_band = indices(np.repeat(np.arange(len(kept)), config.bands))
         bucket = {"size": pa.array([len(values) for values in sets], pa.int32()), **ranked}
         repeated = {name: column.take(each_band) for name, column in bucket.items()}
         yield Addressed(BUCKETS, message_table(keys.reshape(-1, 2), np.repeat(senders, config.bands), repeated))
         own = {
             "shingles": pack_shingles(sets),
-            "id": batch.column("id").take(pa.array(kept)).cast(pa.string()),
+            "id": batch.column("id").take(indices(kept)).cast(pa.string()),
             "weight": pa.array(columns.weights(batch)[kept]),
             **ranked,
         }
@@ -155,7 +188,9 @@ class Fuzzy(GroupStage):
             keys = key_values(table)
             run = np.cumsum(~same_as_previous(keys)) - 1
             counts = np.bincount(run)
-            documents = Bucket(places(table), table.column("size").to_numpy(), [table.column(name).to_numpy() for name in names])
+            documents = Bucket(
+                places(table), table.column("size").to_numpy(), [table.column(name).to_numpy() for name in names]
+            )
             goes_on = last_key is not None and bool((keys[0] == last_key).all())
             large = counts > SMALL
             large[0] |= goes_on
@@ -174,7 +209,7 @@ class Fuzzy(GroupStage):
         possible = np.minimum(a, b) / np.maximum(a, b) >= self.config.threshold  # Jaccard is at most this ratio
         a, b = documents.places[first[possible]], documents.places[second[possible]]
         if len(a):
-            nothing = {name: pa.nulls(2 * len(a), kind) for name, kind in self.messages()[INVITED].items()}
+            nothing = {name: nulls(2 * len(a), kind) for name, kind in self.messages()[INVITED].items()}
             yield Addressed(INVITED, invitations(np.minimum(a, b), np.maximum(a, b), nothing))
 
     def _invite(self, messages: Iterator[pa.Table]) -> Iterator[Addressed]:
@@ -182,7 +217,7 @@ class Fuzzy(GroupStage):
         for found in invited(messages):
             hosted = found.hosted()
             own = {
-                name: hosted.column(name) if name in ("id", "shingles") else pa.nulls(hosted.num_rows, kind)
+                name: hosted.column(name) if name in ("id", "shingles") else nulls(hosted.num_rows, kind)
                 for name, kind in payload[SURVIVOR].items()
             }
             senders = places(hosted)
@@ -224,15 +259,17 @@ class Fuzzy(GroupStage):
 
     def _cluster(self, messages: Iterator[pa.Table]) -> Iterator[Addressed]:
         names = ["similarity", "weight", "other_weight", *rank_names(self.config.survivor)]
-        pieces = [
-            (places(table), pack(table.column("other_shard").to_numpy(), table.column("other_row").to_numpy()))
-            + tuple(table.column(name).to_numpy() for name in names)
-            for table in messages
-            if table.num_rows
-        ]
+
+        def arrays(table: pa.Table) -> list[np.ndarray]:
+            other = pack(table.column("other_shard").to_numpy(), table.column("other_row").to_numpy())
+            return [places(table), other, *(table.column(name).to_numpy() for name in names)]
+
+        pieces = [arrays(table) for table in messages if table.num_rows]
         if not pieces:
             return
-        better, worse, similarity, weight, other_weight, *ranked = (np.concatenate(parts) for parts in zip(*pieces, strict=True))
+        better, worse, similarity, weight, other_weight, *ranked = (
+            np.concatenate(parts) for parts in zip(*pieces, strict=True)
+        )
         del pieces
         order = np.lexsort((worse, better, *reversed(ranked)))
         del ranked
@@ -258,13 +295,17 @@ class Fuzzy(GroupStage):
                 yield self._introduce(nodes[piece], nodes[keeper], sizes[keeper])
 
     def _tell(self, members: np.ndarray, kept: np.ndarray, similarity: np.ndarray, sizes: np.ndarray) -> Addressed:
-        payload = {"id": pa.nulls(len(members), pa.string()), "similarity": pa.array(similarity), "size": pa.array(sizes)}
+        payload = {
+            "id": pa.nulls(len(members), pa.string()),
+            "similarity": pa.array(similarity),
+            "size": pa.array(sizes),
+        }
         return Addressed(SURVIVOR, message_table(address_keys(kept), members, payload))
 
     def _introduce(self, members: np.ndarray, kept: np.ndarray, sizes: np.ndarray) -> Addressed:
         low, high = np.minimum(members, kept), np.maximum(members, kept)
         payload = {
-            "shingles": pa.nulls(2 * len(low), SHINGLES),
+            "shingles": nulls(2 * len(low), SHINGLES),
             "id": pa.nulls(2 * len(low), pa.string()),
             "keeps": pa.array(np.concatenate([low == kept, high == kept])),  # whether the invited one survives
             "size": pa.array(np.concatenate([sizes, sizes])),
@@ -294,13 +335,13 @@ class Fuzzy(GroupStage):
     def _meet_survivor(self, messages: Iterator[pa.Table]) -> Iterator[Addressed]:
         verdicts = self._verdicts()
         for found in invited(messages):
-            keeps = np.array(found.table.column("keeps").take(pa.array(found.guests)).to_pylist(), dtype=bool)
+            keeps = np.array(found.table.column("keeps").take(indices(found.guests)).to_pylist(), dtype=bool)
             hosts, first = np.unique(found.hosts[keeps], return_index=True)
             guests = found.guests[keeps][first]
-            survivor = zip(
+            survivor: Iterator[Any] = zip(
                 places(found.table)[hosts].tolist(),
-                found.table.column("id").take(pa.array(hosts)).to_pylist(),
-                found.table.column("size").take(pa.array(guests)).to_pylist(),
+                found.table.column("id").take(indices(hosts)).to_pylist(),
+                found.table.column("size").take(indices(guests)).to_pylist(),
                 strict=True,
             )
             for place, kept_id, size in survivor:

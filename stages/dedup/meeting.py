@@ -14,10 +14,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stages.dedup.messages import address_keys, key_values, message_table, places, same_as_previous, whole_keys
+from stages.dedup.messages import address_keys, indices, key_values, message_table, places, same_as_previous, whole_keys
 from stages.dedup.shingles import jaccard
 
-SHINGLES = pa.large_binary()  # little-endian uint64, sorted, distinct
+SHINGLES: pa.DataType = pa.large_binary()  # little-endian uint64, sorted, distinct
 PIECE = 32 << 20  # bytes of shingles in one table
 
 
@@ -26,7 +26,9 @@ def pack_shingles(sets: Sequence[np.ndarray]) -> pa.Array:
     offsets = np.zeros(len(sets) + 1, dtype=np.int64)
     np.cumsum([8 * len(values) for values in sets], out=offsets[1:])
     data = np.concatenate(sets).astype("<u8") if sets else np.empty(0, dtype="<u8")
-    return pa.Array.from_buffers(SHINGLES, len(sets), [None, pa.py_buffer(offsets), pa.py_buffer(data)])
+    return pa.Array.from_buffers(
+        SHINGLES, len(sets), [None, pa.py_buffer(offsets.tobytes()), pa.py_buffer(data.tobytes())]
+    )
 
 
 class _Shingles:
@@ -34,7 +36,8 @@ class _Shingles:
 
     def __init__(self, column: pa.ChunkedArray) -> None:
         array = column.combine_chunks()
-        _, offsets, self._data = array.buffers()
+        buffers: list[Any] = array.buffers()
+        _, offsets, self._data = buffers
         self.offsets = np.frombuffer(offsets, dtype=np.int64, count=len(array) + 1, offset=8 * array.offset)
 
     def __getitem__(self, row: int) -> np.ndarray:
@@ -59,7 +62,7 @@ class Invited(NamedTuple):
 
     def hosted(self) -> pa.Table:
         """The own messages of the documents that have an invitation."""
-        return self.table.take(pa.array(np.unique(self.hosts)))
+        return self.table.take(indices(np.unique(self.hosts)))
 
 
 def invited(messages: Iterable[pa.Table]) -> Iterator[Invited]:
@@ -92,9 +95,9 @@ def send_shingles(found: Invited, own: Sequence[str], guest: Sequence[str] = ())
     size = np.diff(_Shingles(found.table.column("shingles")).offsets)[sender]
     cuts = (np.flatnonzero(np.diff(np.cumsum(size) // PIECE)) + 1).tolist()
     for start, end in zip([0, *cuts], [*cuts, len(sender)], strict=True):
-        rows, noted = pa.array(sender[start:end]), invitation[start:end]
+        rows, noted = indices(sender[start:end]), indices(invitation[start:end])
         payload = {name: found.table.column(name).take(rows) for name in own}
-        payload |= {name: found.table.column(name).take(pa.array(noted, mask=noted < 0)) for name in guest}
+        payload |= {name: found.table.column(name).take(noted) for name in guest}
         yield message_table(address_keys(target[start:end]), place[sender[start:end]], payload)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +26,8 @@ def key_values(table: pa.Table) -> np.ndarray:
     column = table.column("key").combine_chunks()
     if not len(column):
         return np.empty((0, 2), dtype="<u8")
-    return np.frombuffer(column.buffers()[1], dtype="<u8", count=2 * len(column), offset=16 * column.offset).reshape(-1, 2)
+    data: Any = column.buffers()[1]
+    return np.frombuffer(data, dtype="<u8", count=2 * len(column), offset=16 * column.offset).reshape(-1, 2)
 
 
 def address_keys(places: np.ndarray) -> np.ndarray:
@@ -38,7 +40,9 @@ def pack(shard: np.ndarray, row: np.ndarray) -> np.ndarray:
     """Places: (shard, row) as one int64, in the same order. Raises `StageError` on a shard or row out of range."""
     shard, row = np.asarray(shard, dtype=np.int64), np.asarray(row, dtype=np.int64)
     if len(row) and (int(row.max()) >> PLACE_BITS or int(shard.max()) >> (63 - PLACE_BITS)):
-        raise StageError(f"dedup addresses at most 2**{PLACE_BITS} rows a shard and 2**{63 - PLACE_BITS} shards; cut other shards")
+        raise StageError(
+            f"dedup addresses at most 2**{PLACE_BITS} rows a shard and 2**{63 - PLACE_BITS} shards; cut other shards"
+        )
     return (shard << PLACE_BITS) | row
 
 
@@ -57,6 +61,16 @@ def message_table(keys: np.ndarray, senders: np.ndarray, payload: Mapping[str, p
     shard, row = unpack(senders)
     columns = dict(zip(ADDRESSED, (key_array(keys), pa.array(shard), pa.array(row)), strict=True))
     return pa.table({**columns, **payload})
+
+
+def indices(rows: np.ndarray) -> pa.Int64Array:
+    """Row numbers for `take`; -1 takes a null."""
+    return pa.array(rows, pa.int64(), mask=rows < 0)
+
+
+def nulls(rows: int, kind: Any) -> pa.Array:
+    """A column of nulls of the Arrow type `kind`."""
+    return pa.nulls(rows, kind)
 
 
 def same_as_previous(keys: np.ndarray) -> np.ndarray:

@@ -40,7 +40,9 @@ def signatures(sets: Sequence[np.ndarray], count: int, seed: int) -> np.ndarray:
     return out.T
 
 
-def _minima(values: np.ndarray, offsets: np.ndarray, permutations: tuple[np.ndarray, np.ndarray], out: np.ndarray) -> None:
+def _minima(
+    values: np.ndarray, offsets: np.ndarray, permutations: tuple[np.ndarray, np.ndarray], out: np.ndarray
+) -> None:
     permuted = np.empty_like(values)
     for row, (a, b) in enumerate(zip(*permutations, strict=True)):
         np.multiply(values, a, out=permuted)

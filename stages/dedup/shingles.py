@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 
@@ -66,7 +67,7 @@ def word_hashes(text: str) -> tuple[np.ndarray, np.ndarray]:
         # characters between words have value 0, so that their positions do not matter
         found = np.add.reduceat(values[first:] * _multipliers(positions), local - first)
         if open_start >= 0:
-            found[0] += open_sum
+            found[:1] += open_sum
         open_start = -1
         if in_word[-1]:
             open_start, open_sum = int(heads[-1]), found[-1]
@@ -93,7 +94,7 @@ def shingles(texts: Sequence[str], ngram: int) -> Iterator[np.ndarray]:
         windows = np.zeros(max(0, len(words) - ngram + 1), dtype=np.uint64)
         for slot in range(ngram):
             windows += words[slot : slot + len(windows)] * slots[slot]
-        for first, end in zip(bounds, bounds[1:], strict=False):
+        for first, end in pairwise(bounds):
             if end - first >= ngram:
                 yield distinct(windows[first : end - ngram + 1])
             elif end > first:

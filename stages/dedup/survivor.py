@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 
 from stages.batch import Batch
 from stages.stage import StageError
@@ -14,6 +16,7 @@ CRITERIA = (
     " (`date`), best:COLUMN (highest value of a numeric column); a missing value loses; what is still equal, or `first`, goes to the"
     " first in (source, file, position) order"
 )
+pc: Any = pyarrow.compute  # its stubs know too little of what these functions take
 _WORST = np.iinfo(np.int64).max
 
 
@@ -22,7 +25,9 @@ def check(criteria: tuple[str, ...]) -> tuple[str, ...]:
     for place, criterion in enumerate(criteria):
         name, _, column = criterion.partition(":")
         if criterion not in ("longest", "earliest", "latest", "first") and not (name == "best" and column):
-            raise ValueError(f"{criterion!r} is no survivor criterion; use longest, earliest, latest, first or best:COLUMN")
+            raise ValueError(
+                f"{criterion!r} is no survivor criterion; use longest, earliest, latest, first or best:COLUMN"
+            )
         if criterion in criteria[:place]:
             raise ValueError(f"{criterion!r} stands twice; the second can decide nothing")
         if criterion == "first" and place + 1 < len(criteria):
@@ -63,7 +68,9 @@ def _date_rank(column: pa.ChunkedArray, latest: bool) -> np.ndarray:
     if pa.types.is_null(column.type):
         return np.full(len(column), _WORST)
     if not (pa.types.is_timestamp(column.type) or pa.types.is_date(column.type)):
-        raise StageError(f"survivor criteria earliest and latest need `date` as a timestamp or date, but it is {column.type}")
+        raise StageError(
+            f"survivor criteria earliest and latest need `date` as a timestamp or date, but it is {column.type}"
+        )
     micros = column.cast(pa.timestamp("us", getattr(column.type, "tz", None))).cast(pa.int64())
     values = pc.fill_null(micros, 0).to_numpy()
     return np.where(pc.is_null(micros).to_numpy(), _WORST, -values if latest else values)
