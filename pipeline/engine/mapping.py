@@ -103,11 +103,13 @@ def cpu_seconds() -> float:
 
 
 def text_bytes(batch: Batch) -> int:
-    """UTF-8 bytes of the text column (of the payload, before there is text)."""
-    name = "text" if batch.has("text") and batch.column("text").null_count < len(batch) else "html"
-    if not len(batch) or not batch.has(name):
+    """UTF-8 bytes of the texts, and of the payload of rows that have no text yet."""
+    if not len(batch):
         return 0
-    return int(pc.sum(pc.binary_length(batch.column(name))).as_py() or 0)
+    sizes = pc.binary_length(batch.column("text")) if batch.has("text") else pa.nulls(len(batch), pa.int64())
+    if batch.has("html"):
+        sizes = pc.coalesce(sizes.cast(pa.int64()), pc.binary_length(batch.column("html")).cast(pa.int64()))
+    return int(pc.sum(sizes).as_py() or 0)
 
 
 def apply_edits(text: str, edits: list[Edit]) -> str:
