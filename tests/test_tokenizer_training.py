@@ -116,7 +116,9 @@ def test_cuts_of_long_texts_are_pretoken_boundaries(pattern):
         for at in np.cumsum([len(piece) for piece in pieces[:-1]]).tolist():
             # every cut but those for want of a better place: see the rule in pieces.py
             if re.search(r"\S\n[^\W_]", text[at - 2 : at + 1]) or re.search(r"[^\W_] [^\W_]", text[at - 1 : at + 2]):
-                assert regex.findall(PATTERNS[pattern], text[:at]) + regex.findall(PATTERNS[pattern], text[at:]) == whole
+                assert (
+                    regex.findall(PATTERNS[pattern], text[:at]) + regex.findall(PATTERNS[pattern], text[at:]) == whole
+                )
                 sure += 1
     assert sure > 300
 

@@ -60,6 +60,8 @@ def plan_shards(encoded_paths: Sequence[str | Path], config: PackConfig) -> dict
                 )
     if facts[0]["seed"] != config.seed:
         raise TokenizerError(f"encoded with seed {facts[0]['seed']}, to be built with seed {config.seed}; encode again")
+    if not any(f["documents"] for f in facts):
+        raise TokenizerError(f"{files[0]}: no document in it or beside it to build a token dataset from")
     lows = [f["cluster_min"] for f in facts if f["documents"]]
     highs = [f["cluster_max"] for f in facts if f["documents"]]
     clusters = {"lowest": min(lows, default=0), "highest": max(highs, default=0), "below": 0}
@@ -102,7 +104,7 @@ def _cut(tokens: np.ndarray, limit: int) -> list[dict[str, int]]:
 
 
 def begin_dataset(out_dir: str | Path) -> None:
-    """Withdraw the dataset.json of an earlier dataset before its files are replaced, so that no half is taken for whole."""
+    """Withdraw the dataset.json of an earlier dataset, so that no half is taken for whole; call before `build_shard`."""
     (Path(out_dir) / DATASET).unlink(missing_ok=True)
 
 
@@ -221,8 +223,6 @@ def finish_dataset(
         wanted = [f"{stem(split, number)}.bin" for number in range(len(plan["shards"][split]))]
         if [shard["file"] for shard in shards] != wanted:
             raise TokenizerError(f"{out}: {split} needs the shards {wanted} in order")
-    if not splits.get("train"):
-        raise TokenizerError(f"{out}: no document to make a token dataset of")
     facts = {
         "format": FORMAT,
         "dtype": plan["dtype"],

@@ -133,7 +133,6 @@ def run_encode(arguments: argparse.Namespace) -> int:
         raise TokenizerError(f"--workers {arguments.workers}: expected at least 1")
     files = find_documents(arguments.documents)
     out = Path(arguments.output)
-    begin_dataset(out)
     folder = out / "encoded.tmp"
     shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
     folder.mkdir(parents=True)
@@ -147,6 +146,7 @@ def run_encode(arguments: argparse.Namespace) -> int:
             for unit in waiting:
                 unit.result()
             plan = plan_shards(encoded, config)
+            begin_dataset(out)
             units = {
                 split: [pool.submit(build_shard, encoded, plan, split, number, out) for number in range(len(shards))]
                 for split, shards in plan["shards"].items()

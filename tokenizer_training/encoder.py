@@ -50,7 +50,7 @@ class Encoder:
         self.tokenizer.no_padding()
         self.tokenizer.encode_special_tokens = True  # special tokens spelled in text are text
         self.sha256 = sha256_of(file)
-        self.vocab_size: int = self.tokenizer.get_vocab_size()
+        self.vocab_size: int = 1 + max(self.tokenizer.get_vocab(with_added_tokens=True).values())
         self.dtype = np.dtype(dtype_of(self.vocab_size))
         self.special_ids = {
             token.content: number

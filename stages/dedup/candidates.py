@@ -1,10 +1,13 @@
-"""Pairs worth comparing among the documents of one LSH bucket, in time linear in the bucket's size."""
+"""Pairs worth comparing among the documents of each LSH bucket, in time linear in the bucket's size."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
+import pyarrow as pa
+
+from stages.dedup.messages import key_values, places, same_as_previous, whole_keys
 
 SMALL = 16  # buckets of up to this many documents: all pairs
 HUBS = 4  # in a larger one: each document with this many of the best in survivor order,
@@ -34,6 +37,45 @@ def join(buckets: list[Bucket]) -> Bucket:
         np.concatenate([bucket.sizes for bucket in buckets]),
         [np.concatenate(ranks) for ranks in zip(*(bucket.ranks for bucket in buckets), strict=True)],
     )
+
+
+def candidate_pairs(
+    messages: Iterable[pa.Table], rank_columns: Sequence[str], threshold: float
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Places (low, high) of pairs that share a bucket (key) and may reach the Jaccard threshold by their sizes.
+
+    Memory: `SEGMENT` documents beside a table, however large a bucket is.
+    """
+    for documents, first, second in _pairs(messages, rank_columns):
+        a, b = documents.sizes[first], documents.sizes[second]
+        possible = np.minimum(a, b) / np.maximum(a, b) >= threshold  # the Jaccard similarity is at most this ratio
+        a, b = documents.places[first[possible]], documents.places[second[possible]]
+        if len(a):
+            yield np.minimum(a, b), np.maximum(a, b)
+
+
+def _pairs(
+    messages: Iterable[pa.Table], rank_columns: Sequence[str]
+) -> Iterator[tuple[Bucket, np.ndarray, np.ndarray]]:
+    last_key, best = None, None  # of the table before, which may have been cut inside a large bucket
+    for table in whole_keys(messages, limit=SEGMENT):
+        keys = key_values(table)
+        run = np.cumsum(~same_as_previous(keys)) - 1
+        counts = np.bincount(run)
+        starts = np.append(0, np.cumsum(counts))
+        ranks = [table.column(name).to_numpy() for name in rank_columns]
+        documents = Bucket(places(table), table.column("size").to_numpy(), ranks)
+        goes_on = last_key is not None and bool((keys[0] == last_key).all())
+        large = counts > SMALL
+        large[0] |= goes_on
+        rows = np.flatnonzero((counts > 1)[run] & ~large[run])
+        for first, second in small_pairs(run[rows]):
+            yield documents, rows[first], rows[second]
+        for bucket in np.flatnonzero(large).tolist():
+            members = documents.take(np.arange(starts[bucket], starts[bucket + 1]))
+            yield from large_pairs(members, best if goes_on and bucket == 0 else None)
+        tail = documents.take(np.arange(starts[-2], starts[-1]))
+        last_key, best = keys[-1], best_of(best if goes_on and len(counts) == 1 else None, tail)
 
 
 def small_pairs(groups: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

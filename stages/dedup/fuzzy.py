@@ -12,7 +12,7 @@ from pydantic import AfterValidator
 
 from stages.batch import Batch
 from stages.dedup import columns
-from stages.dedup.candidates import SEGMENT, SMALL, Bucket, best_of, large_pairs, small_pairs
+from stages.dedup.candidates import candidate_pairs
 from stages.dedup.cluster import components, star, survivors
 from stages.dedup.meeting import SHINGLES, invitations, invited, meet, pack_shingles, send_shingles
 from stages.dedup.messages import (
@@ -135,7 +135,7 @@ class Fuzzy(GroupStage):
     def emit(self, batch: Batch, shard: int, rows: np.ndarray) -> Iterable[Addressed]:
         """To each band's bucket its size and survivor ranks; to the document's own key its shingles and id."""
         config = self.config
-        sets = batch.derived(f"shingles:{config.ngram}", lambda: list(shingles(batch.texts(), config.ngram)))
+        sets = list(shingles(batch.texts(), config.ngram))
         kept = np.array([row for row, values in enumerate(sets) if len(values)], dtype=np.int64)
         if not len(kept):
             return
@@ -182,35 +182,21 @@ class Fuzzy(GroupStage):
         return self._judge_met(messages)
 
     def _pair(self, messages: Iterator[pa.Table]) -> Iterator[Addressed]:
-        names = rank_names(self.config.survivor)
-        last_key, best = None, None  # of the piece before, which may have been cut inside a large bucket
-        for table in whole_keys(messages, limit=SEGMENT):
-            keys = key_values(table)
-            run = np.cumsum(~same_as_previous(keys)) - 1
-            counts = np.bincount(run)
-            documents = Bucket(
-                places(table), table.column("size").to_numpy(), [table.column(name).to_numpy() for name in names]
-            )
-            goes_on = last_key is not None and bool((keys[0] == last_key).all())
-            large = counts > SMALL
-            large[0] |= goes_on
-            rows = np.flatnonzero((counts > 1)[run] & ~large[run])
-            for first, second in small_pairs(run[rows]):
-                yield from self._invitations(documents, rows[first], rows[second])
-            for bucket in np.flatnonzero(large).tolist():
-                members = documents.take(np.flatnonzero(run == bucket))
-                for segment, first, second in large_pairs(members, best if goes_on and bucket == 0 else None):
-                    yield from self._invitations(segment, first, second)
-            tail = documents.take(np.flatnonzero(run == run[-1]))
-            last_key, best = keys[-1], best_of(best if goes_on and run[-1] == 0 else None, tail)
+        held: list[tuple[np.ndarray, np.ndarray]] = []
+        pairs = 0
+        for low, high in candidate_pairs(messages, rank_names(self.config.survivor), self.config.threshold):
+            held.append((low, high))
+            pairs += len(low)
+            if pairs >= FLUSH:
+                yield self._invitations(held, pairs)
+                held, pairs = [], 0
+        if held:
+            yield self._invitations(held, pairs)
 
-    def _invitations(self, documents: Bucket, first: np.ndarray, second: np.ndarray) -> Iterator[Addressed]:
-        a, b = documents.sizes[first], documents.sizes[second]
-        possible = np.minimum(a, b) / np.maximum(a, b) >= self.config.threshold  # Jaccard is at most this ratio
-        a, b = documents.places[first[possible]], documents.places[second[possible]]
-        if len(a):
-            nothing = {name: nulls(2 * len(a), kind) for name, kind in self.messages()[INVITED].items()}
-            yield Addressed(INVITED, invitations(np.minimum(a, b), np.maximum(a, b), nothing))
+    def _invitations(self, held: list[tuple[np.ndarray, np.ndarray]], pairs: int) -> Addressed:
+        low, high = (np.concatenate(ends) for ends in zip(*held, strict=True))
+        nothing = {name: nulls(2 * pairs, kind) for name, kind in self.messages()[INVITED].items()}
+        return Addressed(INVITED, invitations(low, high, nothing))
 
     def _invite(self, messages: Iterator[pa.Table]) -> Iterator[Addressed]:
         payload = self.messages()

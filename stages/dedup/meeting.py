@@ -71,7 +71,9 @@ def invited(messages: Iterable[pa.Table]) -> Iterator[Invited]:
         called = pc.is_null(table.column("shingles")).to_numpy()
         if not called.any():
             continue
-        table = table.combine_chunks()
+        run = np.cumsum(~same_as_previous(key_values(table))) - 1
+        here = (np.bincount(run, weights=called) > 0)[run]
+        table, called = table.filter(pa.array(here)).combine_chunks(), called[here]
         place, run = places(table), np.cumsum(~same_as_previous(key_values(table))) - 1
         own = np.full(int(run[-1]) + 1, -1)
         own[run[~called]] = np.flatnonzero(~called)

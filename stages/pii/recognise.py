@@ -8,12 +8,14 @@ least (as its context enhancer does, but on words instead of lemmas).
 from __future__ import annotations
 
 import bisect
+import contextlib
 import ipaddress
 import re
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from stages.pii.cues import GATES, PHONE_DIGITS
+from stages.pii.cues import GATES, PHONE_DIGITS, Characters, windows
 
 STRUCTURED = tuple(GATES)
 PHONE_REGIONS = ("US", "GB", "DE", "FR", "IL", "IN", "CA", "BR")  # presidio 2.2
@@ -29,7 +31,7 @@ class Span(NamedTuple):
 
 
 class Recognisers:
-    """The recognisers of some structured entities. Costs about a second to make; use it again."""
+    """The recognisers of some structured entities. Costs a second or two to make the first time; use it again."""
 
     def __init__(
         self, entities: Sequence[str] = STRUCTURED, phone_regions: Sequence[str] = PHONE_REGIONS, special_ips: bool = True
@@ -44,17 +46,21 @@ class Recognisers:
         self._recognisers = _presidio(phone_regions)
         self._entities = [entity for entity in STRUCTURED if entity in entities]
         self._special_ips = special_ips
+        self._shortest = {region: _shortest_number(region) for region in phone_regions}
         self._context = {entity: _context(self._recognisers[entity].context) for entity in self._entities}
 
     def spans(self, text: str) -> list[Span]:
         """All spans in a text, overlaps included, in no particular order."""
-        found = []
+        found: list[Span] = []
+        characters = Characters(text)
         for entity in self._entities:
-            for start, end in GATES[entity](text):
+            for start, end in windows(text, characters, entity):
                 found += self._in_window(text, entity, start, end)
         return found
 
     def _in_window(self, text: str, entity: str, start: int, end: int) -> Iterable[Span]:
+        if entity == "PHONE_NUMBER":
+            self._recognisers[entity].supported_regions = self._regions(text[start:end])
         for result in self._recognisers[entity].analyze(text[start:end], [entity], None):
             span = Span(start + result.start, start + result.end, entity, result.score)
             value = text[span.start : span.end]
@@ -67,6 +73,14 @@ class Recognisers:
             if span.score < 1.0 and self._context[entity].search(_words_before(text, span.start)):
                 span = span._replace(score=min(1.0, max(span.score + CONTEXT_BOOST, CONTEXT_FLOOR)))
             yield span
+
+
+    def _regions(self, window: str) -> list[str]:
+        """The regions whose shortest number the window's digits could make; all of them for a number with `+`."""
+        if "+" in window or "＋" in window:
+            return list(self._shortest)
+        digits = sum(map(str.isdigit, window))
+        return [region for region, shortest in self._shortest.items() if shortest <= digits]
 
 
 CONTEXT_WORDS, CONTEXT_BOOST, CONTEXT_FLOOR = 5, 0.35, 0.4  # presidio's defaults
@@ -88,19 +102,34 @@ def _before_local_part(address: str) -> int:
     return max(local.rfind(mark) for mark in "/=?&") + 1
 
 
+@contextlib.contextmanager
+def hidden(*modules: str) -> Iterator[None]:
+    """Make modules that are not loaded yet look as if they were not installed."""
+    missing = [name for name in modules if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(missing))  # type: ignore[arg-type]  # None is how Python marks such a module
+    try:
+        yield
+    finally:
+        for name in missing:
+            del sys.modules[name]
+
+
 def _presidio(phone_regions: Sequence[str]) -> dict[str, Any]:
     import phonenumbers
     import tldextract
-    from presidio_analyzer.predefined_recognizers import (
-        CreditCardRecognizer,
-        CryptoRecognizer,
-        EmailRecognizer,
-        IbanRecognizer,
-        IpRecognizer,
-        MacAddressRecognizer,
-        PhoneRecognizer,
-        UsSsnRecognizer,
-    )
+
+    # presidio imports whatever NLP frameworks it finds, for engines that are not used here: most of ten seconds and 300 MB.
+    with hidden("torch", "transformers", "stanza"):
+        from presidio_analyzer.predefined_recognizers import (
+            CreditCardRecognizer,
+            CryptoRecognizer,
+            EmailRecognizer,
+            IbanRecognizer,
+            IpRecognizer,
+            MacAddressRecognizer,
+            PhoneRecognizer,
+            UsSsnRecognizer,
+        )
 
     unknown = sorted(set(phone_regions) - set(phonenumbers.SUPPORTED_REGIONS))
     if unknown:
@@ -115,7 +144,7 @@ def _presidio(phone_regions: Sequence[str]) -> dict[str, Any]:
 
     return {
         "EMAIL_ADDRESS": OfflineEmailRecognizer(),
-        "PHONE_NUMBER": PhoneRecognizer(supported_regions=tuple(phone_regions)),
+        "PHONE_NUMBER": PhoneRecognizer(supported_regions=()),
         "CREDIT_CARD": CreditCardRecognizer(),
         "US_SSN": UsSsnRecognizer(),
         "IBAN_CODE": IbanRecognizer(),
@@ -123,6 +152,12 @@ def _presidio(phone_regions: Sequence[str]) -> dict[str, Any]:
         "CRYPTO": CryptoRecognizer(),
         "MAC_ADDRESS": MacAddressRecognizer(),
     }
+
+
+def _shortest_number(region: str) -> int:
+    from phonenumbers import PhoneMetadata
+
+    return min(PhoneMetadata.metadata_for_region(region).general_desc.possible_length)
 
 
 # Special-purpose addresses (RFC 6890 and its registries), listed here because `ipaddress` changes its own list between releases.
