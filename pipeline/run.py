@@ -250,8 +250,10 @@ def _report(store: Store, say: Say) -> None:
 
     try:
         write_report(store.local)
-    except OSError as error:
-        say(f"report.html could not be written: {error}")
+    except Exception as error:  # whatever is wrong with a picture of the run, the run itself is fine
+        with suppress(OSError):
+            store.write("error.log", traceback.format_exc().encode())
+        say(f"report.html could not be written: {type(error).__name__}: {error} (the trace is in error.log of the run)")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from tokenizer_training.build import build_shard, finish_dataset, plan_shards
+from tokenizer_training.build import begin_dataset, build_shard, finish_dataset, plan_shards
 from tokenizer_training.config import PackConfig, TokenizerConfig
 from tokenizer_training.efficiency import evaluate, write_report
 from tokenizer_training.encode import encode_documents
@@ -163,6 +163,7 @@ def _pack(
     )
     out = local / "tokens"
     plan = plan_shards(encoded, pack)
+    begin_dataset(out)
     calls = [
         Call(
             f"shuffle {split} {number}",

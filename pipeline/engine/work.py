@@ -88,8 +88,9 @@ def describe(error: BaseException) -> Failure:
 
     from pipeline.yamlfile import ConfigError
     from stages.stage import StageError
+    from tokenizer_training.config import TokenizerError
 
-    user = isinstance(error, StageError | ConfigError | OSError)
+    user = isinstance(error, StageError | ConfigError | TokenizerError | OSError)
     return Failure(
         type(error).__name__, str(error) or type(error).__name__, "".join(traceback.format_exception(error)), user
     )

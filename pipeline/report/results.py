@@ -39,9 +39,8 @@ def facts(values: Mapping[str, Any], skip: tuple[str, ...] = ()) -> list[tuple[s
         if key in skip:
             continue
         if isinstance(value, Mapping):
-            out += [
-                (f"{key} {inner}", text) for inner, text in facts(value) if isinstance(value[inner], int | float | str)
-            ]
+            plain = {inner: v for inner, v in value.items() if isinstance(v, int | float | str)}
+            out += [(f"{key} {inner}", text) for inner, text in facts(plain)]
         elif isinstance(value, bool | str):
             out.append((key, human.shown(value, 200)))
         elif isinstance(value, int | float):
