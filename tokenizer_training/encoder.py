@@ -50,8 +50,6 @@ class Encoder:
         self.tokenizer.no_padding()
         self.tokenizer.encode_special_tokens = True  # special tokens spelled in text are text
         self.sha256 = sha256_of(file)
-        self.vocab_size: int = 1 + max(self.tokenizer.get_vocab(with_added_tokens=True).values())
-        self.dtype = np.dtype(dtype_of(self.vocab_size))
         self.special_ids = {
             token.content: number
             for number, token in sorted(self.tokenizer.get_added_tokens_decoder().items())
@@ -61,6 +59,8 @@ class Encoder:
             raise TokenizerError(
                 f"{file}: no special token {END_OF_DOCUMENT}, which ends every document; train it here"
             )
+        self.vocab_size: int = 1 + max(self.tokenizer.get_vocab(with_added_tokens=True).values())
+        self.dtype = np.dtype(dtype_of(self.vocab_size))
         self.eos_id: int = self.special_ids[END_OF_DOCUMENT]
 
     def __reduce__(self) -> tuple[type[Encoder], tuple[Path]]:

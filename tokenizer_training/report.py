@@ -47,7 +47,7 @@ bytes of the corpus. These numbers describe the tokenizer; they do not predict t
 <tbody>
 {% for name, row in rows.items() %}<tr><td>{{ name }}</td><td>{{ row.documents | whole }}</td><td>{{ row.bytes | whole }}</td>
 <td>{{ row.tokens | whole }}</td>
-<td><span class="bar" style="width: {{ (12 * (row.bytes_per_token or 0)) | round(1) }}px"></span></td>
+<td style="text-align: left"><span class="bar" style="width: {{ (12 * (row.bytes_per_token or 0)) | round(1) }}px"></span></td>
 <td>{{ row.bytes_per_token | ratio }}</td><td>{{ row.characters_per_token | ratio }}</td><td>{{ row.fertility | ratio }}</td>
 <td>{{ row.continued_word_share | percent }}</td></tr>
 {% endfor %}</tbody>
