@@ -88,7 +88,7 @@ class Fuzzy(GroupStage):
     4 survivor: learns its members and sends the verdicts, or with linkage `component` 5: it meets them for their similarity.
 
     Cost: every document sends its shingles (8 bytes each) once, to itself in round 1; only those with candidates send them further.
-    Memory of round 3: about 60 bytes for each verified pair, 40 for each document in one.
+    Memory of round 3: about 100 bytes for each verified pair; the other rounds work in pieces.
     """
 
     name = "dedup.fuzzy"
@@ -246,17 +246,15 @@ class Fuzzy(GroupStage):
     def _cluster(self, messages: Iterator[pa.Table]) -> Iterator[Addressed]:
         names = ["similarity", "weight", "other_weight", *rank_names(self.config.survivor)]
 
-        def arrays(table: pa.Table) -> list[np.ndarray]:
+        parts: list[list[np.ndarray]] = [[] for _ in range(2 + len(names))]
+        for table in messages:
             other = pack(table.column("other_shard").to_numpy(), table.column("other_row").to_numpy())
-            return [places(table), other, *(table.column(name).to_numpy() for name in names)]
-
-        pieces = [arrays(table) for table in messages if table.num_rows]
-        if not pieces:
+            arrays = [places(table), other, *(table.column(name).to_numpy().copy() for name in names)]
+            for part, array in zip(parts, arrays, strict=True):
+                part.append(array)
+        if not parts[0]:
             return
-        better, worse, similarity, weight, other_weight, *ranked = (
-            np.concatenate(parts) for parts in zip(*pieces, strict=True)
-        )
-        del pieces
+        better, worse, similarity, weight, other_weight, *ranked = (_join(part) for part in parts)
         order = np.lexsort((worse, better, *reversed(ranked)))
         del ranked
         nodes = np.unique(np.concatenate([better, worse]))
@@ -347,3 +345,10 @@ class Fuzzy(GroupStage):
     def columns(self, batch: Batch, verdicts: pa.Table) -> dict[str, pa.Array]:
         """The duplicate columns; a document without a verdict is alone, or as an earlier dedup stage left it."""
         return columns.fill(batch, verdicts)
+
+
+def _join(arrays: list[np.ndarray]) -> np.ndarray:
+    """The arrays as one; the list is emptied, so that they need not all live beside it."""
+    joined = np.concatenate(arrays)
+    arrays.clear()
+    return joined
