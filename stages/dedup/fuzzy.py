@@ -42,7 +42,7 @@ class FuzzyConfig(StageConfig):
     ngram: int = knob(
         5,
         "words in a shingle; a shorter document is one shingle",
-        "FineWeb (Penedo et al. 2024), section 3.4: 5-grams",
+        "FineWeb (Penedo et al. 2024), on deduplication: 5-grams",
         ge=1,
         le=100,
     )
@@ -69,7 +69,7 @@ class FuzzyConfig(StageConfig):
     scope: Literal["source", "global"] = knob(
         "source",
         "compare within each input source, or across all",
-        "FineWeb (Penedo et al. 2024), section 3.4: deduplicating across all dumps kept worse text than within each",
+        "FineWeb (Penedo et al. 2024), on deduplication: deduplicating across all dumps kept worse text than within each",
     )
     survivor: Annotated[tuple[str, ...], AfterValidator(check)] = knob(
         ("longest",), "which document is kept: " + CRITERIA
