@@ -1,12 +1,17 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import networkx
 import numpy as np
+import pyarrow as pa
+import pytest
 
 from stages.dedup.candidates import HUBS, NEIGHBOURS, Bucket, large_pairs, segment_pairs, small_pairs
 from stages.dedup.cluster import components, star, survivors
+from stages.dedup.messages import message_table, pack, unpack, whole_keys
+from stages.stage import StageError
 
 
 def random_edges(rng: random.Random, nodes: int, edges: int) -> tuple[np.ndarray, np.ndarray]:
@@ -105,3 +110,33 @@ def test_segments_of_one_bucket_are_tied_by_their_best(monkeypatch):
         graph.add_edges_from(zip(part.places[first].tolist(), part.places[second].tolist(), strict=True))
     assert networkx.is_connected(graph) and len(graph) == 250
     assert graph.number_of_edges() <= 250 * (HUBS + NEIGHBOURS) + 6
+
+
+def test_places_pack_in_order_and_refuse_what_does_not_fit():
+    shard, row = np.array([0, 0, 1, 2**23 - 1]), np.array([0, 2**40 - 1, 0, 5])
+    places = pack(shard, row)
+    assert (np.diff(places) > 0).all()
+    assert [part.tolist() for part in unpack(places)] == [shard.tolist(), row.tolist()]
+    for shard, row in ((0, 2**40), (2**23, 0)):
+        with pytest.raises(StageError, match="rows a shard"):
+            pack(np.array([shard]), np.array([row]))
+
+
+@pytest.mark.parametrize("limit", [None, 3])
+def test_whole_keys_cuts_between_keys_only_or_at_multiples_of_the_limit(limit):
+    rng = random.Random(2)
+    lengths = [rng.choice((1, 1, 2, 3, 4, 11)) for _ in range(60)]
+    numbers = np.repeat(np.arange(60, dtype=np.uint64), lengths)
+    table = message_table(np.stack([numbers, numbers], 1), np.arange(len(numbers)), {})
+    for largest in (1, 2, 5, 1000):
+        cuts = [0]
+        while cuts[-1] < len(numbers):
+            cuts.append(cuts[-1] + rng.randint(0, largest))
+        pieces = list(whole_keys((table.slice(a, b - a) for a, b in pairwise(cuts)), limit))
+        assert pa.concat_tables(pieces).equals(table)
+        done = np.cumsum([piece.num_rows for piece in pieces])[:-1]
+        starts = np.cumsum([0, *lengths])
+        for cut in done.tolist():
+            inside = cut - int(starts[np.searchsorted(starts, cut, side="right") - 1])
+            assert inside == 0 or (limit is not None and inside % limit == 0)
+    assert list(whole_keys([])) == list(whole_keys([table.slice(0, 0)])) == []

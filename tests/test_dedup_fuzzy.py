@@ -104,16 +104,16 @@ def check_columns(rows: list[dict], texts: dict[str, str]) -> None:
 
 
 def test_star_against_brute_force():
-    texts = corpus(0)
+    texts = corpus(0, originals=30)
     by_id = {f"d{i}": text for i, text in enumerate(texts)}
     rows = run(shards(texts))
     check_columns(rows, by_id)
     removed = [row for row in rows if row["rule"]]
-    assert len(removed) > 50
+    assert len(removed) > 40
     assert all(row["similarity"] >= row["threshold"] == 0.8 for row in removed)
     gone = {row["id"] for row in removed}
     close = true_pairs(texts, 0.9)
-    assert len(close) > 50
+    assert len(close) > 40
     for a, b in close:
         assert {f"d{a}", f"d{b}"} & gone, "two documents of similarity 0.9 or more were both kept"
     # the survivor of a star is the longest of it

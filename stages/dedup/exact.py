@@ -29,7 +29,7 @@ class ExactConfig(StageConfig):
     scope: Literal["source", "global"] = knob(
         "source",
         "compare within each input source, or across all",
-        "FineWeb (Penedo et al. 2024), section 3.4: deduplicating across all dumps kept worse text than within each",
+        "FineWeb (Penedo et al. 2024), on deduplication: deduplicating across all dumps kept worse text than within each",
     )
     survivor: Annotated[tuple[str, ...], AfterValidator(check)] = knob(
         ("first",), "which duplicate is kept: " + CRITERIA

@@ -42,7 +42,7 @@ class FuzzyConfig(StageConfig):
     ngram: int = knob(
         5,
         "words in a shingle; a shorter document is one shingle",
-        "FineWeb (Penedo et al. 2024), section 3.4: 5-grams",
+        "FineWeb (Penedo et al. 2024), on deduplication: 5-grams",
         ge=1,
         le=100,
     )
@@ -69,7 +69,7 @@ class FuzzyConfig(StageConfig):
     scope: Literal["source", "global"] = knob(
         "source",
         "compare within each input source, or across all",
-        "FineWeb (Penedo et al. 2024), section 3.4: deduplicating across all dumps kept worse text than within each",
+        "FineWeb (Penedo et al. 2024), on deduplication: deduplicating across all dumps kept worse text than within each",
     )
     survivor: Annotated[tuple[str, ...], AfterValidator(check)] = knob(
         ("longest",), "which document is kept: " + CRITERIA
@@ -88,7 +88,7 @@ class Fuzzy(GroupStage):
     4 survivor: learns its members and sends the verdicts, or with linkage `component` 5: it meets them for their similarity.
 
     Cost: every document sends its shingles (8 bytes each) once, to itself in round 1; only those with candidates send them further.
-    Memory of round 3: about 60 bytes for each verified pair, 40 for each document in one.
+    Memory of round 3: about 100 bytes for each verified pair; the other rounds work in pieces.
     """
 
     name = "dedup.fuzzy"
@@ -246,17 +246,15 @@ class Fuzzy(GroupStage):
     def _cluster(self, messages: Iterator[pa.Table]) -> Iterator[Addressed]:
         names = ["similarity", "weight", "other_weight", *rank_names(self.config.survivor)]
 
-        def arrays(table: pa.Table) -> list[np.ndarray]:
+        parts: list[list[np.ndarray]] = [[] for _ in range(2 + len(names))]
+        for table in messages:
             other = pack(table.column("other_shard").to_numpy(), table.column("other_row").to_numpy())
-            return [places(table), other, *(table.column(name).to_numpy() for name in names)]
-
-        pieces = [arrays(table) for table in messages if table.num_rows]
-        if not pieces:
+            arrays = [places(table), other, *(table.column(name).to_numpy().copy() for name in names)]
+            for part, array in zip(parts, arrays, strict=True):
+                part.append(array)
+        if not parts[0]:
             return
-        better, worse, similarity, weight, other_weight, *ranked = (
-            np.concatenate(parts) for parts in zip(*pieces, strict=True)
-        )
-        del pieces
+        better, worse, similarity, weight, other_weight, *ranked = (_join(part) for part in parts)
         order = np.lexsort((worse, better, *reversed(ranked)))
         del ranked
         nodes = np.unique(np.concatenate([better, worse]))
@@ -347,3 +345,10 @@ class Fuzzy(GroupStage):
     def columns(self, batch: Batch, verdicts: pa.Table) -> dict[str, pa.Array]:
         """The duplicate columns; a document without a verdict is alone, or as an earlier dedup stage left it."""
         return columns.fill(batch, verdicts)
+
+
+def _join(arrays: list[np.ndarray]) -> np.ndarray:
+    """The arrays as one; the list is emptied, so that they need not all live beside it."""
+    joined = np.concatenate(arrays)
+    arrays.clear()
+    return joined

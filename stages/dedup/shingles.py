@@ -127,9 +127,7 @@ def distinct(values: np.ndarray) -> np.ndarray:
 
 def jaccard(a: np.ndarray, b: np.ndarray) -> float:
     """Intersection over union of two sets given as sorted arrays of distinct values, not both empty."""
-    if len(a) > len(b):
-        a, b = b, a
-    places = np.searchsorted(b, a)
-    places[places == len(b)] = 0
-    common = int(np.count_nonzero(b[places] == a))
-    return common / (len(a) + len(b) - common)
+    both = np.concatenate([a, b])
+    both.sort()
+    common = int(np.count_nonzero(both[1:] == both[:-1]))
+    return common / (len(both) - common)
