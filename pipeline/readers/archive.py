@@ -182,7 +182,8 @@ class ArchiveReader(SegmentReader):
             raise Broken(stream.damage.reason)  # the member's checksum is wrong, or its end is missing
         if not wanted:
             return None
-        block = bytes(stream.buffer[start:stop])
+        with memoryview(stream.buffer) as view:
+            block = bytes(view[start:stop])
         return block if stop == start + length else END.sub(b"", block)
 
     def _confirm(self, start: int, stop: int, length: int) -> int:

@@ -15,7 +15,6 @@ HTML = frozenset({"text/html", "application/xhtml+xml", "application/vnd.wap.xht
 TEXT = "text/plain"
 
 HEAD_END = re.compile(rb"\r{0,9}\n\r{0,9}\n")
-LINE = re.compile(r"\r{0,9}\n")
 CHARSET = re.compile(r"charset\s*=\s*[\"']?\s*([^\s\"';,]{1,40})", re.IGNORECASE)
 MIME = re.compile(r"[a-z0-9!#$&^_.+-]+/[a-z0-9!#$&^_.+-]+$")
 
@@ -48,7 +47,7 @@ def parse_head(block: bytes) -> Head | None:
             return None
         end = HEAD_END.search(block, start)
         stop, body = (end.start(), end.end()) if end else (len(block), len(block))
-        lines = LINE.split(block[start:stop].decode("latin-1"))
+        lines = block[start:stop].decode("latin-1").split("\n")
         words = lines[0].split(None, 2)
         status = int(words[1]) if len(words) > 1 and re.fullmatch(r"[0-9]{3}", words[1]) else None
         if status is not None and 100 <= status < 200 and block[body : body + 5] == b"HTTP/":
@@ -62,14 +61,16 @@ def fields_of(lines: list[str]) -> dict[str, str]:
     fields: dict[str, str] = {}
     name = ""
     for line in lines:
-        if line[:1] in (" ", "\t") and name:
-            fields[name] += " " + line.strip()
-            continue
         key, colon, value = line.partition(":")
-        if colon:
-            key = key.strip().lower()
-            name = "" if key in fields else key
-            fields.setdefault(key, value.strip())
+        if line[:1] in " \t":
+            if name and line:
+                fields[name] += " " + line.strip()
+        elif colon:
+            name = key.strip().lower()
+            if name in fields:
+                name = ""
+            else:
+                fields[name] = value.strip()
     return fields
 
 
@@ -219,7 +220,7 @@ def _take(reader: object, limit: int, error: type[Exception]) -> bytes:
     parts: list[bytes] = []
     size = 0
     try:
-        while size <= limit and (data := reader.read(1 << 16)):  # type: ignore[attr-defined]
+        while size <= limit and (data := reader.read(1 << 12)):  # type: ignore[attr-defined]
             parts.append(data)
             size += len(data)
     except error as broken:

@@ -186,7 +186,8 @@ class Stream:
     def search(self, pattern: re.Pattern[bytes], longest: int, stop: int | None = None) -> bool:
         """Move to the first match at or after `at` (and before `stop`, in bytes since the seek); False if there is none."""
         while True:
-            match = pattern.search(self.buffer, self.at)
+            far = len(self.buffer) if stop is None else max(0, stop - self.base) + longest
+            match = pattern.search(self.buffer, self.at, far)
             if match:
                 self.at = match.start()
                 return stop is None or self.base + self.at < stop

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import calendar
 import re
+from contextlib import suppress
+from datetime import datetime
 from typing import NamedTuple
 
 from pipeline.readers import http
@@ -29,7 +31,7 @@ class Head(NamedTuple):
 
 def parse_head(head: bytes) -> Head | None:
     """The head of a WARC record; None if it is none."""
-    lines = http.LINE.split(head.decode("utf-8", "replace"))
+    lines = head.decode("utf-8", "replace").split("\n")
     if not VERSION.match(lines[0]):
         return None
     fields = http.fields_of(lines[1:])
@@ -49,6 +51,9 @@ def parse_head(head: bytes) -> Head | None:
 
 def parse_date(date: str | None) -> int | None:
     """UTC seconds since 1970 of a W3C date of any precision, or of ARC's 14 digits; None if it is no date."""
+    if date is not None and len(date) == 20 and date[10] == "T" and date[-1] == "Z":  # nearly all are
+        with suppress(ValueError):
+            return int(datetime.fromisoformat(date).timestamp())
     match = DATE.match(date or "")
     if not match:
         return None
