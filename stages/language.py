@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from stages.batch import Batch
+from stages.fasttext_file import check_fasttext
 from stages.language_names import iso639_3, script_of
 from stages.stage import ASSETS, Decision, Limit, MapStage, Resources, StageConfig, StageError, knob, register
 
@@ -21,8 +22,12 @@ class LanguageConfig(StageConfig):
     """Knobs of `language`."""
 
     keep: tuple[str, ...] | None = knob(None, "labels to keep, as the model names them (en, de, zh); null keeps all")
-    min_score: float = knob(0.65, "texts that the model is less sure of are dropped (`low_score`)", "FineWeb, RefinedWeb", ge=0, le=1)
-    min_length: int = knob(0, "shorter texts, in characters, are dropped (`too_short`): labels of a few words are guesses", ge=0)
+    min_score: float = knob(
+        0.65, "texts that the model is less sure of are dropped (`low_score`)", "FineWeb, RefinedWeb", ge=0, le=1
+    )
+    min_length: int = knob(
+        0, "shorter texts, in characters, are dropped (`too_short`): labels of a few words are guesses", ge=0
+    )
     max_characters: int | None = knob(
         1000,
         "how much of each text's beginning the model reads, null for all: 1,000 characters label web pages as well as the "
@@ -30,7 +35,9 @@ class LanguageConfig(StageConfig):
         "measured",
         ge=1,
     )
-    model: str | None = knob(None, "path of another fastText model with `__label__` labels; null is lid.176.ftz, which ships")
+    model: str | None = knob(
+        None, "path of another fastText model with `__label__` labels; null is lid.176.ftz, which ships"
+    )
 
 
 @register
@@ -84,17 +91,19 @@ class Language(MapStage):
         """Load the model; refuses a broken file, and labels in `keep` that it does not have."""
         path = assets["model"]
         if not path.is_file():
-            raise StageError(f"language: no model file at {path}; give `model` the path of a fastText model, or leave it out")
+            raise StageError(
+                f"language: no model file at {path}; give `model` the path of a fastText model, or leave it out"
+            )
+        try:
+            check_fasttext(path)
+        except ValueError as error:
+            raise StageError(f"language: the model {path} cannot be used: {error}; replace the file") from error
         import fasttext
 
-        try:
-            # the function `load_model` of older releases warns on stderr; the class behind it does the same in silence
-            model = fasttext.FastText._FastText(model_path=str(path))
-            labels = {label.removeprefix(_PREFIX) for label in model.get_labels()}
-            self._predict = model.f.predict
-            self._predict("probe\n", 1, 0.0, "strict")
-        except Exception as error:
-            raise StageError(f"language: {path} is no usable fastText model ({error}); replace the file") from error
+        # `load_model` of older releases warns on stderr; the class behind it does the same in silence
+        model = fasttext.FastText._FastText(model_path=str(path))
+        labels = {label.removeprefix(_PREFIX) for label in model.get_labels()}
+        self._predict = model.f.predict
         for label in self.config.keep or ():
             if label not in labels:
                 same = sorted(x for x in labels if iso639_3(x) == label)
@@ -107,7 +116,10 @@ class Language(MapStage):
         rows = [self._row(text) for text in batch.texts()]
         columns = list(zip(*rows, strict=True)) if rows else [()] * len(self.measures())
         return pa.table(
-            {name: pa.array(column, kind) for (name, kind), column in zip(self.measures().items(), columns, strict=True)}
+            {
+                name: pa.array(column, kind)
+                for (name, kind), column in zip(self.measures().items(), columns, strict=True)
+            }
         )
 
     def _row(self, text: str) -> tuple[str, float, str | None, str, int]:

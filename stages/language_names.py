@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-_TWO_LETTERS = """
+# ISO 639-1 and ISO 639-3, in pairs
+_PAIRS = """
 af afr am amh an arg ar ara as asm av ava az aze ba bak be bel bg bul bh bho bn ben bo bod br bre bs bos ca cat ce che
 co cos cs ces cv chv cy cym da dan de deu dv div el ell en eng eo epo es spa et est eu eus fa fas fi fin fr fra fy fry
 ga gle gd gla gl glg gn grn gu guj gv glv he heb hi hin hr hrv ht hat hu hun hy hye ia ina id ind ie ile io ido is isl
@@ -13,12 +14,12 @@ lv lav mg mlg mk mkd ml mal mn mon mr mar ms msa mt mlt my mya ne nep nl nld nn 
 pl pol ps pus pt por qu que rm roh ro ron ru rus sa san sc srd sd snd sh hbs si sin sk slk sl slv so som sq sqi sr srp
 su sun sv swe sw swa ta tam te tel tg tgk th tha tk tuk tl tgl tr tur tt tat ug uig uk ukr ur urd uz uzb vi vie vo vol
 wa wln yi yid yo yor zh zho
-""".split()
+"""
 
 # Labels of lid.176 are names of Wikipedia editions. Three-letter ones are ISO 639-3 codes but for `als` (Alemannic
 # there, Tosk Albanian in the standard); `bh` is the Bhojpuri edition; `eml` (retired by the standard) and `nah` (a
 # group of languages) have no code of their own and keep the label.
-_ISO639_3 = dict(zip(_TWO_LETTERS[0::2], _TWO_LETTERS[1::2], strict=True)) | {"als": "gsw"}
+_ISO639_3 = dict(zip(_PAIRS.split()[0::2], _PAIRS.split()[1::2], strict=True)) | {"als": "gsw"}
 
 
 def iso639_3(label: str) -> str | None:

@@ -26,7 +26,9 @@ _CHARSETS = (
 )
 _LEADS = range(0xC2, 0xF5)
 _CONTINUATIONS = range(0x80, 0xC0)
-_BEFORE_LETTERS = {0xC2, 0xC3, 0xC4, 0xC5, 0xD0, 0xD1}  # leads of Latin and Cyrillic; others need a symbol after them
+# Leads of Latin and Cyrillic. After others only symbols count, and letters that end no word in the charset's languages.
+_BEFORE_LETTERS = {0xC2, 0xC3, 0xC4, 0xC5, 0xD0, 0xD1}
+_RARE_LETTERS = range(0x80, 0x90)
 _QUOTES_OF_MACROMAN = range(0xD2, 0xD6)  # l’été would look like Armenian
 _MAX_LINE = 1_000_000  # characters; longer lines are data, and ftfy takes seconds on them
 
@@ -42,7 +44,11 @@ def gate() -> re.Pattern[str]:
         for lead in _LEADS:
             if charset == "macroman" and lead in _QUOTES_OF_MACROMAN:
                 continue
-            after = {chars[c] for c in _CONTINUATIONS if lead in _BEFORE_LETTERS or not chars[c].isalpha()}
+            after = {
+                chars[c]
+                for c in _CONTINUATIONS
+                if lead in _BEFORE_LETTERS or c in _RARE_LETTERS or not chars[c].isalpha()
+            }
             if chars[lead] != "\ufffd":
                 follows.setdefault(chars[lead], set()).update(after - {"\ufffd"})
     leads_of: dict[str, set[str]] = {}

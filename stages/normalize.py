@@ -28,7 +28,9 @@ _SUSPECT = re.compile(
     "\ud800-\udfff\ufdd0-\ufdef\ufeff\ufff9-\ufffb\ufffe\uffff]"
 )
 _LINE_END = re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")
-_BLANK = re.compile("[\xa0\u1680\u2000-\u200a\u202f\u205f]")  # not U+3000, which Chinese and Japanese lines are set with
+_BLANK = re.compile(
+    "[\xa0\u1680\u2000-\u200a\u202f\u205f]"
+)  # not U+3000, which Chinese and Japanese lines are set with
 _TERMINAL = re.compile("\x1b\\[[0-?]*[ -/]*[@-~]")  # a terminal's colours, as in pasted logs
 _PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -96,7 +98,9 @@ def _white_space(text: str) -> str:
 class NormalizeConfig(StageConfig):
     """Knobs of `normalize`."""
 
-    mojibake: bool = knob(True, "repair text that was decoded with a wrong charset, where a cheap test finds any", "ftfy")
+    mojibake: bool = knob(
+        True, "repair text that was decoded with a wrong charset, where a cheap test finds any", "ftfy"
+    )
 
 
 @register

@@ -106,7 +106,11 @@ def decode(data: bytes, header: str | None = None) -> tuple[str, str]:
     declared = codec_of(header)
     if (wide := _without_mark(data)) is not None:
         return _finish(data.decode(wide, "replace")), wide
-    if b"\x1b" in data and any(escape in data for escape in _ISO_2022_JP) and (text := _strict(data, "iso2022_jp_2")) is not None:
+    if (
+        b"\x1b" in data
+        and any(escape in data for escape in _ISO_2022_JP)
+        and (text := _strict(data, "iso2022_jp_2")) is not None
+    ):
         return _finish(text), "iso2022_jp_2"
     if (text := _strict(data, "utf-8")) is not None:
         return _finish(text), "utf-8"

@@ -16,7 +16,15 @@ from urllib.parse import urljoin
 MAX_LENGTH = 1000  # characters; longer values are no titles, names or addresses
 
 _TITLE = ("og:title", "twitter:title", "dc.title", "dcterms.title", "citation_title", "title")
-_AUTHOR = ("author", "article:author", "dc.creator", "dcterms.creator", "citation_author", "parsely-author", "sailthru.author")
+_AUTHOR = (
+    "author",
+    "article:author",
+    "dc.creator",
+    "dcterms.creator",
+    "citation_author",
+    "parsely-author",
+    "sailthru.author",
+)
 _PUBLISHED = (
     "article:published_time",
     "datepublished",
@@ -68,7 +76,8 @@ def read_metadata(tree: Any, url: str | None = None) -> Metadata:
         title=_first(meta, _TITLE[:1]) or _clean(tree.title) or _first(meta, _TITLE[1:]) or _text_of(document, "h1"),
         author=_author(meta, document, script),
         published=_published(meta, document, script),
-        canonical_url=_address(document, 'link[rel~="canonical" i][href]', url) or _web_address(_first(meta, ("og:url",)), url),
+        canonical_url=_address(document, 'link[rel~="canonical" i][href]', url)
+        or _web_address(_first(meta, ("og:url",)), url),
         declared_language=language or _first(meta, ("content-language",)),
         licence=_address(document, '[rel~="license" i][href]', url),
     )
@@ -147,7 +156,9 @@ def _published(meta: dict[str, str], document: Any, script: str) -> str | None:
     for name in _PUBLISHED[2:]:
         if day := iso_date(meta.get(name)):
             return day
-    stamp = document.query_selector('time[itemprop~="datePublished"][datetime], time[pubdate][datetime], time[datetime]')
+    stamp = document.query_selector(
+        'time[itemprop~="datePublished"][datetime], time[pubdate][datetime], time[datetime]'
+    )
     return None if stamp is None else iso_date(stamp.getattr("datetime"))
 
 
