@@ -233,7 +233,8 @@ def train_step(
     if not (math.isfinite(loss) and math.isfinite(float(norm))):
         bad = ~torch.isfinite(torch.cat(row_losses)).cpu().numpy()
         rows = [row for row, is_bad in zip(batch.rows, bad, strict=True) if is_bad]
-        raise BadRows(f"the loss is {loss} and the norm of the gradient {float(norm)}", rows or batch.rows)
+        why = f"the loss is {loss} and the norm of the gradient {float(norm)}"
+        raise BadRows(why, batch.rows if math.isfinite(loss) else rows)
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.step()
@@ -359,7 +360,10 @@ def _agreed(stop: Callable[[], bool] | None, here: Place) -> bool:
 
 def _blame(step: int, bad: BadRows, data: Dataset) -> TrainingError:
     documents = [document for row in bad.rows[:4] for document in data.documents_of(row)]
+    where = (
+        f"Rows {bad.rows[:4]}, documents {', '.join(documents[:16])}" if bad.rows else "The rows are another process's"
+    )
     return TrainingError(
-        f"step {step + 1}: {bad}; nothing was updated and the last checkpoint is from before. Rows {bad.rows[:4]}, "
-        f"documents {', '.join(documents[:16])}: look at these, or lower learning_rate and start again"
+        f"step {step + 1}: {bad}; nothing was updated and the last checkpoint is from before. {where}: "
+        f"look at these, or lower learning_rate and start again"
     )
