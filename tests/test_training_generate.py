@@ -1,0 +1,238 @@
+"""Samplers against transformers, generation with the cache, and the command line."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from transformers import AutoModelForCausalLM
+from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+from tests.training_common import SMALL, make
+from training import cli
+from training.checkpoint import load_model, save_model
+from training.config import PRESETS, PretrainConfig, TrainingError, resolve
+from training.generate import (
+    generate,
+    generate_tokens,
+    greedy,
+    random_sampler,
+    with_temperature,
+    with_top_k,
+    with_top_p,
+)
+from training.model import Llama, ModelConfig
+from training.pretrain import pretrain
+from training.vocabulary import load_tokenizer
+
+ROOT = Path(__file__).parent.parent
+EOS_ID = 0
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    return make(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def model_dir(folders, tmp_path_factory):
+    """A model that has learnt when documents end."""
+    out = tmp_path_factory.mktemp("trained") / "model"
+    config = {**SMALL, "threads": 1, "steps": 60, "batch_rows": 16, "micro_batch_rows": 16, "learning_rate": 0.01}
+    pretrain(resolve({**config, "save_every": 60, "eval_every": 60}), *folders, out, log=lambda line: None)
+    return out
+
+
+LOGITS = torch.randn(5, 40, generator=torch.Generator().manual_seed(0)) * 3
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 1.7])
+def test_temperature_is_that_of_transformers(temperature):
+    assert torch.allclose(with_temperature(LOGITS, temperature), TemperatureLogitsWarper(temperature)(None, LOGITS))
+
+
+@pytest.mark.parametrize("k", [1, 3, 40, 100])
+def test_top_k_is_that_of_transformers(k):
+    assert torch.equal(with_top_k(LOGITS, k), TopKLogitsWarper(k)(None, LOGITS))
+
+
+@pytest.mark.parametrize("p", [1e-6, 0.1, 0.5, 0.9, 0.999, 1.0])
+def test_top_p_is_that_of_transformers(p):
+    ours = with_top_p(LOGITS, p)
+    assert torch.equal(ours, TopPLogitsWarper(p)(None, LOGITS)) or p == 1.0
+    assert (ours.isfinite().sum(dim=-1) >= 1).all()
+    if p == 1.0:
+        assert torch.equal(ours, LOGITS)
+
+
+def test_random_sampler_draws_from_the_distribution():
+    logits = torch.tensor([[0.0, 1.0, 2.0, -1.0]])
+    draw = random_sampler(1, temperature=0.7, top_k=3, top_p=0.95)
+    found = torch.bincount(torch.cat([draw(logits.expand(500, 4)) for _ in range(20)]), minlength=4) / 10_000
+    expected = TopPLogitsWarper(0.95)(None, TopKLogitsWarper(3)(None, logits / 0.7)).softmax(-1)[0]
+    assert torch.allclose(found, expected, atol=0.02) and found[3] == 0
+    again, other = random_sampler(1), random_sampler(2)
+    first = random_sampler(1)(LOGITS)
+    assert torch.equal(first, again(LOGITS)) and not torch.equal(first, other(LOGITS))
+    for bad in ({"temperature": 0}, {"top_k": 0}, {"top_p": 0.0}, {"top_p": 1.5}):
+        with pytest.raises(TrainingError):
+            random_sampler(0, **bad)
+
+
+def test_cache_gives_the_greedy_text_of_no_cache_and_of_transformers(model_dir):
+    model, end = load_model(model_dir, torch.device("cpu"))
+    prompt = load_tokenizer(model_dir).encode("the old mill").ids
+    ours = generate_tokens(model, prompt, greedy, 30, end=[])[0]
+    slow = list(prompt)
+    with torch.no_grad():
+        for _ in range(30):
+            slow.append(int(model(torch.tensor([slow]))[0, -1].argmax()))
+    assert ours == slow[len(prompt) :]
+    theirs = AutoModelForCausalLM.from_pretrained(model_dir)
+    whole = theirs.generate(torch.tensor([prompt]), max_new_tokens=30, do_sample=False)[0].tolist()[len(prompt) :]
+    stopped = generate_tokens(model, prompt, greedy, 30, end)[0]
+    assert stopped == (whole[: whole.index(EOS_ID)] if EOS_ID in whole else whole)
+
+
+def test_generation_stops_at_the_end_of_a_document(model_dir):
+    """Each of several samples ends by itself; none shows the end token or what came after it."""
+    model, end = load_model(model_dir, torch.device("cpu"))
+    assert end == [EOS_ID]
+    prompt = load_tokenizer(model_dir).encode("the old mill turns the corn.").ids
+    found = generate_tokens(model, prompt, random_sampler(0), 45, end, samples=12)
+    assert len({len(tokens) for tokens in found}) > 2 and all(EOS_ID not in tokens for tokens in found)
+    blind = generate_tokens(model, prompt, random_sampler(0), 45, [], samples=12)
+    for stopped, through in zip(found, blind, strict=True):
+        assert stopped == (through[: through.index(EOS_ID)] if EOS_ID in through else through)
+
+
+def test_text_is_prompt_and_continuation_and_a_special_token_in_the_prompt_is_text(model_dir):
+    for prompt in ("der Müller mahlt", "a <|endoftext|> b", "粉屋", "x" * 20):
+        texts = generate(model_dir, prompt, max_new_tokens=8, samples=2, sampler=random_sampler(3))
+        assert len(texts) == 2 and any(texts)
+        assert texts == generate(model_dir, prompt, max_new_tokens=8, samples=2, sampler=random_sampler(3))
+    for prompt, word in (("", "empty"), ("the mill " * 80, "context"), ("\udcff", "surrogate")):
+        with pytest.raises(TrainingError, match=word):
+            generate(model_dir, prompt)
+
+
+def run(*arguments: object) -> int:
+    return cli.main([str(argument) for argument in arguments])
+
+
+def test_command_line_generates(model_dir, capsys):
+    assert run("generate", "--model", model_dir, "--prompt", "the miller", "--greedy", "--max-new-tokens", 12) == 0
+    first = capsys.readouterr().out
+    assert first.startswith("the miller") and len(first) > 12
+    sampling = ["--samples", 3, "--temperature", 1.2, "--top-k", 50, "--top-p", 0.9, "--seed", 4]
+    assert run("generate", "--model", model_dir, "--prompt", "der Müller", *sampling) == 0
+    assert capsys.readouterr().out.count("der Müller") >= 3
+
+
+def test_command_line_trains_from_yaml_and_overrides(folders, tmp_path, capsys):
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({**SMALL, "steps": 50, "layers": 1}))
+    tail = ["--tokens", folders[0], "--tokenizer", folders[1], "--output", tmp_path / "m"]
+    assert run("pretrain", tmp_path / "c.yaml", *tail, "--set", "steps=2", "--set", "learning_rate=1e-3") == 0
+    summary = json.loads((tmp_path / "m" / "training.json").read_text())
+    assert (summary["steps"], summary["config"]["layers"], summary["config"]["learning_rate"]) == (2, 1, 1e-3)
+    assert "bits per byte" in capsys.readouterr().out
+    before = (tmp_path / "m" / "model.safetensors").stat().st_mtime_ns
+    assert run("pretrain", tmp_path / "c.yaml", *tail, "--set", "steps=2", "--set", "learning_rate=1e-3") == 0
+    assert "nothing to do" in capsys.readouterr().out
+    assert (tmp_path / "m" / "model.safetensors").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--set", "layer=3"], "unknown key 'layer'; did you mean 'layers'"),
+        (["--set", "layers=many"], "layers"),
+        (["--set", "layers"], "KEY=VALUE"),
+        (["--set", "layers=[1"], "not YAML"),
+        (["--set", "heads=3"], "even whole number"),
+        (["--set", "kv_heads=3"], "multiple of kv_heads"),
+        (["--set", "tokens=5", "--set", "steps=5"], "either steps or tokens"),
+        (["--preset", "cpu-tin"], "did you mean 'cpu-tiny'"),
+        (["/no/such.yaml"], "/no/such.yaml"),
+        (["--tokens", "/no/such"], "/no/such"),
+        (["--tokenizer", "/no/such"], "/no/such/tokenizer.json"),
+        (["--set", "sequence_length=99"], "not packed for sequence length 99"),
+        pytest.param(
+            ["--set", "device=cuda"], "finds none", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA here")
+        ),
+    ],
+)  # fmt: skip
+def test_mistakes_are_one_line_and_exit_2(arguments, words, folders, tmp_path, capsys):
+    base = ["pretrain", "--tokens", folders[0], "--tokenizer", folders[1], "--output", tmp_path / "m"]
+    assert run(*base, *arguments) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1 and words in said
+    assert not (tmp_path / "m" / "training.json").exists()
+
+
+def test_sampling_options_that_would_change_nothing_are_refused(model_dir, capsys):
+    for extra in (["--top-k", 5], ["--seed", 1], ["--samples", 2]):
+        assert run("generate", "--model", model_dir, "--prompt", "a", "--greedy", *extra) == 2
+        assert extra[0] in capsys.readouterr().err
+    assert run("generate", "--model", "/no/such", "--prompt", "a") == 2
+    assert "/no/such" in capsys.readouterr().err
+
+
+def test_without_torch_the_config_works_and_the_rest_says_what_to_install(tmp_path):
+    code = f"""
+import sys
+sys.path[:0] = {sys.path!r}
+sys.modules["torch"] = None
+import training.config, training.cli
+training.config.resolve({{}})
+code = training.cli.main(["pretrain", "--tokens", "x", "--tokenizer", "x", "--output", "x"])
+assert training.cli.main(["knobs"]) == 0
+sys.exit(code)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr == "error: torch is not installed; pip install 'gristmill[train]'\n"
+
+
+def test_presets_and_shipped_configs_resolve():
+    for name in PRESETS:
+        config = resolve({"preset": name})
+        assert (config.steps is None) != (config.tokens is None)
+        assert resolve({"preset": name, "tokens": 10_000}).total_steps(100) == -(-100 // config.batch_rows)
+        assert resolve({"preset": name, "steps": 7}).total_steps(100) == 7
+    files = sorted((ROOT / "configs" / "train").glob("*.yaml"))
+    assert files
+    for file in files:
+        resolve(yaml.safe_load(file.read_text()), str(file))
+    documented = (ROOT / "docs" / "training.md").read_text()
+    for name, field in PretrainConfig.model_fields.items():
+        assert field.description and re.search(rf"`{name}`", documented), name
+
+
+def test_parameter_counts_of_presets():
+    """The names say what they hold: counted without building the weights."""
+    expected = {"cpu-tiny": (1e6, 3e6), "tiny": (8e6, 2e7), "small": (1.1e8, 1.35e8), "1b": (1.1e9, 1.4e9)}
+    for name, (low, high) in expected.items():
+        config, vocab = resolve({"preset": name}), {"small": 50_304, "1b": 128_256}.get(name, 8_192)
+        with torch.device("meta"):
+            model = Llama(
+                ModelConfig(
+                    vocab, 512, config.layers, config.width, config.heads, config.kv_heads, config.mlp_width,
+                    config.width // config.heads,
+                )
+            )  # fmt: skip
+        assert low < sum(p.numel() for p in model.parameters()) < high, name
+
+
+def test_saved_specials_parse_as_transformers_does(folders, tmp_path):
+    """An exported folder keeps the tokenizer as it was given, byte for byte."""
+    config = ModelConfig(400, 64, 1, 16, 2, 2, 32, 8)
+    save_model(tmp_path, Llama(config).initialise(0), folders[1], EOS_ID)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        assert (tmp_path / name).read_bytes() == (folders[1] / name).read_bytes()
+    assert not [name for name in os.listdir(tmp_path) if name.endswith(".tmp")]

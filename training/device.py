@@ -1,0 +1,113 @@
+"""Where a run computes: processes, device, dtype, threads, and what must be set for equal numbers each time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from training.config import PretrainConfig, TrainingError
+
+
+@dataclass(frozen=True)
+class Place:
+    """One process's share of the work. `rank` of `world` processes; `threads` on the CPU."""
+
+    rank: int
+    world: int
+    device: torch.device
+    dtype: torch.dtype
+    threads: int
+
+    def describe(self) -> str:
+        """One line for the log."""
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else f"cpu, {self.threads} threads"
+        return f"{name}, {str(self.dtype).removeprefix('torch.')}, {self.world} process{'es' * (self.world > 1)}"
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """Add a tensor up over all processes, in place."""
+        if self.world > 1:
+            dist.all_reduce(values)
+        return values
+
+
+def choose_device(wanted: str, local_rank: int = 0) -> torch.device:
+    """`auto` is CUDA where there is one. Raises `TrainingError` if CUDA is asked for and missing."""
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise TrainingError("device is cuda, but torch finds none here; use device=cpu or install torch with CUDA")
+    return torch.device("cuda", local_rank) if wanted == "cuda" else torch.device("cpu")
+
+
+def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
+    """`auto` is bfloat16 where the hardware multiplies it natively: CUDA from Ampere on, CPUs with AMX or AVX512-BF16."""
+    if wanted != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[wanted]
+    if device.type == "cuda":
+        native = torch.cuda.get_device_capability(device) >= (8, 0)
+    else:
+        ask = getattr(torch.cpu, "get_capabilities", None)  # newer than the oldest torch we take
+        known: dict[str, Any] = ask() if ask else {}
+        native = bool(known.get("amx_bf16") or known.get("avx512_bf16"))
+    return torch.bfloat16 if native else torch.float32
+
+
+def available_threads() -> int:
+    """CPUs that this process may use: its affinity or its control group's quota, whichever is less."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        if quota != "max":
+            count = min(count, max(1, int(quota) // int(period)))
+    except (OSError, ValueError):
+        pass  # no control group of version 2, so no quota
+    return count
+
+
+def choose_threads(wanted: int | None) -> int:
+    """As many as wanted, else OMP_NUM_THREADS (torchrun sets it), else all; never more than are available."""
+    if wanted is None:
+        preset = os.environ.get("OMP_NUM_THREADS", "")
+        wanted = int(preset) if preset.isdigit() and int(preset) else available_threads()
+    return min(wanted, available_threads())
+
+
+@contextmanager
+def place(config: PretrainConfig) -> Iterator[Place]:
+    """Take this process's place, alone or among those that torchrun started; leave torch's settings as they were.
+
+    On the CPU equal input at an equal number of threads gives equal bits; deterministic algorithms are asked for there,
+    where they cost nothing, and not on CUDA, where they cost speed.
+    """
+    world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    device = choose_device(config.device, int(os.environ.get("LOCAL_RANK", "0")))
+    if config.batch_rows % world:
+        raise TrainingError(f"batch_rows={config.batch_rows} cannot be shared evenly by {world} processes")
+    threads = choose_threads(config.threads)
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    deterministic: Any = torch.utils.deterministic
+    filled = deterministic.fill_uninitialized_memory
+    started = world > 1 and not dist.is_initialized()
+    try:
+        torch.set_num_threads(threads)
+        if device.type == "cpu":
+            torch.use_deterministic_algorithms(True)
+            deterministic.fill_uninitialized_memory = False  # it would write every new tensor twice
+        else:
+            torch.cuda.set_device(device)
+        if started:
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        yield Place(rank, world, device, choose_dtype(config.dtype, device), threads)
+    finally:
+        if started and dist.is_initialized():
+            dist.destroy_process_group()
+        torch.set_num_threads(before[0])
+        torch.use_deterministic_algorithms(before[1])
+        deterministic.fill_uninitialized_memory = filled

@@ -1,0 +1,88 @@
+"""Bits per byte, the unigram baseline beside it, and metrics.jsonl."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tokenizer_training.read import TokenDataset
+from training.config import TrainingError
+from training.data import Rows, load_batch
+
+COUNTED = 2**28  # tokens of the train split that the unigram baseline looks at; documents stand in shuffled order
+
+
+def bits_per_byte(nats: float, text_bytes: int) -> float:
+    """Negative log-likelihood in nats over the bytes of the predicted text, in bits; comparable across tokenizers.
+
+    Over the tokens that stand for text: special ones have no bytes, and their cost is left out, as lm-evaluation-harness
+    does for a rolling likelihood.
+    """
+    return nats / math.log(2) / text_bytes
+
+
+def token_counts(tokens: TokenDataset, split: str, limit: int = COUNTED) -> np.ndarray:
+    """How often each id stands in the split's payload, up to `limit` tokens of it: int64 `[vocab_size]`."""
+    counts = np.zeros(tokens.vocab_size, dtype=np.int64)
+    for number in range(len(tokens.splits[split])):
+        payload = tokens.shard(split, number)[:limit]
+        for start in range(0, len(payload), 2**22):
+            found = np.bincount(payload[start : start + 2**22], minlength=len(counts))
+            if len(found) > len(counts):
+                raise TrainingError(
+                    f"{tokens.path}: token id {len(found) - 1} is beyond the vocabulary of {len(counts)}"
+                )
+            counts += found
+        limit -= len(payload)
+    return counts
+
+
+def unigram_bits_per_byte(
+    counts: np.ndarray, lengths: np.ndarray, split: Rows, rows: int, document_mask: bool
+) -> float | None:
+    """Bits per byte of a model that knows only how frequent each token is (add-one smoothed), on the same targets.
+
+    The floor that any language model must get well below. None if the rows hold no text.
+    """
+    nats_each = np.log(counts.sum() + len(counts)) - np.log(counts + 1)
+    nats, text_bytes = 0.0, 0
+    for row in range(min(rows, len(split))):
+        targets = load_batch(split, [row], document_mask).targets.numpy()
+        targets = targets[targets >= 0]
+        has_text = lengths[targets] > 0
+        nats += float(nats_each[targets[has_text]].sum())
+        text_bytes += int(lengths[targets].sum())
+    return bits_per_byte(nats, text_bytes) if text_bytes else None
+
+
+class MetricsFile:
+    """metrics.jsonl: one line a step and one a validation; a resumed run continues behind its checkpoint's step."""
+
+    def __init__(self, path: Path, resume_step: int) -> None:
+        """Cut off the lines of steps after `resume_step`, and a half-written last line, then append."""
+        self.path = path
+        kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= resume_step]
+        temporary = path.with_name(path.name + ".tmp")
+        temporary.write_bytes(b"".join(kept))
+        temporary.replace(path)
+
+    def write(self, values: dict[str, Any]) -> None:
+        """Append one line by a single write."""
+        line = json.dumps(values, allow_nan=False).encode() + b"\n"
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            os.write(descriptor, line)
+        finally:
+            os.close(descriptor)
+
+
+def _whole_lines(path: Path) -> list[bytes]:
+    if not path.exists():
+        return []
+    lines = path.read_bytes().splitlines(keepends=True)
+    return [line for line in lines if line.endswith(b"\n")]
