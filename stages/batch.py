@@ -61,4 +61,4 @@ class Batch:
 
     def take(self, rows: np.ndarray | Sequence[int]) -> Batch:
         """The given rows, in the given order."""
-        return Batch(self.table.take(pa.array(np.asarray(rows, dtype=np.int64))))
+        return Batch(self.table.take(pa.array(np.asarray(rows, dtype=np.int64), pa.int64())))
