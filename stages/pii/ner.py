@@ -51,7 +51,8 @@ def _config_path(model: str) -> Path:
     if Path(model).is_dir():
         return Path(model) / "config.cfg"
     package = importlib.util.find_spec(model)
-    found = sorted(Path(package.submodule_search_locations[0]).glob("**/config.cfg")) if package else []
+    folders = package.submodule_search_locations if package is not None else None
+    found = sorted(Path(folders[0]).glob("**/config.cfg")) if folders else []
     if not found:
         raise FileNotFoundError("no config.cfg in the package")
     return found[0]

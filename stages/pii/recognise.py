@@ -157,7 +157,8 @@ def _presidio(phone_regions: Sequence[str]) -> dict[str, Any]:
 def _shortest_number(region: str) -> int:
     from phonenumbers import PhoneMetadata
 
-    return min(PhoneMetadata.metadata_for_region(region).general_desc.possible_length)
+    metadata: Any = PhoneMetadata.metadata_for_region(region)
+    return int(min(metadata.general_desc.possible_length))
 
 
 # Special-purpose addresses (RFC 6890 and its registries), listed here because `ipaddress` changes its own list between releases.

@@ -33,6 +33,8 @@ class Rule(NamedTuple):
 
     def breaks(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
         """Which values break the rule (NaN, a skipped row, never does)."""
+        if self.threshold is None:
+            return np.zeros(len(values), dtype=bool)
         match self.side:
             case "min":
                 return values < self.threshold
