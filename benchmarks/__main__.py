@@ -1,0 +1,12 @@
+"""`python -m benchmarks`: every benchmark, or the named ones."""
+
+import sys
+
+from benchmarks import curation
+
+BENCHMARKS = {"curation": curation.main}
+
+for name in sys.argv[1:] or BENCHMARKS:
+    if name not in BENCHMARKS:
+        sys.exit(f"no benchmark {name!r}; there are {', '.join(BENCHMARKS)}")
+    BENCHMARKS[name]()
