@@ -84,6 +84,7 @@ class Extract(MapStage):
     version = 1
     config_model = ExtractConfig
     needs = ("html",)
+    consumes = ("html",)
     libraries: ClassVar[tuple[str, ...]] = (
         "trafilatura",
         "resiliparse",
