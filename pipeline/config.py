@@ -263,7 +263,7 @@ def _writer(column: str) -> str:
 
 def _provided(stage_class: type[Stage]) -> Iterable[str]:
     try:
-        return stage_class(stage_class.config_model()).provides()
+        return stage_class(stage_class.config_model.model_validate({})).provides()
     except ValueError:  # a stage with a required knob
         return ()
 
@@ -285,7 +285,7 @@ def _stages(entries: Any, raw: Located, mistakes: list[Mistake]) -> tuple[list[S
     for index, entry in enumerate(entries):
         place: Key = ("stages", index)
         if isinstance(entry, str):
-            name, knobs = entry, {}
+            name, knobs = entry, None
         elif isinstance(entry, dict) and len(entry) == 1:
             name, knobs = next(iter(entry.items()))
             place = (*place, name)

@@ -122,7 +122,7 @@ def _path(location: tuple[int | str, ...], data: Any, kind: str) -> Key:
         if (isinstance(current, dict) and part in current) or (
             isinstance(current, list | tuple) and isinstance(part, int) and part < len(current)
         ):
-            current = current[part]
+            current = current[part]  # type: ignore[index]
         elif not (kind == "missing" and place == len(location) - 1):
             continue
         path.append(part)

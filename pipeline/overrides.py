@@ -29,6 +29,11 @@ def apply_override(raw: Located, override: str, sections: Iterable[str], stages:
         place = _section_place(raw, parts, override, list(sections), list(stages))
     if value is None and place[0] == "stages" and len(place) == 3:
         place = place[:2]  # the whole entry: `- extract:` in a file means a stage without knobs, this means no stage
+    put(raw, place, value, override)
+
+
+def put(raw: Located, place: Key, value: Any, override: str) -> None:
+    """Put a value in its place, making the mappings on the way there. Raises `ConfigError`."""
     target: Any = raw.data
     way: list[str | int] = []
     for depth, part in enumerate(place):
