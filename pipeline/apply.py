@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.config import EngineConfig, StageSpec, stage_spec
@@ -20,31 +22,82 @@ from pipeline.engine.group_unit import GroupTask, round_partitions, slices_of
 from pipeline.engine.journal import Manifest
 from pipeline.engine.map_unit import MapTask, VerdictCursor
 from pipeline.engine.mapping import MEASURE_BATCH, MapRunner, apply_edits, only_mask
+from pipeline.engine.rows import DATE
 from pipeline.engine.schedule import RunFailed, run_tasks
-from pipeline.engine.store import Store
-from pipeline.engine.work import Failure
-from pipeline.tables import Chunk, ChunkWriter, file_kind, read_chunks
-from pipeline.yamlfile import ConfigError, Located, parse_value
+from pipeline.engine.store import TEMPORARY, Store
+from pipeline.engine.work import Call, Failure
+from pipeline.overrides import put, split_override
+from pipeline.readers.rows import seconds_of
+from pipeline.run import preflight
+from pipeline.tables import Chunk, ChunkWriter, as_table, check_source, clean, file_kind, file_schema, read_chunks
+from pipeline.yamlfile import ConfigError, Located
 from stages.batch import Batch
-from stages.stage import Edit, GroupStage, StageError, registry
+from stages.stage import Edit, GroupStage, MapStage, Stage, StageError
 
 KEEP = "keep"
+CRASH = "crash"  # rule of a row that ends its worker
+SPLIT = 8  # parts that rows whose worker died are tried again in
 SPREAD = 8  # partitions of a group stage's exchange
+STRINGS = {"text": pa.large_string(), "url": pa.string(), "source": pa.string(), "language": pa.string()}
+GIVEN = ("id", "source")  # a file need not have them
 
 
-def parse_knobs(stage: str, overrides: list[str]) -> dict[str, Any]:
-    """`KNOB=VALUE` or `STAGE.KNOB=VALUE` as nested plain data."""
-    knobs: dict[str, Any] = {}
+@dataclass(frozen=True)
+class Job:
+    """A stage, the file it is applied to, the assets' hashes, and the columns that it sets in the output."""
+
+    spec: StageSpec
+    source: Path
+    assets: dict[str, str]
+    added: dict[str, pa.DataType]  # `verdict` is the last
+
+    @property
+    def stage(self) -> Stage:
+        """The stage, not set up."""
+        return self.spec.stage_class(self.spec.config)
+
+    def verdict(self, rule: str | None) -> str:
+        """What the column `verdict` says."""
+        return KEEP if rule is None else f"{self.spec.name}:{rule}"
+
+
+def make_job(spec: StageSpec, source: Path) -> Job:
+    """Look at assets and columns. Raises `ConfigError`."""
+    stage = spec.stage_class(spec.config)
+    first = next(read_chunks(source))
+    added = dict(stage.provides())
+    if isinstance(stage, MapStage):
+        added |= {n: t for n, t in stage.measures().items() if n in stage.apply_only}
+    if (stage.edits if isinstance(stage, MapStage) else isinstance(stage, GroupStage)) and "text" in first.names:
+        kind = first.table.column("text").type if first.table is not None else pa.large_string()
+        added.setdefault("text", kind if pa.types.is_string(kind) else pa.large_string())
+    check_columns(spec, source, first, added)
+    return Job(spec, source, hash_assets([spec]), {**added, "verdict": pa.string()})
+
+
+def parse_spec(stage: str, overrides: list[str]) -> StageSpec:
+    """The stage with its knobs from `KNOB=VALUE` and `STAGE.KNOB=VALUE`. Raises `ConfigError` with every mistake."""
+    raw = Located({"stages": [{stage: {}}]}, "apply", {})
+    refused = []
     for override in overrides:
-        key, separator, text = override.partition("=")
-        if not separator:
-            raise ConfigError(f"--set {override}: expected KNOB=VALUE, as in --set threshold=0.8")
-        parts = key.strip().removeprefix(f"{stage}.").split(".")
-        target = knobs
-        for part in parts[:-1]:
-            target = target.setdefault(part, {})
-        target[parts[-1]] = parse_value(text)
-    return knobs
+        try:
+            parts, value = split_override(override, "threshold=0.8")
+            words = stage.split(".")
+            knob = parts[len(words) :] if parts[: len(words)] == words else parts
+            if not knob or knob[0] == "checkpoint":
+                raise ConfigError(
+                    f"--set {override}: expected a knob of {stage}; `python -m pipeline stages {stage}` lists them"
+                )
+            put(raw, ("stages", 0, stage, *knob), value, override)
+        except ConfigError as error:
+            refused.append(str(error))
+    try:
+        spec = stage_spec(stage, raw.data["stages"][0][stage], raw, ("stages", 0, stage))
+    except ConfigError as error:
+        refused.insert(0, str(error))
+    if refused:
+        raise ConfigError("\n".join(refused))
+    return spec
 
 
 def apply(
@@ -57,33 +110,38 @@ def apply(
     say: Callable[[str], None],
 ) -> int:
     """Run the stage over the file; returns the exit code. Raises `ConfigError` for the user's mistakes."""
-    spec = stage_spec(stage, parse_knobs(stage, overrides) if stage in registry() else {}, Located({}, "--set", {}), ())
-    file_kind(target)
-    assets = hash_assets([spec])
-    kind = spec.stage_class.kind
-    if kind == "aggregate":
+    spec = parse_spec(stage, overrides)
+    if spec.stage_class.kind == "aggregate":
         raise ConfigError(f"{stage} needs a whole run: it decides with a summary of all documents")
     if executor == "inline" and workers is not None and workers > 1:
         raise ConfigError("--workers: the inline executor works on one part at a time; use --executor ray")
-    engine = EngineConfig(executor=executor, workers=workers or "auto", unit_memory=4 << 30)  # type: ignore[arg-type]
-    _check_columns(spec, source)
+    check_source(source)
+    file_kind(target)
+    if target.is_dir():
+        raise ConfigError(f"{target}: is a directory; give a file")
+    job = make_job(spec, source)
+    target = target.resolve()  # a link is kept, what it points to is replaced
+    temporary = target.with_name(f"{TEMPORARY}{uuid.uuid4().hex[:12]}-{target.name}")
     counts: Counter[str] = Counter()
-    temporary = target.with_name(f".tmp-{target.name}")
     runner: Executor | None = None
+    writer: ChunkWriter | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        runner = make_executor(engine, debug=False)
-        writer = ChunkWriter(target, temporary)
-        results = (
-            map_results(spec, source, assets, runner) if kind == "map" else group_results(spec, source, assets, runner)
-        )
-        for chunk, columns in results:
+        writer = ChunkWriter(source, target, temporary, job.added, spec.stage_class.consumes)
+        runner = make_executor(EngineConfig(executor=executor, workers=workers or "auto"), debug=False)  # type: ignore[arg-type]
+        for chunk, columns in (
+            map_results(job, runner) if spec.stage_class.kind == "map" else group_results(job, runner)
+        ):
             counts.update(columns["verdict"].to_pylist())
-            writer.add(chunk, columns, spec.stage_class.consumes)
+            writer.add(chunk, columns)
         writer.close()
         temporary.replace(target)
     except RunFailed as error:
-        say(f"error: {error}")
+        if (
+            f"{StageError.__module__}.{StageError.__name__}" in error.trace
+        ):  # the stage's own word on the user's mistake
+            raise ConfigError(str(error)) from None
+        say(f"{error.trace}error: {error}")
         return 1
     except OSError as error:
         say(f"error: {target}: {error}")
@@ -91,51 +149,70 @@ def apply(
     finally:
         if runner is not None:
             runner.close()
-        for leftover in target.parent.glob(f".tmp-{target.name}*") if target.parent.is_dir() else ():
-            leftover.unlink(missing_ok=True)
-    for verdict, number in counts.most_common():
+        if writer is not None:
+            writer.abandon()
+        temporary.unlink(missing_ok=True)
+    for verdict, number in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
         say(f"{number:>10,}  {verdict}")
+    say(f"{counts.total():>10,}  rows in {target}")
     return 0
 
 
-def _check_columns(spec: StageSpec, source: Path) -> None:
-    first = next(read_chunks(source), None)
-    if first is None:
+def check_columns(spec: StageSpec, source: Path, first: Chunk, added: dict[str, pa.DataType]) -> None:
+    """Raise `ConfigError` if the file lacks a column that the stage reads, or holds something else in one it writes."""
+    if not len(first) and not first.names:
         return
-    have = first.arrow().column_names
-    missing = [name for name in spec.stage_class.needs if name not in have]
-    if missing and not (missing == ["html"] and "text" in have):
-        raise ConfigError(f"{source}: {spec.kind} needs the column {missing[0]!r}; the file has {', '.join(have)}")
+    only = spec.config.only
+    needs = {name: "" for name in spec.stage_class.needs if name not in GIVEN}
+    if only is not None:
+        needs |= {n: f" for `only: {{{n}: ...}}`" for n in ("language", "source") if getattr(only, n) is not None}
+    if spec.config.by_language:
+        needs["language"] = " for `by_language`"
+    have = first.scalars()
+    for name, why in needs.items():
+        if name not in first.names:
+            names = ", ".join(first.names)
+            raise ConfigError(f"{source}: {spec.kind} needs the column {name!r}{why}; the file has {names}")
+        if first.table is not None and name in STRINGS and not _is_text(first.table.schema.field(name).type):
+            kind = first.table.schema.field(name).type
+            raise ConfigError(f"{source}: {spec.kind} reads the column {name!r} as strings, but it holds {kind}")
+    for name, kind in added.items():
+        if name in first.names and name not in STRINGS:
+            try:
+                have.column(name).cast(kind)
+            except (KeyError, pa.ArrowException):
+                what = have.column(name).type if name in have.column_names else "nested values"
+                raise ConfigError(
+                    f"{source}: {spec.kind} writes the column {name!r} as {kind}, but it holds {what}; rename it"
+                ) from None
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        return _is_text(kind.value_type)
+    views = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
+    return any(is_kind(kind) for is_kind in views)
 
 
 def as_batch(chunk: Chunk, first: int) -> Batch:
-    """A chunk as a stage sees it: `id` a string (the row's number where the file has none), texts as strings."""
-    table = chunk.arrow()
+    """A chunk as a stage sees it: `id` a string (the row's number where there is none), texts as strings, no nested values."""
+    table = chunk.scalars()
+    have = set(chunk.names)
     columns: dict[str, pa.Array | pa.ChunkedArray] = {}
-    if "id" in table.column_names:
-        columns["id"] = pa.array(
-            [None if v is None else str(v) for v in table.column("id").to_pylist()], type=pa.string()
-        )
-    else:
-        columns["id"] = pa.array([str(first + i) for i in range(table.num_rows)], type=pa.string())
-    for name in ("text", "url", "source", "language", "html_charset"):
-        if name in table.column_names:
-            kind = pa.large_string() if name == "text" else pa.string()
-            columns[name] = pa.array(
-                [v if isinstance(v, str) else None for v in table.column(name).to_pylist()], type=kind
-            )
-    if "html" in table.column_names:
-        columns["html"] = pa.array(
-            [
-                v.encode("utf-8", "replace") if isinstance(v, str) else v if isinstance(v, bytes) else None
-                for v in table.column("html").to_pylist()
-            ],
-            type=pa.large_binary(),
-        )
-        if "html_charset" not in columns and chunk.rows is not None:
-            columns["html_charset"] = pa.array(
-                ["utf-8" if isinstance(v, str) else None for v in table.column("html").to_pylist()], type=pa.string()
-            )
+    ids = chunk.values("id") if "id" in have else [None] * len(chunk)
+    columns["id"] = pa.array([clean(str(first + i if v is None else v)) for i, v in enumerate(ids)], pa.string())
+    for name, kind in STRINGS.items():
+        if name in have:
+            columns[name] = pa.array([clean(v) if isinstance(v, str) else None for v in chunk.values(name)], kind)
+    columns.setdefault("source", pa.array([""] * len(chunk), pa.string()))
+    if "html" in have:
+        pages = chunk.values("html")
+        if any(isinstance(page, bytes) for page in pages):
+            columns["html"] = pa.array([page if isinstance(page, bytes) else None for page in pages], pa.large_binary())
+        else:
+            columns["html"] = pa.array([clean(p) if isinstance(p, str) else None for p in pages], pa.large_string())
+    if "date" in have:
+        columns["date"] = pa.array([seconds_of(value) for value in chunk.values("date")], pa.int64()).cast(DATE)
     return Batch(table).with_columns(columns)
 
 
@@ -143,171 +220,197 @@ def as_batch(chunk: Chunk, first: int) -> Batch:
 class ApplyTask:
     """A map stage on some rows; gives back the columns to set, `verdict` among them."""
 
-    spec: StageSpec
+    job: Job
     table: pa.Table
-    assets: dict[str, str]
     number: int
 
     @property
     def label(self) -> str:
         """How messages call it."""
-        return f"{self.spec.name}, part {self.number}"
+        return f"{self.job.spec.name}, part {self.number}"
 
     def run(self) -> pa.Table:
         """Judge the rows."""
-        runner = _runner(self.spec, tuple(self.assets.items()))
-        stage = runner.base
-        parts = []
+        runner = _runner(self.job)
+        parts = [empty_columns(self.job)]
         for start in range(0, self.table.num_rows, MEASURE_BATCH):
             batch = Batch(self.table.slice(start, MEASURE_BATCH))
             outcome = runner(batch)
-            names = [n for n in stage.provides() if outcome.after.has(n)]
-            if stage.edits and "text" not in names:
-                names.append("text")
-            columns = {n: outcome.after.column(n) for n in names}
-            columns |= {n: outcome.values.column(n) for n in stage.apply_only}
-            columns["verdict"] = pa.array(
-                [KEEP if rule is None else f"{self.spec.name}:{rule}" for rule in outcome.rules], type=pa.string()
-            )
-            parts.append(pa.table(columns))
+            columns: dict[str, Any] = {}
+            for name, kind in self.job.added.items():
+                if name in runner.base.apply_only:
+                    columns[name] = outcome.values.column(name)
+                elif name != "verdict":
+                    columns[name] = outcome.after.column(name).cast(kind)
+            if "text" in columns and batch.has("text"):  # a page that was refused, a row that failed: as it was
+                columns["text"] = pc.coalesce(columns["text"], batch.column("text").cast(columns["text"].type))
+            columns["verdict"] = pa.array([self.job.verdict(rule) for rule in outcome.rules], pa.string())
+            parts.append(pa.table(columns).cast(parts[0].schema))
         return pa.concat_tables(parts)
+
+
+def empty_columns(job: Job) -> pa.Table:
+    """No rows of the columns that the stage sets."""
+    return pa.schema(list(job.added.items())).empty_table()
+
+
+def crashed(task: ApplyTask) -> pa.Table:
+    """The columns of a row that ends its worker: as they were, and the verdict."""
+    table = task.table
+    columns = {
+        name: table.column(name).cast(kind) if name in table.column_names else pa.nulls(table.num_rows, kind)
+        for name, kind in task.job.added.items()
+    }
+    columns["verdict"] = pa.array([task.job.verdict(CRASH)] * table.num_rows, pa.string())
+    return pa.table(columns)
 
 
 _runners: dict[Any, MapRunner] = {}
 
 
-def _runner(spec: StageSpec, assets: tuple[tuple[str, str], ...]) -> MapRunner:
+def _runner(job: Job) -> MapRunner:
     """The stage, set up once a worker."""
-    key = (spec.name, spec.config.model_dump_json(), assets)
+    key = (job.spec.name, job.spec.config.model_dump_json(), tuple(sorted(job.assets.items())))
     if key not in _runners:
-        runner = MapRunner(spec, EngineConfig().record_seconds)
-        digests = dict(assets)
+        runner = MapRunner(job.spec, EngineConfig().record_seconds)
         try:
-            runner.setup(lambda path: local_copy(path, digests[path]))
+            runner.setup(lambda path: local_copy(path, job.assets[path]))
         except ImportError as error:
-            raise StageError(f"a package is missing or broken: {error}") from None
+            raise StageError(
+                f"a package is missing or broken: {error}; install the project's dependencies again"
+            ) from None
         _runners[key] = runner
     return _runners[key]
 
 
-def map_results(
-    spec: StageSpec, source: Path, assets: dict[str, str], executor: Executor
-) -> Iterator[tuple[Chunk, dict[str, pa.Array]]]:
-    """The file's chunks with the columns to set, in order; a row that ends its worker is found by halving."""
-    chunks = read_chunks(source)
+def map_results(job: Job, executor: Executor) -> Iterator[tuple[Chunk, dict[str, pa.Array]]]:
+    """The file's chunks with the columns to set, in order.
+
+    Rows whose worker died are tried again in smaller parts, then one by one; a row whose worker dies twice is at fault.
+    """
+    chunks = enumerate(read_chunks(job.source))
     waiting: dict[int, Chunk] = {}
     done: dict[int, dict[int, pa.Table]] = {}  # chunk -> first row of a part -> its columns
-    first = number = next_out = tasks = 0
+    queue: list[tuple[int, int, pa.Table, int]] = []  # chunk, first row, rows, deaths of these very rows
+    running: dict[int, tuple[int, int, int]] = {}  # task -> chunk, first row, deaths
+    first = tasks = next_out = 0
     exhausted = False
-    running: dict[int, tuple[int, int, int]] = {}  # task number -> chunk, first row, deaths
-
-    def submit(chunk: int, start: int, table: pa.Table, deaths: int) -> None:
-        nonlocal tasks
-        running[tasks] = (chunk, start, deaths)
-        executor.submit(ApplyTask(spec, table, assets, tasks))
-        tasks += 1
-
     while True:
-        while not exhausted and len(running) < executor.slots and len(waiting) < 4 * executor.slots:
-            chunk = next(chunks, None)
+        while not exhausted and not queue and len(running) < executor.slots and len(waiting) < 4 * executor.slots:
+            number, chunk = next(chunks, (-1, None))
             if chunk is None:
                 exhausted = True
                 break
             waiting[number] = chunk
-            submit(number, 0, as_batch(chunk, first).table, 0)
+            done[number] = {}
+            if len(chunk):
+                queue.append((number, 0, as_batch(chunk, first).table, 0))
             first += len(chunk)
-            number += 1
-        if exhausted and not waiting:
-            return
-        for answer in executor.wait(0.5):
+            while queue and len(running) < executor.slots:
+                tasks = _submit(job, executor, queue, running, tasks)
+        while queue and len(running) < executor.slots:
+            tasks = _submit(job, executor, queue, running, tasks)
+        for answer in executor.wait(0.5) if running else []:
             task: ApplyTask = answer.task  # type: ignore[assignment]
             owner, start, deaths = running.pop(task.number)
+            rows = task.table.num_rows
             if isinstance(answer.result, Failure):
-                if answer.result.user_error:
-                    raise ConfigError(f"{spec.name}: {answer.result.message}")
-                raise RunFailed(f"{task.label}: {answer.result.kind}: {answer.result.message}", answer.result.trace)
-            if isinstance(answer.result, Death):
-                rows = task.table.num_rows
-                if deaths == 0:
-                    submit(owner, start, task.table, 1)
-                elif rows > 1:
-                    submit(owner, start, task.table.slice(0, rows // 2), 1)
-                    submit(owner, start + rows // 2, task.table.slice(rows // 2), 1)
-                else:
-                    done.setdefault(owner, {})[start] = pa.table({"verdict": pa.array([f"{spec.name}:crash"])})
-                continue
-            done.setdefault(owner, {})[start] = answer.result
-        while next_out in waiting and sum(t.num_rows for t in done.get(next_out, {}).values()) == len(
-            waiting[next_out]
-        ):
-            parts = [table for _, table in sorted(done.pop(next_out).items())]
-            whole = pa.concat_tables(parts, promote_options="default").combine_chunks()
-            yield waiting.pop(next_out), {name: whole.column(name).combine_chunks() for name in whole.column_names}
+                _raise(job.spec.name, answer.result)
+            if not isinstance(answer.result, Death):
+                done[owner][start] = answer.result
+            elif answer.result.node_lost or (rows == 1 and deaths == 0):
+                queue.append((owner, start, task.table, deaths + (not answer.result.node_lost)))
+            elif rows == 1:
+                done[owner][start] = crashed(task)
+            else:
+                step = -(-rows // SPLIT)
+                queue += [(owner, start + at, task.table.slice(at, step), 0) for at in range(0, rows, step)]
+        while next_out in waiting and sum(t.num_rows for t in done[next_out].values()) == len(waiting[next_out]):
+            parts = [table for _, table in sorted(done.pop(next_out).items(), key=lambda part: part[0])]
+            whole = pa.concat_tables([empty_columns(job), *parts]).combine_chunks()
+            yield waiting.pop(next_out), {name: _flat(whole.column(name)) for name in whole.column_names}
             next_out += 1
+        if exhausted and not waiting:
+            return
 
 
-def group_results(
-    spec: StageSpec, source: Path, assets: dict[str, str], executor: Executor
-) -> Iterator[tuple[Chunk, dict[str, pa.Array]]]:
+def _submit(
+    job: Job,
+    executor: Executor,
+    queue: list[tuple[int, int, pa.Table, int]],
+    running: dict[int, tuple[int, int, int]],
+    number: int,
+) -> int:
+    """Start the first of the queue; returns the number of the next task."""
+    owner, start, table, deaths = queue.pop(0)
+    running[number] = (owner, start, deaths)
+    executor.submit(ApplyTask(job, table, number))
+    return number + 1
+
+
+def _raise(name: str, failure: Failure) -> None:
+    """A worker's exception as the command's: the user's mistake, or a failed run."""
+    if failure.kind in ("StageError", "ConfigError"):
+        raise ConfigError(failure.message if failure.message.startswith(name) else f"{name}: {failure.message}")
+    raise RunFailed(f"{name}: {failure.kind}: {failure.message}", "" if failure.user_error else failure.trace)
+
+
+def _flat(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """A column as one array."""
+    flat = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    return pa.concat_arrays(flat.chunks) if isinstance(flat, pa.ChunkedArray) else flat
+
+
+def group_results(job: Job, executor: Executor) -> Iterator[tuple[Chunk, dict[str, pa.Array]]]:
     """The file as one shard through the stage's exchange, then its chunks with the columns to set."""
+    spec = job.spec
+    executor.submit(Call(spec.name, preflight, {"specs": (spec,), "assets": job.assets}))
+    while not (answers := executor.wait(0.5)):
+        pass
+    if isinstance(answers[0].result, Failure):
+        _raise(spec.name, answers[0].result)
     with tempfile.TemporaryDirectory(prefix="gristmill-apply-") as folder:
         store = Store(folder)
         rows_path = "phases/rows/00000.parquet"
         with store.writing(rows_path) as temporary:
-            _write_rows(source, temporary)
-        verdicts = exchange(spec, store, rows_path, assets, executor)
-        task = MapTask(store, "apply", 0, (), (spec,), False, "", {}, assets, group=spec, verdicts=tuple(verdicts))
+            write_rows(job, temporary)
+        verdicts = exchange(job, store, rows_path, executor)
+        task = MapTask(store, "apply", 0, (), (spec,), False, "", {}, job.assets, group=spec, verdicts=tuple(verdicts))
         cursor = VerdictCursor(task)
         first = 0
-        for chunk in read_chunks(source):
-            batch = as_batch(chunk, first)
-            yield chunk, _group_columns(cursor, batch, first)
+        for chunk in read_chunks(job.source):
+            yield chunk, _group_columns(job, cursor, as_batch(chunk, first), first)
             first += len(chunk)
 
 
-def _write_rows(source: Path, path: Path) -> None:
+def write_rows(job: Job, path: Path) -> None:
     """The rows as the exchange reads them: columns that keep one type all along the file."""
+    schema = file_schema(job.source, only_scalars=True)
     writer: pq.ParquetWriter | None = None
     first = 0
-    for chunk in read_chunks(source):
-        table = as_batch(chunk, first).table
-        if "source" not in table.column_names:
-            table = table.append_column("source", pa.array([""] * table.num_rows, pa.string()))
-        first += table.num_rows
-        if writer is None:
-            writer = pq.ParquetWriter(path, table.schema)
-        columns = []
-        for field in writer.schema:
-            column = (
-                table.column(field.name) if field.name in table.column_names else pa.nulls(table.num_rows, field.type)
-            )
-            try:
-                columns.append(column.cast(field.type))
-            except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-                columns.append(pa.nulls(table.num_rows, field.type))
-        writer.write_table(pa.table(columns, schema=writer.schema))
-    if writer is None:
-        pq.write_table(
-            pa.table(
-                {
-                    "id": pa.array([], pa.string()),
-                    "text": pa.array([], pa.large_string()),
-                    "source": pa.array([], pa.string()),
-                }
-            ),
-            path,
-        )
-    else:
-        writer.close()
+    for chunk in read_chunks(job.source):
+        batch = as_batch(chunk, first)
+        fixed = ("id", *STRINGS, "html", "date")
+        rest = as_table(chunk, pa.schema([f for f in schema if f.name not in fixed]))
+        known = Batch(batch.table.select([n for n in fixed if batch.has(n)]))
+        table = known.with_columns({n: rest.column(n) for n in rest.column_names}).table
+        writer = writer or pq.ParquetWriter(path, table.schema)
+        for name in writer.schema.names:
+            if name not in table.column_names:  # a field that these rows lack
+                table = table.append_column(name, pa.nulls(len(chunk), writer.schema.field(name).type))
+        writer.write_table(table.select(writer.schema.names).cast(writer.schema))
+        first += len(chunk)
+    assert writer is not None
+    writer.close()
 
 
-def exchange(spec: StageSpec, store: Store, rows_path: str, assets: dict[str, str], executor: Executor) -> list[Slices]:
+def exchange(job: Job, store: Store, rows_path: str, executor: Executor) -> list[Slices]:
     """Run all rounds of a group stage over one stored shard; where its verdicts stand."""
-    stage: GroupStage = spec.stage_class(spec.config)  # type: ignore[assignment]
+    stage: GroupStage = job.stage  # type: ignore[assignment]
     manifests: list[Manifest] = []
 
     def task(unit: str, **more: Any) -> GroupTask:
-        return GroupTask(store, "exchange", spec, unit, "", {}, assets, SPREAD, **more)
+        return GroupTask(store, "exchange", job.spec, unit, "", {}, job.assets, SPREAD, **more)
 
     run_tasks(executor, [task("emit-00000", upstream=rows_path)], lambda t, m: manifests.append(m))
     for round_ in range(len(stage.messages())):
@@ -327,22 +430,15 @@ def exchange(spec: StageSpec, store: Store, rows_path: str, assets: dict[str, st
     return [s for m in manifests if (s := slices_of(m, "verdicts")) is not None]
 
 
-def _group_columns(cursor: VerdictCursor, batch: Batch, first: int) -> dict[str, pa.Array]:
+def _group_columns(job: Job, cursor: VerdictCursor, batch: Batch, first: int) -> dict[str, pa.Array]:
     aligned = cursor.aligned(first, len(batch))
     columns: dict[str, Any] = dict(cursor.stage.columns(batch, aligned))
-    edits = aligned.column("edits").to_pylist()
-    if any(edits):
-        texts = batch.texts()
-        columns["text"] = pa.array(
-            [apply_edits(t, [Edit(**c) for c in e]) if e else t for t, e in zip(texts, edits, strict=True)],
-            pa.large_string(),
-        )
+    if "text" in job.added:
+        texts = batch.values("text")
+        edits = aligned.column("edits").to_pylist()
+        edited = [apply_edits(t or "", [Edit(**c) for c in e]) if e else t for t, e in zip(texts, edits, strict=True)]
+        columns["text"] = pa.array(edited, pa.large_string())
     looked = only_mask(cursor.spec, batch)
     rules = [rule if looked[i] else None for i, rule in enumerate(aligned.column("rule").to_pylist())]
-    columns["verdict"] = pa.array(
-        [KEEP if rule is None else f"{cursor.spec.name}:{rule}" for rule in rules], pa.string()
-    )
-    return {
-        name: column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-        for name, column in columns.items()
-    }
+    columns["verdict"] = pa.array([job.verdict(rule) for rule in rules], pa.string())
+    return {name: _flat(columns[name]).cast(kind) for name, kind in job.added.items()}

@@ -7,12 +7,12 @@ from typing import Any
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
-from tokenizer_training.config import PackConfig, TokenizerConfig
-from training.config import PretrainConfig
 
 from pipeline.config import EngineConfig, InputConfig
 from pipeline.yamlfile import ConfigError
 from stages.stage import Stage, StageConfig, registry
+from tokenizer_training.config import PackConfig, TokenizerConfig
+from training.config import PretrainConfig
 
 SECTION_MODELS: dict[str, type[BaseModel]] = {
     "input": InputConfig,

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic_core import PydanticCustomError
+
+from pipeline.mistakes import NAME, explain, nearest, odd_numbers, unsaid
+from pipeline.overrides import apply_override
+from pipeline.yamlfile import ConfigError, Key, Located, Mistake, load, shown
+from stages.stage import MapStage, Stage, StageConfig, knob, registry
 from tokenizer_training.config import PackConfig, TokenizerConfig
 from training.config import PretrainConfig
-
-from pipeline.yamlfile import ConfigError, Key, Located, load, parse_value
-from stages.stage import Stage, StageConfig, knob, registry
 
 SECTIONS = ("stages", "tokenizer", "pack", "pretrain")  # in the order of the flow; `--until` takes one of them
 
@@ -22,9 +24,13 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "
 
 
 def parse_bytes(value: Any) -> Any:
-    """'64MB', '2GiB', 1000 -> bytes; anything else is returned for the model to refuse."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?\s*", value, re.I) if isinstance(value, str) else None
-    return int(float(match.group(1)) * _UNITS[match.group(2).lower()]) if match else value
+    """'64MB', '2GiB', 1000 -> bytes. Raises pydantic's error of the kind `size` for anything else."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", value, re.I) if isinstance(value, str) else None
+    if match is None or (match.group(3) and not match.group(2)):
+        raise PydanticCustomError("size", "not a size")
+    return int(float(match.group(1)) * _UNITS[(match.group(2) + match.group(3)).lower()])
 
 
 Bytes = Annotated[int, BeforeValidator(parse_bytes)]
@@ -39,7 +45,7 @@ class Section(BaseModel):
 class InputConfig(Section):
     """One source of records."""
 
-    source: str = knob(..., "name of the source; part of every document's id", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$")
+    source: str = knob(..., "name of the source; part of every document's id", pattern=NAME)
     format: Literal["warc", "wet", "jsonl", "parquet", "html", "text"] = knob(
         ..., "what the files hold (warc: ARC too)"
     )
@@ -106,9 +112,7 @@ class RunConfig(Section):
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
-    name: str = knob(
-        ..., "name of the run; `--output` defaults to runs/<name>", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$"
-    )
+    name: str = knob(..., "name of the run; `--output` defaults to runs/<name>", pattern=NAME)
     input: tuple[InputConfig, ...] = knob(..., "where the records come from: a mapping, or a list of mappings")
     stages: tuple[StageSpec, ...] = knob((), "the stages in their order: a name, or a name with its knobs")
     tokenizer: TokenizerConfig | None = knob(None, "train a tokenizer on the curated documents")
@@ -124,269 +128,277 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 def resolve(raw: Located, overrides: Sequence[str] = ()) -> RunConfig:
     """Validate plain data; all mistakes are reported together."""
+    refused: list[str] = []
     for override in overrides:
-        apply_override(raw, override)
+        try:
+            apply_override(raw, override, RunConfig.model_fields, registry())
+        except ConfigError as error:
+            refused.append(str(error))
+    mistakes = list(raw.mistakes)
     data: dict[Any, Any] = dict(raw.data)
-    problems: list[str] = []
-    places: dict[Key, Key] = {}  # a place in the model -> the place in the file, where they differ
-    if isinstance(data.get("input"), dict):
+    one_input = isinstance(data.get("input"), dict)
+    if one_input:
         data["input"] = [data["input"]]
-        places[("input", 0)] = ("input",)
-    stages = _stages(data.get("stages"), raw, problems)
-    data["stages"] = stages
+    specs, places = _stages(data.get("stages"), raw, mistakes)
+    data["stages"] = specs
     if data.get("engine") is None:
         data.pop("engine", None)
     config: RunConfig | None = None
+    found = odd_numbers(RunConfig, {k: v for k, v in data.items() if k != "stages"})
+    if "input" in data and not isinstance(data["input"], list):
+        found.append(
+            (
+                ("input",),
+                f"input: expected a mapping (source, format, paths), or a list of them, got {shown(data['input'])}",
+            )
+        )
     try:
         config = RunConfig.model_validate(data)
     except ValidationError as error:
-        problems += _explain(error, raw, RunConfig, places)
+        found += unsaid(explain(error, RunConfig, data, help="`python -m pipeline stages`"), found)
+    if one_input:
+        found = [((p[0], *p[2:]) if p[:2] == ("input", 0) else p, t.replace("input.0", "input")) for p, t in found]
+    mistakes += unsaid(found, raw.mistakes)
     if config is not None:
-        problems += _cross_checks(config, raw)
-    if problems or config is None:
-        raise ConfigError("\n".join(problems))
+        mistakes += _cross_checks(config)
+        if not mistakes:
+            mistakes += stage_order(config, places)
+    if mistakes or refused:
+        raise ConfigError("\n".join([*([str(raw.report(mistakes))] if mistakes else []), *refused]))
+    assert config is not None
     return config
 
 
-def _cross_checks(config: RunConfig, raw: Located) -> list[str]:
-    problems = []
+def _cross_checks(config: RunConfig) -> list[Mistake]:
+    """What no single key shows."""
+    mistakes: list[Mistake] = []
     for index, entry in enumerate(config.input):
+        place: Key = ("input", index) if len(config.input) > 1 else ("input",)
         if (entry.paths is None) == (entry.paths_file is None):
-            problems.append(
-                f"{raw.where(('input', index))}: input {entry.source!r} needs either `paths` or `paths_file`"
-            )
+            mistakes.append((place, f"input {entry.source!r} needs either `paths` or `paths_file`"))
+        elif entry.paths is not None and not entry.paths:
+            mistakes.append(((*place, "paths"), "input.paths: is empty; give at least one file, glob or URL"))
     if not config.input:
-        problems.append(
-            f"{raw.where(('input',))}: `input` is empty; give at least one mapping with source, format, paths"
-        )
+        mistakes.append((("input",), "`input` is empty; give at least one mapping with source, format, paths"))
     if config.pack and not config.tokenizer:
-        problems.append(f"{raw.where(('pack',))}: `pack` needs the section `tokenizer`")
+        mistakes.append((("pack",), "`pack` needs the section `tokenizer`"))
     if config.pretrain and not config.pack:
-        problems.append(f"{raw.where(('pretrain',))}: `pretrain` needs the section `pack`")
+        mistakes.append((("pretrain",), "`pretrain` needs the section `pack`"))
+    if config.pretrain and config.pack and config.pretrain.sequence_length not in (None, config.pack.sequence_length):
+        text = (
+            f"pretrain.sequence_length: the tokens are packed for {config.pack.sequence_length} (pack.sequence_length)"
+        )
+        mistakes.append((("pretrain", "sequence_length"), f"{text}, not for {config.pretrain.sequence_length}"))
+    engine = config.engine
     for key in ("workers", "partitions"):
-        value = getattr(config.engine, key)
+        value = getattr(engine, key)
         if isinstance(value, int) and value < 1:
-            problems.append(
-                f"{raw.where(('engine', key))}: engine.{key}: expected `auto` or a number from 1, got {value}"
+            mistakes.append((("engine", key), f"engine.{key}: expected auto or at least 1, got {value}"))
+    if isinstance(engine.memory, int) and engine.memory < engine.unit_memory:
+        mistakes.append(
+            (
+                ("engine", "memory"),
+                f"engine.memory: {engine.memory:,} bytes are less than one unit may take (engine.unit_memory, "
+                f"{engine.unit_memory:,})",
             )
-    if config.engine.executor == "inline" and isinstance(config.engine.workers, int) and config.engine.workers > 1:
-        problems.append(
-            f"{raw.where(('engine', 'workers'))}: engine.workers: the inline executor works on one unit at a time; use executor ray"
         )
-    return problems
+    if engine.executor == "inline" and isinstance(engine.workers, int) and engine.workers > 1:
+        mistakes.append(
+            (
+                ("engine", "workers"),
+                "engine.workers: the inline executor works on one unit at a time; use executor ray",
+            )
+        )
+    return mistakes
 
 
-def _stages(entries: Any, raw: Located, problems: list[str]) -> list[StageSpec]:
+HTML_FORMATS = ("warc", "html")  # what holds pages, so that there is no text before `extract`
+
+
+def stage_order(config: RunConfig, places: Sequence[Key]) -> list[Mistake]:
+    """Stages that stand before what they need: the text of HTML input, a column that only a later stage writes."""
+    mistakes: list[Mistake] = []
+    pages = next((entry for entry in config.input if entry.format in HTML_FORMATS), None)
+    have = {"id", "record_id", "url", "source", "date", "html"} | (set() if pages else {"text"})
+    sources = sorted({entry.source for entry in config.input})
+    for spec, place in zip(config.stages, places, strict=True):
+        stage = spec.stage_class(spec.config)
+        for need in sorted(set(stage.needs) - have):
+            why = f"; the input {pages.source!r} holds HTML" if pages and need == "text" else ""
+            mistakes.append((place, f"{spec.name} needs `{need}`, which no stage before it writes{why}{_writer(need)}"))
+            have.add(need)  # said once
+        only = spec.config.only
+        uses = [("only", "only: {language: ...}")] if only and only.language is not None else []
+        uses += [("by_language", "by_language")] if spec.config.by_language else []
+        for key, what in uses:
+            if "language" not in have:
+                mistakes.append(
+                    (
+                        (*place, key),
+                        f"{spec.name}: {what} looks at `language`, which no stage before it writes{_writer('language')}",
+                    )
+                )
+        for source in (only.source or ()) if only else ():
+            if source not in sources:
+                mistakes.append(
+                    (
+                        (*place, "only"),
+                        f"{spec.name}.only.source: no input has the source {source!r}{nearest(source, sources)}",
+                    )
+                )
+        have |= set(stage.provides())
+    if pages and "text" not in have:
+        mistakes.append(
+            (("stages",), f"input {pages.source!r} holds HTML: add `extract` to the stages, so that there is text")
+        )
+    return mistakes
+
+
+def _writer(column: str) -> str:
+    """Which stage to put before, for a column that some stage writes."""
+    preferred = {"text": "extract"}.get(column)
+    names = [preferred] if preferred else [n for n, s in registry().items() if column in _provided(s)]
+    return f": put `{names[0]}` before it" if names else ""
+
+
+def _provided(stage_class: type[Stage]) -> Iterable[str]:
+    try:
+        return stage_class(stage_class.config_model.model_validate({})).provides()
+    except ValueError:  # a stage with a required knob
+        return ()
+
+
+def _stages(entries: Any, raw: Located, mistakes: list[Mistake]) -> tuple[list[StageSpec], list[Key]]:
+    """The resolved entries, and where each stands."""
     if entries is None:
-        return []
+        return [], []
     if not isinstance(entries, list):
-        problems.append(
-            f"{raw.where(('stages',))}: stages: expected a list of stage names, or of `name: {{knob: value}}`"
+        mistakes.append(
+            (
+                ("stages",),
+                f"stages: expected a list of stage names, or of `name: {{knob: value}}`, got {shown(entries)}",
+            )
         )
-        return []
+        return [], []
     specs: list[StageSpec] = []
+    places: list[Key] = []
     for index, entry in enumerate(entries):
         place: Key = ("stages", index)
         if isinstance(entry, str):
-            name, knobs, inner = entry, {}, place
+            name, knobs = entry, None
         elif isinstance(entry, dict) and len(entry) == 1:
             name, knobs = next(iter(entry.items()))
-            inner = (*place, name)
+            place = (*place, name)
+        elif entry is None and place in raw.overrides:
+            continue
         else:
-            problems.append(
-                f"{raw.where(place)}: stages: expected a stage name, or one `name: {{knob: value}}`, got {entry!r}"
+            hint = ""
+            if isinstance(entry, dict) and len(entry) > 1 and next(iter(entry)) in registry():
+                first = next(iter(entry))
+                hint = (
+                    f": indent the knobs deeper than {first!r}" if entry[first] is None else ": put a `-` before each"
+                )
+            mistakes.append(
+                (place, f"stages: expected a stage name, or one `name: {{knob: value}}`, got {entry!r}{hint}")
             )
             continue
         try:
-            spec = stage_spec(str(name), knobs, raw, inner)
-        except ConfigError as error:
-            problems.append(str(error))
+            spec = stage_spec(str(name), knobs, raw, place)
+        except StageMistakes as error:
+            mistakes += error.mistakes
             continue
         if any(other.name == spec.name for other in specs):
-            problems.append(f"{raw.where(place)}: stage {spec.name!r} is used twice; give one of them `as: NAME`")
+            mistakes.append((place, f"stage {spec.name!r} is used twice; give one of them `as: NAME`"))
         specs.append(spec)
-    return specs
+        places.append(place)
+    return specs, places
+
+
+class StageMistakes(ConfigError):
+    """What is wrong with one entry of `stages:`."""
+
+    def __init__(self, mistakes: list[Mistake], raw: Located) -> None:
+        super().__init__(str(raw.report(mistakes)))
+        self.mistakes = mistakes
 
 
 def stage_spec(name: str, knobs: Any, raw: Located, place: Key) -> StageSpec:
-    """One stage's resolved entry. Raises `ConfigError` for an unknown stage or bad knobs."""
+    """One stage's resolved entry. Raises `StageMistakes` for an unknown stage or bad knobs."""
     known = registry()
     if name not in known:
-        raise ConfigError(
-            f"{raw.where(place)}: unknown stage {name!r}{_nearest(name, known)}; `python -m pipeline stages` lists them"
-        )
+        text = f"unknown stage {name!r}{nearest(name, known)}; `python -m pipeline stages` lists them"
+        raise StageMistakes([(place, text)], raw)
     if knobs is None:
         knobs = {}
     if not isinstance(knobs, dict):
-        raise ConfigError(f"{raw.where(place)}: {name}: expected knobs as `knob: value`, got {knobs!r}")
+        text = f"{name}: expected knobs as a mapping (`knob: value`), got {shown(knobs)}"
+        raise StageMistakes([(place, text)], raw)
     stage_class = known[name]
     model = stage_class.config_model
-    try:
-        config = model.model_validate(knobs)
-    except ValidationError as error:
-        raise ConfigError("\n".join(_explain(error, raw, model, {}, place, name))) from None
-    if config.by_language and stage_class.kind != "map":
-        raise ConfigError(
-            f"{raw.where((*place, 'by_language'))}: {name}: by_language is for map stages; a {stage_class.kind} stage "
-            "compares documents of all languages (use `only` with the stage twice, each `as` a name)"
-        )
-    for language, values in config.by_language.items():
-        try:
-            model.model_validate({**knobs, **values, "by_language": {}})
-        except ValidationError as error:
-            raise ConfigError(
-                "\n".join(
-                    _explain(error, raw, model, {}, (*place, "by_language", language), f"{name}.by_language.{language}")
-                )
-            ) from None
+    config, mistakes = _validated(model, knobs, place, name)
+    if config is not None and config.as_ is not None and (config.as_ in known or config.as_ in _TAKEN):
+        text = f"{name}.as: {config.as_!r} is the name of another stage or section; choose another"
+        if config.as_ != name:
+            mistakes.append(((*place, "as"), text))
+    if config is not None and not mistakes:
+        mistakes += _variant_mistakes(stage_class, config, knobs, place, name)
+    if mistakes or config is None:
+        raise StageMistakes(unsaid(mistakes, raw.mistakes), raw)
     return StageSpec(kind=name, name=config.as_ or name, config=config)
 
 
-def _nearest(word: str, known: Any) -> str:
-    close = difflib.get_close_matches(word, [str(k) for k in known], n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
-
-
-def _explain(
-    error: ValidationError,
-    raw: Located,
-    model: type[BaseModel],
-    places: dict[Key, Key],
-    prefix: Key = (),
-    label: str = "",
-) -> list[str]:
-    """pydantic's findings in the user's words."""
-    lines = []
-    for finding in error.errors():
-        inner: Key = tuple(part for part in finding["loc"] if not _is_type_tag(part))
-        path: Key = (*prefix, *inner)
-        for model_place, file_place in places.items():
-            if path[: len(model_place)] == model_place:
-                path = (*file_place, *path[len(model_place) :])
-        name = ".".join(str(part) for part in ((label, *inner) if label else path) if part != "")
-        if finding["type"] == "extra_forbidden":
-            fields = _fields(model, inner[:-1])
-            valid = f"; valid keys: {', '.join(sorted(fields))}" if fields else ""
-            lines.append(f"{raw.where(path)}: unknown key {name!r}{_nearest(str(inner[-1]), fields)}{valid}")
-        elif finding["type"] == "missing":
-            lines.append(f"{raw.where(path)}: {name!r} is missing: {_doc(model, inner)}")
-        else:
-            message = finding["msg"].removeprefix("Value error, ")
-            shown = finding["input"]
-            got = "" if isinstance(shown, dict | list | tuple) and len(str(shown)) > 60 else f", got {shown!r}"
-            lines.append(f"{raw.where(path)}: {name}: {message[0].lower() + message[1:]}{got}")
-    return list(dict.fromkeys(lines))
-
-
-def _is_type_tag(part: str | int) -> bool:
-    """pydantic puts the branch of a union into the location; such a part is no key of the user's."""
-    return isinstance(part, str) and bool(
-        re.match(r"^(literal|function-|int|str|float|bool|tuple|list|dict|constrained)(\[|-|$)", part)
-    )
-
-
-def _field_of(model: type[BaseModel], path: Key) -> Any:
-    """The pydantic field that a path leads to, if it leads through models."""
-    field = None
-    current: type[BaseModel] | None = model
-    for part in path:
-        if isinstance(part, int):
-            continue
-        if current is None:
-            return None
-        field = next((f for n, f in current.model_fields.items() if part in (n, f.alias)), None)
-        current = _model_in(field.annotation) if field is not None else None
-    return field
-
-
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for argument in getattr(annotation, "__args__", ()):
-        found = _model_in(argument)
-        if found is not None:
-            return found
-    return None
-
-
-def _fields(model: type[BaseModel], path: Key) -> list[str]:
-    field = _field_of(model, path) if path else None
-    inner = _model_in(field.annotation) if field is not None else (model if not path else None)
-    return [f.alias or n for n, f in inner.model_fields.items()] if inner else []
-
-
-def _doc(model: type[BaseModel], path: Key) -> str:
-    field = _field_of(model, path)
-    return (field.description or "required") if field is not None else "required"
-
-
-def apply_override(raw: Located, override: str) -> None:
-    """Apply one `KEY=VALUE` to plain data: the longest stage name first, then sections."""
-    key, separator, text = override.partition("=")
-    key = key.strip()
-    if not separator or not key:
-        raise ConfigError(f"--set {override}: expected KEY=VALUE, as in --set extract.method=resiliparse")
-    value = parse_value(text)
-    parts = key.split(".")
-    place = _stage_place(raw, parts) or _section_place(raw, parts, override)
-    target = raw.data
-    for part in place[:-1]:
-        if isinstance(target, dict) and (part not in target or target[part] is None):
-            target[part] = {}
-        try:
-            target = target[part]
-        except (IndexError, TypeError):
-            raise ConfigError(f"--set {override}: there is no entry {part!r} in the config") from None
-    if not isinstance(target, dict) and not (isinstance(target, list) and isinstance(place[-1], int)):
-        raise ConfigError(f"--set {override}: {'.'.join(parts[:-1])} holds no keys; set it whole instead")
+def _validated(
+    model: type[StageConfig], knobs: dict[str, Any], place: Key, label: str
+) -> tuple[StageConfig | None, list[Mistake]]:
+    mistakes = odd_numbers(model, knobs, place, label)
+    config: StageConfig | None = None
     try:
-        target[place[-1]] = value
-    except IndexError:
-        raise ConfigError(f"--set {override}: there is no entry {place[-1]} in the config") from None
-    raw.overrides[place] = override
+        config = model.model_validate(knobs)
+    except ValidationError as error:
+        stage = label.split(".by_language.")[0]
+        mistakes += unsaid(explain(error, model, knobs, place, label, f"`python -m pipeline stages {stage}`"), mistakes)
+    return config, mistakes
 
 
-def _stage_place(raw: Located, parts: list[str]) -> Key | None:
-    """Where a knob of a configured stage stands, if `parts` begin with a stage's name."""
-    stages = raw.data.get("stages")
-    if not isinstance(stages, list):
-        return None
-    best: tuple[int, int] | None = None  # (length of the name in parts, index)
-    for index, entry in enumerate(stages):
-        name = entry if isinstance(entry, str) else next(iter(entry), "") if isinstance(entry, dict) else ""
-        knobs = entry.get(name) if isinstance(entry, dict) else None
-        for candidate in (knobs.get("as") if isinstance(knobs, dict) else None, name):
-            if not isinstance(candidate, str):
-                continue
-            words = candidate.split(".")
-            if parts[: len(words)] == words and len(parts) > len(words) and (best is None or len(words) > best[0]):
-                best = (len(words), index)
-    if best is None:
-        return None
-    length, index = best
-    entry = stages[index]
-    if isinstance(entry, str):
-        stages[index] = {entry: {}}
-    name = next(iter(stages[index]))
-    if stages[index][name] is None:
-        stages[index][name] = {}
-    return ("stages", index, name, *parts[length:])
-
-
-def _section_place(raw: Located, parts: list[str], override: str) -> Key:
-    sections = [n for n in RunConfig.model_fields]
-    if parts[0] not in sections:
-        known = sections + [n for n in registry()]
-        name = ".".join(parts[:-1]) or parts[0]
-        if any(n == name or name.startswith(f"{n}.") for n in registry()):
-            raise ConfigError(
-                f"--set {override}: the config does not use the stage {name!r}; add it under `stages` first"
+def _variant_mistakes(
+    stage_class: type[Stage], config: StageConfig, knobs: dict[str, Any], place: Key, name: str
+) -> list[Mistake]:
+    """What is wrong with the entries of `by_language`."""
+    mistakes: list[Mistake] = []
+    if config.by_language and stage_class.kind != "map":
+        text = (
+            f"{name}: by_language is for map stages; a {stage_class.kind} stage compares documents of all languages "
+            "(use the stage twice with `only`, each `as` a name)"
+        )
+        return [((*place, "by_language"), text)]
+    for language, values in config.by_language.items():
+        inner: Key = (*place, "by_language", language)
+        label = f"{name}.by_language.{language}"
+        common = [key for key in values if key in _COMMON_KNOBS]
+        if common:
+            mistakes.append(
+                ((*inner, common[0]), f"{label}: `{common[0]}` holds for the whole stage, not for a language of it")
             )
-        raise ConfigError(f"--set {override}: no section or stage is called {name!r}{_nearest(name, known)}")
-    return tuple(int(p) if p.isdigit() else p for p in parts)
+            continue
+        variant, wrong = _validated(stage_class.config_model, {**knobs, **values, "by_language": {}}, inner, label)
+        mistakes += wrong
+        if variant is not None and not wrong and _columns(stage_class, variant) != _columns(stage_class, config):
+            text = f"{label}: changes which columns {name} writes; use the stage twice with `only`, each `as` a name"
+            mistakes.append((inner, text))
+    return mistakes
+
+
+_COMMON_KNOBS = [f.alias or n for n, f in StageConfig.model_fields.items()]
+_TAKEN = {*RunConfig.model_fields, "read", "poison", "section", "samples"}  # also names in ledger and journal
+
+
+def _columns(stage_class: type[Stage], config: StageConfig) -> Any:
+    stage = stage_class(config)
+    return stage.measures() if isinstance(stage, MapStage) else stage.provides()
 
 
 _SECRET = re.compile(r"key|secret|token|password|credential", re.I)
+_SECRET_OVERRIDE = re.compile(r"[\w.]*storage_options[\w.]*=")  # a `--set` that may hold one
 
 
 def redact(value: Any) -> Any:
@@ -395,6 +407,8 @@ def redact(value: Any) -> Any:
         return {k: ("***" if _SECRET.search(str(k)) and isinstance(v, str) else redact(v)) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [redact(v) for v in value]
+    if isinstance(value, str) and (given := _SECRET_OVERRIDE.match(value)):
+        return f"{given.group(0)}***"
     return value
 
 
