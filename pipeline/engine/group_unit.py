@@ -16,7 +16,8 @@ from pipeline.engine import journal
 from pipeline.engine.assets import local_copy
 from pipeline.engine.exchange import Slices, Sorter, read_partition, write_sorted
 from pipeline.engine.journal import Manifest, Output
-from pipeline.engine.mapping import MEASURE_BATCH, cpu_seconds, only_mask
+from pipeline.engine.mapping import cpu_seconds, only_mask
+from pipeline.engine.rows import stored_rows
 from pipeline.engine.store import Store
 from stages.batch import Batch
 from stages.stage import ADDRESSED, VERDICT, Addressed, AggregateStage, GroupStage
@@ -48,17 +49,6 @@ class GroupTask:
     def run(self) -> Manifest:
         """Carry the unit out and commit it."""
         return run_group(self)
-
-
-def stored_rows(store: Store, path: str, columns: Iterable[str] | None = None) -> Iterator[tuple[pa.Table, int]]:
-    """A stored shard in batches, each with the place of its first row."""
-    row = 0
-    with contextlib.closing(store.open(path)) as handle, pq.ParquetFile(handle) as parquet:
-        have = parquet.schema_arrow.names
-        wanted = [c for c in columns if c in have] if columns is not None else None
-        for batch in parquet.iter_batches(batch_size=4 * MEASURE_BATCH, columns=wanted):
-            yield pa.Table.from_batches([batch]), row
-            row += batch.num_rows
 
 
 def message_schema(stage: GroupStage, round: int) -> pa.Schema:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from pipeline.engine.assets import local_copy
 from pipeline.engine.child import Child, Died
-from pipeline.engine.map_unit import Lost, MapTask, Poison, UnitCounts, build_runners, input_batches
+from pipeline.engine.map_unit import Lost, MapTask, Poison, UnitCounts, build_runners, input_batches, poison_of
 from pipeline.engine.rows import LOST_SCHEMA
 from pipeline.engine.work import MEMORY_EXIT, Failure
 from pipeline.engine.writers import TableWriter
@@ -59,12 +59,15 @@ class Scan:
             with tempfile.TemporaryDirectory() as folder:
                 lost = Lost(TableWriter(Path(folder) / "lost", LOST_SCHEMA))
                 for batch, places in input_batches(self.task, UnitCounts(), lost, None, self.first, self.last):
+                    poison = poison_of(self.task, batch, places)
                     for row, where in enumerate(places.tolist()):
                         place[0] = where
                         one = batch.take([row])
+                        known = poison.get(one.values("id")[0])
                         for runner in runners:
-                            if len(one):
-                                one = runner(one).kept
+                            if not len(one) or (known is not None and known.stage == runner.spec.name):
+                                break
+                            one = runner(one).kept
                         seen += 1
                     if self.last is not None and int(places[-1]) >= self.last - 1:
                         break
@@ -98,7 +101,9 @@ class Isolate:
                 if code is None:
                     return poison
                 place, stage = _PLACE.unpack(Path(marker).read_bytes())
-                alone = self._scan(Scan(task, place, place + 1, marker))
+                alone: int | None = code
+                if code != -signal.SIGVTALRM:  # a time limit is a row's own; anything else may have piled up before it
+                    alone = self._scan(Scan(task, place, place + 1, marker))
                 if alone is None:  # what had piled up before it was too much; go on from here in a fresh process
                     repeats = repeats + 1 if place == first else 0
                     if repeats > 2:

@@ -37,9 +37,10 @@ from pipeline.engine.rows import (
     as_documents,
     documents_schema,
     rows_table,
+    stored_rows,
 )
 from pipeline.engine.store import Store
-from pipeline.engine.writers import SAMPLES_PER_RULE, SampleKeeper, TableWriter, offer_samples
+from pipeline.engine.writers import SAMPLES_PER_RULE, SampleKeeper, TableWriter, offer_samples, row_bytes
 from pipeline.readers import open_segment
 from pipeline.readers.record import Limits, Record, Segment
 from stages.batch import Batch
@@ -85,6 +86,7 @@ class MapTask:
     summary: str | None = None
     lost_before: tuple[str, ...] = ()  # ledger files of earlier phases, merged by the final one
     poison: dict[int, Poison] = field(default_factory=dict)  # by place in this unit's input
+    batch_rows: int = MEASURE_BATCH  # rows at a time; fewer where a unit needs less memory than it takes
     reuse: dict[str, str] = field(default_factory=dict)  # stage -> scores file of an earlier run, same measurements
     measured: dict[str, str] = field(default_factory=dict)  # stage -> fingerprint of its measurements
 
@@ -173,8 +175,11 @@ def run_map(task: MapTask) -> Manifest:
         lost = Lost(lost_writer)
         final_schema = documents_schema([s.stage_class(s.config) for s in task.all_stages])
         kept_places: list[pa.Table] = []
-        for batch, _ in input_batches(task, counts, lost, keeper):
+        for batch, places in input_batches(task, counts, lost, keeper):
+            poison = poison_of(task, batch, places)
             for runner in runners:
+                if poison:
+                    batch = stop_poison(batch, poison, runner, lost, keeper)
                 if not len(batch):
                     break
                 outcome = runner(batch)
@@ -313,28 +318,62 @@ def input_batches(
         places = np.arange(place, place + table.num_rows) if not task.segments else table.column("_seq").to_numpy()
         place += table.num_rows
         keep = (places >= first) if last is None else (places >= first) & (places < last)
-        bad = np.array([int(p) in task.poison for p in places], dtype=bool) & keep
-        if bad.any():
-            verdicts = []
-            for p in places[bad].tolist():
-                poison = task.poison[int(p)]
-                verdicts.append(
-                    {
-                        "fate": "failed",
-                        "stage": poison.stage,
-                        "rule": poison.rule,
-                        "value": None,
-                        "threshold": None,
-                        "detail": poison.detail,
-                    }
-                )
-            poisoned = Batch(table.filter(pa.array(bad)))
-            lost.add(poisoned.table, verdicts)
-            offer_samples(keeper, poisoned, verdicts)
-        if bad.any() or not keep.all():
-            table, places = table.filter(pa.array(keep & ~bad)), places[keep & ~bad]
-        for start in range(0, table.num_rows, MEASURE_BATCH):
-            yield Batch(table.slice(start, MEASURE_BATCH)), places[start : start + MEASURE_BATCH]
+        if not keep.all():
+            table, places = table.filter(pa.array(keep)), places[keep]
+        for start, end in cuts(table, task.batch_rows, BATCH_BYTES):
+            yield Batch(table.slice(start, end - start)), places[start:end]
+
+
+def cuts(table: pa.Table, rows: int, size: int) -> Iterator[tuple[int, int]]:
+    """Ranges of at most `rows` rows and about `size` bytes; nothing that is written depends on where they end."""
+    ends = np.cumsum(row_bytes(table))
+    start = 0
+    while start < table.num_rows:
+        before = int(ends[start - 1]) if start else 0
+        end = min(start + rows, max(start + 1, int(np.searchsorted(ends, before + size, side="right"))))
+        yield start, min(end, table.num_rows)
+        start = end
+
+
+def poison_of(task: MapTask, batch: Batch, places: np.ndarray) -> dict[str, Poison]:
+    """The batch's poison records, by id."""
+    if not task.poison:
+        return {}
+    ids = batch.values("id")
+    return {ids[row]: task.poison[place] for row, place in enumerate(places.tolist()) if place in task.poison}
+
+
+def stop_poison(
+    batch: Batch,
+    poison: dict[str, Poison],
+    runner: MapRunner | AggregateRunner,
+    lost: Lost,
+    keeper: SampleKeeper | None,
+) -> Batch:
+    """The batch without the records that end their worker in this stage; they fail here."""
+    rows = [i for i, id_ in enumerate(batch.values("id")) if id_ in poison and poison[id_].stage == runner.spec.name]
+    if not rows:
+        return batch
+    stopped = batch.take(rows)
+    verdicts = []
+    for id_ in stopped.values("id"):
+        found = poison[id_]
+        runner.counts.failed[found.rule] += 1
+        verdicts.append(
+            {
+                "fate": "failed",
+                "stage": found.stage,
+                "rule": found.rule,
+                "value": None,
+                "threshold": None,
+                "detail": found.detail,
+            }
+        )
+    runner.counts.rows_in += len(stopped)
+    runner.counts.bytes_in += text_bytes(stopped)
+    lost.add(stopped.table, verdicts)
+    offer_samples(keeper, stopped, verdicts)
+    return batch.take(np.setdiff1d(np.arange(len(batch)), np.array(rows), assume_unique=True))
 
 
 def read_batches(task: MapTask, counts: UnitCounts, lost: Lost) -> Iterator[pa.Table]:
@@ -406,14 +445,11 @@ def stored_batches(task: MapTask, counts: UnitCounts, lost: Lost, keeper: Sample
             StageCounts(),
             verdicts.stage.name if task.group is None else task.group.name,
         )
-    row = 0
-    with contextlib.closing(task.store.open(task.upstream)) as handle, pq.ParquetFile(handle) as parquet:
-        for record_batch in parquet.iter_batches(batch_size=4 * MEASURE_BATCH):
-            table = pa.Table.from_batches([record_batch])
-            if verdicts is not None and counts.verdicts is not None:
-                table = verdicts.apply(Batch(table), row, counts.verdicts, lost, keeper).table
-            row += record_batch.num_rows
-            yield table
+    for stored, row in stored_rows(task.store, task.upstream):
+        table = stored
+        if verdicts is not None and counts.verdicts is not None:
+            table = verdicts.apply(Batch(stored), row, counts.verdicts, lost, keeper).table
+        yield table
 
 
 class VerdictCursor:

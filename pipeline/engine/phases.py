@@ -349,7 +349,6 @@ class Work:
             keep_dropped=self.config.engine.keep_dropped,
             record_seconds=self.config.engine.record_seconds,
             limits=Limits(max_record_bytes=self.config.engine.max_record_bytes),
-            poison=load_poison(self.store, phase.name, unit, fingerprint),
             reuse=reuse,
             measured=measured,
         )
@@ -362,12 +361,15 @@ class Work:
             )
         if phase.index == 0:
             segments = self.segments(shard)
-            return replace(
+            task = replace(
                 task,
                 segments=tuple(s for s, _ in segments),
                 planned=tuple(p for _, p in segments),
                 max_records=self.remaining.get(shard.index),
             )
+        task = replace(task, poison=load_poison(task))
+        if phase.index == 0:
+            return task
         task = replace(task, upstream=f"phases/{self._map_before(phase).name}/{unit}.parquet")
         between = self.phases[phase.index - 1]
         if between.kind == "group":
@@ -522,10 +524,10 @@ class Work:
 
     def _retry_failed(self) -> None:
         """Forget units with records that failed in a stage or at reading, so that they are tried again."""
+        forget_poison(self.store)
         for phase, manifest in list(self.map_manifests()):
             if any(counts.get("failed") for counts in manifest.counts["stages"].values()):
                 journal.forget(self.store, phase.name, manifest.unit)
-                forget_poison(self.store, phase.name, manifest.unit)
                 self._manifests[(phase.name, manifest.unit)] = None
 
 

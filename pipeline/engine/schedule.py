@@ -10,6 +10,7 @@ from typing import Any
 
 from pipeline.engine.executors import Death, Executor
 from pipeline.engine.isolate import Isolate
+from pipeline.engine.journal import digest
 from pipeline.engine.map_unit import MapTask, Poison
 from pipeline.engine.store import Store
 from pipeline.engine.work import Failure, Task
@@ -62,7 +63,7 @@ def run_tasks(
                         )
                     waiting.appendleft(task)
                     continue
-                deaths[task.label] += 1
+                deaths[task.label] += DEATHS_BEFORE_ISOLATION if result.sure else 1
                 if deaths[task.label] < DEATHS_BEFORE_ISOLATION:
                     waiting.appendleft(task)
                 elif isinstance(task, MapTask) and isolations[task.label] < ISOLATIONS:
@@ -75,6 +76,8 @@ def run_tasks(
                     )
             elif isinstance(task, Isolate):
                 unit = replace(task.task, poison=result)
+                if result == task.task.poison:  # no record alone: what the rows take together is too much
+                    unit = replace(unit, batch_rows=max(1, unit.batch_rows // 8))
                 save_poison(unit)
                 deaths[unit.label] = 0
                 waiting.appendleft(unit)
@@ -98,26 +101,31 @@ def _poison_path(phase: str, unit: str) -> str:
     return f"journal/poison/{phase}/{unit}.json"
 
 
+def poison_key(task: MapTask) -> str:
+    """What a unit's poison is journalled for: its work, and where its segments begin (places are counted from there)."""
+    return digest([task.fingerprint, [segment.begin for segment in task.segments]])
+
+
 def save_poison(task: MapTask) -> None:
     """Journal the poison records of a unit: their verdict is final until `--retry-failed`."""
     data = {
-        "fingerprint": task.fingerprint,
+        "fingerprint": poison_key(task),
         "poison": {str(place): asdict(p) for place, p in sorted(task.poison.items())},
     }
     task.store.write(_poison_path(task.phase, task.unit), json.dumps(data, indent=1).encode())
 
 
-def load_poison(store: Store, phase: str, unit: str, fingerprint: str) -> dict[int, Poison]:
+def load_poison(task: MapTask) -> dict[int, Poison]:
     """The journalled poison records of a unit, if they were found for the same work."""
     try:
-        data = json.loads(store.read(_poison_path(phase, unit)))
+        data = json.loads(task.store.read(_poison_path(task.phase, task.unit)))
     except (FileNotFoundError, ValueError):
         return {}
-    if data.get("fingerprint") != fingerprint:
+    if data.get("fingerprint") != poison_key(task):
         return {}
     return {int(place): Poison(**p) for place, p in data["poison"].items()}
 
 
-def forget_poison(store: Store, phase: str, unit: str) -> None:
-    """Try a unit's poison records again."""
-    store.remove(_poison_path(phase, unit))
+def forget_poison(store: Store) -> None:
+    """Try all poison records again."""
+    store.remove("journal/poison")
