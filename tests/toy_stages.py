@@ -6,23 +6,30 @@ A test runs them with `toy_pipeline`, whose processes import this module before 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
 
 from stages.batch import Batch
 from stages.stage import (
+    ADDRESSED,
+    KEY,
+    VERDICT,
+    Addressed,
     AggregateStage,
     Decision,
     Edit,
+    GroupStage,
     Limit,
     MapStage,
     StageConfig,
@@ -49,6 +56,26 @@ def toy_pipeline(
     )
 
 
+def run_toy(config: Path, out: Path, *overrides: str, **options: Any) -> tuple[int, str]:
+    """`run` in this process with the inline executor and without a report: exit code and what was said."""
+    from pipeline.config import read_config  # not at the top: workers import this module too
+    from pipeline.run import Options, run
+
+    said: list[str] = []
+    settings = read_config(config, ["engine.executor=inline", *overrides])
+    with mock.patch("pipeline.run._report", lambda store, say: None):
+        code = run(settings, Options(str(out), overrides=overrides, **options), said.append)
+    return code, "\n".join(said)
+
+
+def write_rows(path: Path, texts: Iterable[str], **columns: Sequence[Any]) -> None:
+    """Texts as a JSONL file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        for row, text in enumerate(texts):
+            file.write(json.dumps({"text": text, **{name: values[row] for name, values in columns.items()}}) + "\n")
+
+
 def start_toy_pipeline(*arguments: str | Path) -> subprocess.Popen[str]:
     """The same in the background."""
     return subprocess.Popen(
@@ -64,6 +91,9 @@ class PoisonConfig(StageConfig):
     """Knobs of `toy.poison`."""
 
     antidote: str | None = knob(None, "a file: while it exists, marked texts do no harm")
+
+
+HELD: list[np.ndarray] = []  # memory that a batch's heavy texts take together
 
 
 def act(text: str) -> None:
@@ -90,6 +120,8 @@ def act(text: str) -> None:
         while True:
             held.append(np.ones(4 << 20, dtype=np.uint8))
             time.sleep(0.002)
+    if "[[heavy]]" in text:
+        HELD.append(np.ones(12 << 20, dtype=np.uint8))
     if "[[exit]]" in text:
         os._exit(3)
 
@@ -109,9 +141,10 @@ class Poison(MapStage):
         return {"toy_poison_length": pa.int64()}
 
     def measure(self, batch: Batch) -> pa.Table:
+        HELD.clear()
         if self.config.antidote is None or not Path(self.config.antidote).exists():
             for text in batch.texts():
-                if "[[length]]" not in text:
+                if "[[length]]" not in text and "[[group]]" not in text:
                     act(text)
         return pa.table({"toy_poison_length": pa.array([len(text) for text in batch.texts()], pa.int64())})
 
@@ -274,3 +307,44 @@ class Median(AggregateStage):
         decision = Decision.keep(len(batch))
         decision.drop_where(own < self.config.factor * median, "short", own, self.config.factor * median)
         return decision, {"toy_median": pa.array([median] * len(batch), pa.float64())}
+
+
+class FirstConfig(StageConfig):
+    """Knobs of `toy.first`."""
+
+    antidote: str | None = knob(None, "a file: while it exists, marked texts do no harm")
+
+
+@register
+class First(GroupStage):
+    """Keeps the first document of each first word; ends its worker at a text that says so."""
+
+    name = "toy.first"
+    config_model = FirstConfig
+    config: FirstConfig
+
+    def provides(self) -> dict[str, pa.DataType]:
+        return {}
+
+    def messages(self) -> tuple[dict[str, pa.DataType], ...]:
+        return ({"id": pa.string()},)
+
+    def emit(self, batch: Batch, shard: int, rows: np.ndarray) -> Iterable[Addressed]:
+        keys = []
+        for text in batch.texts():
+            if "[[group]]" in text and not (self.config.antidote and Path(self.config.antidote).exists()):
+                act(text)
+            keys.append(hashlib.md5((text.split() or [""])[0].encode()).digest())
+        columns = [pa.array(keys, KEY), pa.array([shard] * len(rows), pa.int32()), pa.array(rows), batch.column("id")]
+        yield Addressed(0, pa.table(columns, schema=pa.schema([*ADDRESSED.items(), ("id", pa.string())])))
+
+    def reduce(self, round: int, messages: Iterator[pa.Table]) -> Iterable[Addressed]:
+        last: tuple[bytes, str] | None = None
+        for table in messages:
+            rows = []
+            for message in table.to_pylist():
+                if last is not None and last[0] == message["key"]:
+                    rows.append({"shard": message["shard"], "row": message["row"], "rule": "again", "kept_id": last[1]})
+                else:
+                    last = (message["key"], message["id"])
+            yield Addressed(None, pa.Table.from_pylist(rows, schema=pa.schema(list(VERDICT.items()))))

@@ -262,7 +262,8 @@ class MapRunner:
             table, measured, bad = self._measure_fresh(stage, batch.take([row]), schema)
             tables.append(table)
             good += [row] * len(measured)
-            errors.update({row: error for error in bad.values()})
+            if bad:
+                errors[row] = bad[0]
         return pa.concat_tables(tables), good, errors
 
     def _outcome(self, batch: Batch, decision: Decision, measured: pa.Table, judged: np.ndarray) -> Outcome:

@@ -7,13 +7,13 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from stages.pii.scrub import Scrubber, scrub_url
 
 from pipeline.engine import journal
 from pipeline.engine.journal import Manifest, Output
 from pipeline.engine.rows import SAMPLE_SCHEMA
 from pipeline.engine.store import Store
 from pipeline.engine.writers import SAMPLES_PER_RULE, SampleKeeper
+from stages.pii.scrub import Scrubber, scrub_url
 
 PHASE = "samples"
 
