@@ -51,6 +51,7 @@ class Language(MapStage):
     name = "language"
     version = 1
     config_model = LanguageConfig
+    decide_knobs = ("keep", "min_score", "min_length")
     libraries: ClassVar[tuple[str, ...]] = ("fasttext-community",)
     resources = Resources(memory=64 << 20)
     config: LanguageConfig
@@ -73,8 +74,8 @@ class Language(MapStage):
         return {**self.provides(), "language_characters": pa.int64()}
 
     def scored(self) -> tuple[str, ...]:
-        """The numbers, and the label, which `keep` looks at."""
-        return ("language", *super().scored())
+        """All that is measured, so that changed knobs are decided without labelling again."""
+        return tuple(self.measures())
 
     def limits(self) -> list[Limit]:
         """Score and length."""

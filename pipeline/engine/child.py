@@ -12,6 +12,7 @@ import pickle
 import struct
 import subprocess
 import sys
+from pathlib import Path
 from typing import IO, Any
 
 from pipeline.engine.work import Failure, Task, describe, die_with_parent, prepare
@@ -50,7 +51,7 @@ class Child:
     def __init__(self, memory: int | None) -> None:
         task_read, task_write = os.pipe()
         answer_read, answer_write = os.pipe()
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in [os.getcwd(), *sys.path] if p)}
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in [str(Path.cwd()), *sys.path] if p)}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "pipeline.engine.child", str(task_read), str(answer_write), str(memory or 0)],
             pass_fds=(task_read, answer_write),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ class Death:
 
     how: str
     node_lost: bool = False
+    sure: bool = False  # it would end the same way again
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ class Inline:
             result = self._child.call(task)
         except Died as death:
             self._drop()
-            return [Answer(task, Death(f"exit code {death.code}"))]
+            return [Answer(task, Death(f"exit code {death.code}", sure=death.code == -signal.SIGVTALRM))]
         if self._child.done >= self._recycle:
             self._drop()
         return [Answer(task, result)]

@@ -16,10 +16,13 @@ from pipeline.engine import journal
 from pipeline.engine.assets import local_copy
 from pipeline.engine.exchange import Slices, Sorter, read_partition, write_sorted
 from pipeline.engine.journal import Manifest, Output
-from pipeline.engine.mapping import MEASURE_BATCH, cpu_seconds, only_mask
+from pipeline.engine.mapping import MACHINE, RecordTimeout, cpu_seconds, failure, limited, only_mask
+from pipeline.engine.poison import Poison, plain_poison
+from pipeline.engine.rows import STORED_BATCH, stored_rows
 from pipeline.engine.store import Store
+from pipeline.engine.unit_input import BATCH_BYTES, cuts
 from stages.batch import Batch
-from stages.stage import ADDRESSED, VERDICT, Addressed, AggregateStage, GroupStage
+from stages.stage import ADDRESSED, VERDICT, Addressed, AggregateStage, GroupStage, StageError
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,9 @@ class GroupTask:
     reduce_round: int | None = None
     partition: int = 0
     sources: tuple[Slices, ...] = field(default=())
+    record_seconds: float | None = 60.0
+    poison: dict[int, Poison] = field(default_factory=dict)  # by row of the shard
+    batch_rows: int = STORED_BATCH
 
     @property
     def label(self) -> str:
@@ -48,17 +54,6 @@ class GroupTask:
     def run(self) -> Manifest:
         """Carry the unit out and commit it."""
         return run_group(self)
-
-
-def stored_rows(store: Store, path: str, columns: Iterable[str] | None = None) -> Iterator[tuple[pa.Table, int]]:
-    """A stored shard in batches, each with the place of its first row."""
-    row = 0
-    with contextlib.closing(store.open(path)) as handle, pq.ParquetFile(handle) as parquet:
-        have = parquet.schema_arrow.names
-        wanted = [c for c in columns if c in have] if columns is not None else None
-        for batch in parquet.iter_batches(batch_size=4 * MEASURE_BATCH, columns=wanted):
-            yield pa.Table.from_batches([batch]), row
-            row += batch.num_rows
 
 
 def message_schema(stage: GroupStage, round: int) -> pa.Schema:
@@ -82,7 +77,8 @@ def run_group(task: GroupTask) -> Manifest:
     stage: GroupStage = task.stage.stage_class(task.stage.config)  # type: ignore[assignment]
     stage.setup({name: local_copy(path, task.assets[path]) for name, path in stage.assets().items()})
     journal.forget(task.store, task.phase, task.unit)
-    outputs = emit_outputs(task, stage) if task.reduce_round is None else reduce_outputs(task, stage)
+    poison = dict(task.poison)
+    outputs = emit_outputs(task, stage, poison) if task.reduce_round is None else reduce_outputs(task, stage)
     files, slices = write_addressed(task, stage, outputs)
     manifest = Manifest(
         phase=task.phase,
@@ -91,20 +87,53 @@ def run_group(task: GroupTask) -> Manifest:
         components=task.components,
         outputs=files,
         counts={"seconds": round(cpu_seconds() - started, 3)},
-        extra={"slices": {str(k): v.to_extra() for k, v in slices.items()}},
+        extra={"slices": {str(k): v.to_extra() for k, v in slices.items()}, "poison": plain_poison(poison)},
     )
     journal.commit(task.store, manifest)
     return manifest
 
 
-def emit_outputs(task: GroupTask, stage: GroupStage) -> Iterator[Addressed]:
-    """Messages of a shard's rows that `only` lets through."""
+def emit_outputs(task: GroupTask, stage: GroupStage, poison: dict[int, Poison]) -> Iterator[Addressed]:
+    """Messages of a shard's rows that `only` lets through; rows that cannot be taken in are added to `poison`."""
+    for batch, rows in emit_batches(task):
+        good = np.array([row not in poison for row in rows.tolist()], dtype=bool)
+        if not good.all():
+            batch, rows = batch.take(np.flatnonzero(good)), rows[good]
+        if len(rows):
+            yield from emit_batch(task, stage, batch, rows, poison)
+
+
+def emit_batches(task: GroupTask) -> Iterator[tuple[Batch, np.ndarray]]:
+    """A shard's rows that `only` lets through, with their places in the shard."""
     assert task.upstream is not None
     for table, first in stored_rows(task.store, task.upstream):
-        batch = Batch(table)
-        rows = np.flatnonzero(only_mask(task.stage, batch))
-        if len(rows):
-            yield from stage.emit(batch if len(rows) == len(batch) else batch.take(rows), task.shard, rows + first)
+        for start, end in cuts(table, task.batch_rows, BATCH_BYTES):
+            batch = Batch(table.slice(start, end - start))
+            rows = np.flatnonzero(only_mask(task.stage, batch))
+            if len(rows):
+                yield batch if len(rows) == len(batch) else batch.take(rows), rows + first + start
+
+
+def emit_batch(
+    task: GroupTask, stage: GroupStage, batch: Batch, rows: np.ndarray, poison: dict[int, Poison]
+) -> list[Addressed]:
+    """The messages of a batch; if they cannot be had, those of each row alone, so that one bad row fails alone."""
+    try:
+        return limited(task.record_seconds, lambda: list(stage.emit(batch, task.shard, rows)))
+    except StageError:
+        raise
+    except (Exception, RecordTimeout, SystemExit) as error:
+        if isinstance(error, OSError) and error.errno in MACHINE:
+            raise
+        if len(rows) == 1:
+            rule, _, threshold, detail = failure(error, task.record_seconds)
+            poison[int(rows[0])] = Poison(task.stage.name, rule, detail, threshold)
+            return []
+    return [
+        message
+        for row in range(len(rows))
+        for message in emit_batch(task, stage, batch.take([row]), rows[row : row + 1], poison)
+    ]
 
 
 def reduce_outputs(task: GroupTask, stage: GroupStage) -> Iterator[Addressed]:

@@ -41,7 +41,7 @@ class Manifest:
     @property
     def digest(self) -> str:
         """Hash of the outputs: what a later unit that reads them depends on."""
-        return digest([(o.path, o.sha256) for o in self.outputs])
+        return digest([[(o.path, o.sha256) for o in self.outputs], self.extra.get("poison") or None])
 
 
 def digest(value: Any) -> str:

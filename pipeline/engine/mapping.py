@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import resource
 import signal
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -21,34 +20,43 @@ from pipeline.config import StageSpec
 from stages.batch import Batch
 from stages.stage import AggregateStage, Decision, Edit, MapStage, StageError
 
+T = TypeVar("T")
+Error = tuple[str, float | None, float | None, str | None]  # rule, value, threshold, detail of a row not measured
+
+# The machine's fault, not a record's: full disk, quota, I/O error, out of file handles or memory, read-only or stale file system.
+MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EROFS, errno.ESTALE}
+
 MEASURE_BATCH = 64  # rows measured under one time limit; small enough that redoing them one by one is cheap
 
 
-class RecordTimeout(Exception):
-    """A record took more CPU time than it may."""
+class RecordTimeout(BaseException):
+    """A record took more CPU time than it may. Not an `Exception`: no library's `except Exception` may swallow it."""
 
 
-@contextmanager
-def cpu_limit(seconds: float | None) -> Iterator[None]:
-    """Raise `RecordTimeout` after this much CPU time of the process; end the process if native code then hangs on.
+def limited(seconds: float | None, work: Callable[[], T]) -> T:
+    """`work()`; raises `RecordTimeout` after this much CPU time of the process, and ends the process if native code hangs on.
 
     CPU time, so a busy machine changes nothing. Python code is interrupted by SIGPROF; a native parser that never returns
     is ended by SIGVTALRM, whose default action is to terminate, and its record is found by isolation.
     Only the main thread can set signal handlers; elsewhere there is no limit.
     """
     if seconds is None or threading.current_thread() is not threading.main_thread():
-        yield
-        return
+        return work()
+    over = False
 
     def expired(signum: int, frame: Any) -> None:
-        raise RecordTimeout
+        if not over:
+            raise RecordTimeout
 
     previous = signal.signal(signal.SIGPROF, expired)
     previous_kill = signal.signal(signal.SIGVTALRM, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_PROF, seconds)
-    signal.setitimer(signal.ITIMER_VIRTUAL, 1.25 * seconds + 1.0)
     try:
-        yield
+        try:
+            signal.setitimer(signal.ITIMER_VIRTUAL, 1.25 * seconds + 1.0)
+            signal.setitimer(signal.ITIMER_PROF, seconds)
+            return work()
+        finally:  # the timer may go off in here too, once; the outer block is then undisturbed
+            over = True
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
@@ -90,10 +98,10 @@ class Outcome:
     kept: Batch
     dropped: Batch  # the rows as they came in
     verdicts: list[dict[str, Any]]  # fate, stage, rule, value, threshold, detail of each dropped row
-    measured: pa.Table  # scored values of every row that the stage looked at, with its id
+    measured: pa.Table  # scored values of every row that the stage could measure, with its id
     after: Batch  # all rows, dropped ones too, with the columns that the stage wrote
     rules: list[str | None]  # of all rows
-    values: pa.Table  # all measured values of all rows, nulls where the stage did not look
+    values: pa.Table  # all measured values of all rows, nulls where the stage did not look or could not measure
 
 
 def cpu_seconds() -> float:
@@ -167,15 +175,13 @@ class MapRunner:
             self.counts.skipped["only"] += skipped
         decision = Decision.keep(rows)
         measured = self._empty(rows)
+        judged = np.zeros(rows, dtype=bool)
         for variant, members in groups.items():
             part = batch if len(members) == rows else batch.take(members)
-            values, errors = self._measure(self.stages[variant], part)
-            verdicts = self.stages[variant].decide(values)
-            for row, error in errors.items():
-                verdicts.rule[row] = None
-                verdicts.edits.pop(row, None)
-                verdicts.drop(row, *error, failed=True)
-            for row, place in enumerate(members.tolist()):
+            values, good, errors = self._measure(self.stages[variant], part)
+            places = members[good]
+            verdicts = self.stages[variant].decide(values)  # of measured rows alone
+            for row, place in enumerate(places.tolist()):
                 if verdicts.rule[row] is not None:
                     decision.drop(
                         place,
@@ -187,9 +193,12 @@ class MapRunner:
                     )
                 elif row in verdicts.edits:
                     decision.edits[place] = verdicts.edits[row]
+            for row, error in errors.items():
+                decision.drop(int(members[row]), *error, failed=True)
             self.counts.skipped.update(verdicts.skipped)
-            measured = _scatter(measured, values, members, rows)
-        outcome = self._outcome(batch, decision, measured, groups)
+            judged[places] = True
+            measured = _scatter(measured, values, places, rows)
+        outcome = self._outcome(batch, decision, measured, judged)
         self.counts.rows_out += len(outcome.kept)
         self.counts.bytes_out += text_bytes(outcome.kept)
         self.counts.seconds += cpu_seconds() - started
@@ -213,54 +222,53 @@ class MapRunner:
     def _empty(self, rows: int) -> pa.Table:
         return pa.table({n: pa.nulls(rows, t) for n, t in self.base.measures().items()})
 
-    def _measure(
-        self, stage: MapStage, batch: Batch
-    ) -> tuple[pa.Table, dict[int, tuple[str, float | None, float | None, str | None]]]:
-        """Measured values, and the verdict (rule, value, threshold, detail) on rows that could not be measured."""
+    def _measure(self, stage: MapStage, batch: Batch) -> tuple[pa.Table, np.ndarray, dict[int, Error]]:
+        """The values of the rows that could be measured, those rows' places (ascending), and the other rows' verdicts."""
         schema = pa.schema(list(stage.measures().items()))
-        if self.known_values is not None:
-            ids = batch.column("id").to_pylist()
-            found = np.array([self.known.get(i, -1) for i in ids], dtype=np.int64)
-            missing = np.flatnonzero(found < 0)
-            have = np.flatnonzero(found >= 0)
-            known = self.known_values.take(pa.array(found[have])).select(schema.names).cast(schema)
-            if not len(missing):
-                return known, {}
-            fresh, errors = self._measure_fresh(stage, batch.take(missing), schema)
-            values = pa.concat_tables([known, fresh])
-            order = np.argsort(np.concatenate([have, missing]), kind="stable")
-            return values.take(pa.array(order)), {int(missing[row]): error for row, error in errors.items()}
-        return self._measure_fresh(stage, batch, schema)
+        if self.known_values is None:
+            values, places, errors = self._measure_fresh(stage, batch, schema)
+            return values, np.array(places, dtype=np.int64), errors
+        found = np.array([self.known.get(i, -1) for i in batch.column("id").to_pylist()], dtype=np.int64)
+        missing, have = np.flatnonzero(found < 0), np.flatnonzero(found >= 0)
+        known = self.known_values.take(pa.array(found[have])).select(schema.names).cast(schema)
+        if not len(missing):
+            return known, have, {}
+        fresh, places, errors = self._measure_fresh(stage, batch.take(missing), schema)
+        good = np.concatenate([have, missing[np.array(places, dtype=np.int64)]])
+        order = np.argsort(good)
+        values = pa.concat_tables([known, fresh]).take(pa.array(order))
+        return values, good[order], {int(missing[row]): error for row, error in errors.items()}
 
     def _measure_fresh(
         self, stage: MapStage, batch: Batch, schema: pa.Schema
-    ) -> tuple[pa.Table, dict[int, tuple[str, float | None, float | None, str | None]]]:
-        errors: dict[int, tuple[str, float | None, float | None, str | None]] = {}
+    ) -> tuple[pa.Table, list[int], dict[int, Error]]:
         self.entered(self.spec.name)
         try:
-            with cpu_limit(self.seconds):
-                return stage.measure(batch).cast(schema), {}
-        except (StageError, OSError):
+            values = limited(self.seconds, lambda: stage.measure(batch)).select(schema.names).cast(schema)
+            if values.num_rows != len(batch):
+                raise ValueError(f"{self.spec.name} measured {values.num_rows} rows of {len(batch)}")
+            return values, list(range(len(batch))), {}
+        except StageError:
             raise
-        except (Exception, RecordTimeout) as error:
+        except (Exception, RecordTimeout, SystemExit) as error:
+            if isinstance(error, OSError) and error.errno in MACHINE:
+                raise
             if len(batch) == 1:
-                errors[0] = failure(error, self.seconds)
-                return pa.table({n: pa.nulls(1, t) for n, t in stage.measures().items()}, schema=schema), errors
-        tables = []
+                return schema.empty_table(), [], {0: failure(error, self.seconds)}
+        tables: list[pa.Table] = []
+        good: list[int] = []
+        errors: dict[int, Error] = {}
         for row in range(len(batch)):  # one by one: only the row at fault fails
-            table, bad = self._measure_fresh(stage, batch.take([row]), schema)
+            table, measured, bad = self._measure_fresh(stage, batch.take([row]), schema)
             tables.append(table)
-            errors.update({row: verdict for verdict in bad.values()})
-        return pa.concat_tables(tables), errors
+            good += [row] * len(measured)
+            if bad:
+                errors[row] = bad[0]
+        return pa.concat_tables(tables), good, errors
 
-    def _outcome(
-        self, batch: Batch, decision: Decision, measured: pa.Table, groups: dict[str | None, np.ndarray]
-    ) -> Outcome:
+    def _outcome(self, batch: Batch, decision: Decision, measured: pa.Table, judged: np.ndarray) -> Outcome:
         stage = self.base
         columns: dict[str, pa.Array | pa.ChunkedArray] = {}
-        judged = np.zeros(len(batch), dtype=bool)
-        for members in groups.values():
-            judged[members] = True
         for name, kind in stage.provides().items():
             if name in measured.column_names:
                 new = measured.column(name)
@@ -273,37 +281,47 @@ class MapRunner:
                 texts[row] = apply_edits(texts[row] or "", edits)
             columns["text"] = pa.array(texts, type=pa.large_string())
         after = (batch.with_columns(columns) if columns else batch).without(stage.consumes)
-        lost = [row for row, rule in enumerate(decision.rule) if rule is not None]
-        verdicts = []
-        for row in lost:
-            rule = decision.rule[row] or ""
-            fate = "failed" if row in decision.failed else "dropped"
-            (self.counts.failed if fate == "failed" else self.counts.dropped)[rule] += 1
-            verdicts.append(
-                {
-                    "fate": fate,
-                    "stage": self.spec.name,
-                    "rule": rule,
-                    "value": decision.value[row],
-                    "threshold": decision.threshold[row],
-                    "detail": decision.detail[row],
-                }
-            )
         scored = [n for n in stage.scored() if n in measured.column_names]
         scores = pa.table({"id": batch.column("id"), **{n: measured.column(n) for n in scored}})
         if not judged.all():
             scores = scores.filter(pa.array(judged))
-        if not lost:
-            return Outcome(after, batch.take([]), [], scores, after, decision.rule, measured)
-        kept = np.setdiff1d(np.arange(len(batch)), np.array(lost), assume_unique=True)
-        shown = batch if not stage.provides().get("text") else after  # a dropped page is best shown as text
-        return Outcome(after.take(kept), shown.take(lost), verdicts, scores, after, decision.rule, measured)
+        shown = after if stage.provides().get("text") else batch  # a dropped page is best shown as text
+        kept, dropped, verdicts = settle(self.spec, self.counts, decision, after, shown)
+        return Outcome(kept, dropped, verdicts, scores, after, decision.rule, measured)
 
 
-def failure(error: BaseException, seconds: float | None) -> tuple[str, float | None, float | None, str | None]:
+def settle(
+    spec: StageSpec, counts: StageCounts, decision: Decision, after: Batch, shown: Batch
+) -> tuple[Batch, Batch, list[dict[str, Any]]]:
+    """Rows that go on, rows that end here (taken from `shown`), and the ledger's words on the latter; counted."""
+    lost = [row for row, rule in enumerate(decision.rule) if rule is not None]
+    if not lost:
+        return after, shown.take([]), []
+    verdicts = []
+    for row in lost:
+        rule = decision.rule[row] or ""
+        fate = "failed" if row in decision.failed else "dropped"
+        (counts.failed if fate == "failed" else counts.dropped)[rule] += 1
+        verdicts.append(
+            {
+                "fate": fate,
+                "stage": spec.name,
+                "rule": rule,
+                "value": decision.value[row],
+                "threshold": decision.threshold[row],
+                "detail": decision.detail[row],
+            }
+        )
+    kept = np.setdiff1d(np.arange(len(after)), np.array(lost), assume_unique=True)
+    return after.take(kept), shown.take(lost), verdicts
+
+
+def failure(error: BaseException, seconds: float | None) -> Error:
     """Rule, value, threshold and detail of a row that could not be measured; never its content."""
     if isinstance(error, RecordTimeout):
         return "timeout", None, seconds, "more CPU time than engine.record_seconds"
+    if isinstance(error, MemoryError):
+        return "memory", None, None, "more memory than the process may take"
     return "error", None, None, type(error).__name__
 
 
@@ -350,32 +368,38 @@ class AggregateRunner:
         self.stage.setup({name: resolve(path) for name, path in self.stage.assets().items()})
 
     def __call__(self, batch: Batch) -> Outcome:
-        """Judge a batch with the summary."""
-        started = time.process_time()
-        self.counts.rows_in += len(batch)
+        """Judge a batch with the summary; rows that `only` leaves out pass, their provided columns as they were, or null."""
+        started = cpu_seconds()
+        rows = len(batch)
+        self.counts.rows_in += rows
         self.counts.bytes_in += text_bytes(batch)
         self.entered(self.spec.name)
-        decision, columns = self.stage.decide(batch, self.summary)
-        after = batch.with_columns(dict(columns)) if columns else batch
-        lost = [row for row, rule in enumerate(decision.rule) if rule is not None]
-        verdicts = []
-        for row in lost:
-            rule = decision.rule[row] or ""
-            self.counts.dropped[rule] += 1
-            verdicts.append(
-                {
-                    "fate": "dropped",
-                    "stage": self.spec.name,
-                    "rule": rule,
-                    "value": decision.value[row],
-                    "threshold": decision.threshold[row],
-                    "detail": decision.detail[row],
-                }
-            )
-        kept = np.setdiff1d(np.arange(len(batch)), np.array(lost, dtype=np.int64), assume_unique=True)
+        mask = only_mask(self.spec, batch)
+        members = np.flatnonzero(mask)
+        if len(members) < rows:
+            self.counts.skipped["only"] += rows - len(members)
+        provided = {n: k for n, k in self.stage.provides().items()}
+        before = {n: batch.column(n).cast(k) if batch.has(n) else pa.nulls(rows, k) for n, k in provided.items()}
+        after, decision = batch, Decision.keep(rows)
+        if len(members):
+            verdicts, columns = self.stage.decide(batch if len(members) == rows else batch.take(members), self.summary)
+            for row, place in enumerate(members.tolist()):
+                rule = verdicts.rule[row]
+                if rule is not None:
+                    value, threshold, detail = verdicts.value[row], verdicts.threshold[row], verdicts.detail[row]
+                    decision.drop(place, rule, value, threshold, detail, row in verdicts.failed)
+            self.counts.skipped.update(verdicts.skipped)
+            values = pa.table({n: columns[n] for n in provided}, schema=pa.schema(list(provided.items())))
+            before_table = pa.table(before, schema=values.schema)
+            both = _scatter(before_table, values, members, rows)
+            before = {n: both.column(n) for n in provided}
+        if before:
+            after = batch.with_columns(before)
+        after = after.without(self.stage.consumes)
+        kept, dropped, facts = settle(self.spec, self.counts, decision, after, batch)
         empty = pa.table({"id": batch.column("id").slice(0, 0)})
-        outcome = Outcome(after.take(kept), batch.take(lost), verdicts, empty, after, decision.rule, empty)
+        outcome = Outcome(kept, dropped, facts, empty, after, decision.rule, empty)
         self.counts.rows_out += len(outcome.kept)
         self.counts.bytes_out += text_bytes(outcome.kept)
-        self.counts.seconds += time.process_time() - started
+        self.counts.seconds += cpu_seconds() - started
         return outcome

@@ -12,8 +12,9 @@ from pipeline.engine.exchange import Slices
 from pipeline.engine.group_unit import AggregateTask, GroupTask, round_partitions, slices_of
 from pipeline.engine.journal import Manifest, digest, version_of
 from pipeline.engine.map_unit import MapTask
+from pipeline.engine.poison import Poison, forget_poison, load_poison, poison_from
 from pipeline.engine.progress import Progress
-from pipeline.engine.schedule import forget_poison, load_poison, run_tasks
+from pipeline.engine.schedule import run_tasks
 from pipeline.engine.shards import Shard
 from pipeline.engine.store import Store
 from pipeline.engine.work import Task
@@ -218,7 +219,8 @@ class Work:
             manifest = self.manifest(before, rest)
             if manifest is None:
                 return None
-            return {**components, before.name: manifest.digest, "shard": rest}
+            seconds = str(self.config.engine.record_seconds)
+            return {**components, before.name: manifest.digest, "shard": rest, "engine.record_seconds": seconds}
         round_ = int(kind.removeprefix("round"))
         sources = self._sources(phase, f"round{round_}", round_)
         if sources is None:
@@ -349,7 +351,6 @@ class Work:
             keep_dropped=self.config.engine.keep_dropped,
             record_seconds=self.config.engine.record_seconds,
             limits=Limits(max_record_bytes=self.config.engine.max_record_bytes),
-            poison=load_poison(self.store, phase.name, unit, fingerprint),
             reuse=reuse,
             measured=measured,
         )
@@ -362,20 +363,30 @@ class Work:
             )
         if phase.index == 0:
             segments = self.segments(shard)
-            return replace(
+            task = replace(
                 task,
                 segments=tuple(s for s, _ in segments),
                 planned=tuple(p for _, p in segments),
                 max_records=self.remaining.get(shard.index),
             )
+        task = replace(task, poison=load_poison(task))
+        if phase.index == 0:
+            return task
         task = replace(task, upstream=f"phases/{self._map_before(phase).name}/{unit}.parquet")
         between = self.phases[phase.index - 1]
         if between.kind == "group":
             verdicts = self._sources(between, "verdicts", None)
-            return replace(task, group=between.stages[0], verdicts=tuple(verdicts or ()))
+            return replace(
+                task, group=between.stages[0], verdicts=tuple(verdicts or ()), group_poison=self._unread(between, unit)
+            )
         if between.kind == "aggregate":
             return replace(task, aggregate=between.stages[0], summary=f"phases/{between.name}/summary.parquet")
         return task
+
+    def _unread(self, phase: Phase, unit: str) -> dict[int, Poison]:
+        """Rows of a shard that a group stage could not take in."""
+        manifest = self.manifest(phase, f"emit-{unit}")
+        return poison_from(manifest.extra.get("poison", {})) if manifest else {}
 
     def group_task(self, phase: Phase, unit: str) -> GroupTask:
         """The task of a group unit."""
@@ -393,7 +404,13 @@ class Work:
             partitions=self.partitions,
         )
         if kind == "emit":
-            return replace(task, shard=int(rest), upstream=f"phases/{self._map_before(phase).name}/{rest}.parquet")
+            return replace(
+                task,
+                shard=int(rest),
+                upstream=f"phases/{self._map_before(phase).name}/{rest}.parquet",
+                record_seconds=self.config.engine.record_seconds,
+                poison=load_poison(task),
+            )
         round_ = int(kind.removeprefix("round"))
         sources = self._sources(phase, f"round{round_}", round_)
         partition = int(rest)
@@ -450,7 +467,7 @@ class Work:
         def done(task: Task, manifest: Manifest) -> None:
             self._manifests[(phase.name, manifest.unit)] = manifest
             stages = manifest.counts.get("stages", {})
-            first = next(iter(stages.values()), {})
+            first: dict[str, int] = next(iter(stages.values()), {})
             progress.add(first.get("rows_in", 0), first.get("bytes_in", 0))
 
         run_tasks(
@@ -522,11 +539,17 @@ class Work:
 
     def _retry_failed(self) -> None:
         """Forget units with records that failed in a stage or at reading, so that they are tried again."""
+        forget_poison(self.store)
         for phase, manifest in list(self.map_manifests()):
             if any(counts.get("failed") for counts in manifest.counts["stages"].values()):
                 journal.forget(self.store, phase.name, manifest.unit)
-                forget_poison(self.store, phase.name, manifest.unit)
                 self._manifests[(phase.name, manifest.unit)] = None
+        for phase in self.phases:
+            for shard in self.shards if phase.kind == "group" else ():
+                unit = f"emit-{unit_name(shard)}"
+                if self._unread(phase, unit_name(shard)):
+                    journal.forget(self.store, phase.name, unit)
+                    self._manifests[(phase.name, unit)] = None
 
 
 def unit_name(shard: Shard) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
+from pipeline.engine.store import Store
 from pipeline.readers.record import Record
 from stages.stage import Stage
 
@@ -112,6 +115,22 @@ def rows_table(rows: Iterable[tuple[int, str, str, Record]]) -> pa.Table:
         array = pa.array(columns[field.name], type=kind)
         arrays.append(array.cast(DATE) if field.name == "date" else array)
     return pa.table(arrays, schema=READ_SCHEMA)
+
+
+STORED_BATCH = 256  # rows of a stored shard handed on at once
+
+
+def stored_rows(store: Store, path: str) -> Iterator[tuple[pa.Table, int]]:
+    """A stored shard in tables, each with the place of its first row.
+
+    Never more than a row group at once: those are cut by bytes, so 256 rows of a megabyte each are not all in memory.
+    """
+    row = 0
+    with contextlib.closing(store.open(path)) as handle, pq.ParquetFile(handle) as parquet:
+        for group in range(parquet.num_row_groups):
+            for batch in parquet.iter_batches(batch_size=STORED_BATCH, row_groups=[group]):
+                yield pa.Table.from_batches([batch]), row
+                row += batch.num_rows
 
 
 def documents_schema(stages: Iterable[Stage]) -> pa.Schema:

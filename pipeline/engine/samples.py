@@ -7,13 +7,13 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from stages.pii.scrub import Scrubber, scrub_url
 
 from pipeline.engine import journal
 from pipeline.engine.journal import Manifest, Output
 from pipeline.engine.rows import SAMPLE_SCHEMA
 from pipeline.engine.store import Store
 from pipeline.engine.writers import SAMPLES_PER_RULE, SampleKeeper
+from stages.pii.scrub import Scrubber, scrub_url
 
 PHASE = "samples"
 
@@ -27,11 +27,12 @@ def merge_samples(store: Store, unit: str, sources: list[str], keep: str, finger
             for batch in parquet.iter_batches(batch_size=256):
                 for row in batch.to_pylist():
                     keeper.offer(row)
-    scrubber = Scrubber()
     rows: list[dict[str, Any]] = []
-    for row in keeper.rows():
+    dropped = keeper.rows()
+    scrubber = Scrubber() if dropped else None  # its recognisers take two seconds to load
+    for row in dropped:
         url, text = row["url"], row["text"]
-        rows.append({**row, "url": scrub_url(url) if url else url, "text": scrubber.text(text) if text else text})
+        rows.append({**row, "url": scrub_url(url) if url else url, "text": scrubber.text(text) if text and scrubber else text})
     path = f"samples/part-{unit}.parquet"
     with store.writing(path) as temporary:
         pq.write_table(pa.Table.from_pylist(rows, schema=SAMPLE_SCHEMA), temporary, compression="zstd")

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from pipeline.engine.executors import Death, Executor
+from pipeline.engine.group_unit import GroupTask
 from pipeline.engine.isolate import Isolate
-from pipeline.engine.map_unit import MapTask, Poison
-from pipeline.engine.store import Store
+from pipeline.engine.map_unit import MapTask
+from pipeline.engine.poison import save_poison
 from pipeline.engine.work import Failure, Task
 
 DEATHS_BEFORE_ISOLATION = 2
@@ -62,10 +62,14 @@ def run_tasks(
                         )
                     waiting.appendleft(task)
                     continue
-                deaths[task.label] += 1
+                deaths[task.label] += DEATHS_BEFORE_ISOLATION if result.sure else 1
                 if deaths[task.label] < DEATHS_BEFORE_ISOLATION:
                     waiting.appendleft(task)
-                elif isinstance(task, MapTask) and isolations[task.label] < ISOLATIONS:
+                elif (
+                    isinstance(task, MapTask | GroupTask)
+                    and can_be_isolated(task)
+                    and isolations[task.label] < ISOLATIONS
+                ):
                     isolations[task.label] += 1
                     waiting.appendleft(Isolate(task, unit_memory))
                 else:
@@ -75,12 +79,19 @@ def run_tasks(
                     )
             elif isinstance(task, Isolate):
                 unit = replace(task.task, poison=result)
+                if result == task.task.poison:  # no record alone: what the rows take together is too much
+                    unit = replace(unit, batch_rows=max(1, unit.batch_rows // 8))
                 save_poison(unit)
                 deaths[unit.label] = 0
                 waiting.appendleft(unit)
             else:
                 done(task, result)
         idle()
+
+
+def can_be_isolated(task: MapTask | GroupTask) -> bool:
+    """Whether the unit goes through rows: a partition of a round's messages has none."""
+    return isinstance(task, MapTask) or task.reduce_round is None
 
 
 def _message(task: Task, failure: Failure) -> str:
@@ -92,32 +103,3 @@ def _message(task: Task, failure: Failure) -> str:
         )
         return f"{task.label}: {failure.message}{advice}"
     return f"{task.label}: {failure.kind}: {failure.message} (a fault in the program; the trace is in error.log of the run)"
-
-
-def _poison_path(phase: str, unit: str) -> str:
-    return f"journal/poison/{phase}/{unit}.json"
-
-
-def save_poison(task: MapTask) -> None:
-    """Journal the poison records of a unit: their verdict is final until `--retry-failed`."""
-    data = {
-        "fingerprint": task.fingerprint,
-        "poison": {str(place): asdict(p) for place, p in sorted(task.poison.items())},
-    }
-    task.store.write(_poison_path(task.phase, task.unit), json.dumps(data, indent=1).encode())
-
-
-def load_poison(store: Store, phase: str, unit: str, fingerprint: str) -> dict[int, Poison]:
-    """The journalled poison records of a unit, if they were found for the same work."""
-    try:
-        data = json.loads(store.read(_poison_path(phase, unit)))
-    except (FileNotFoundError, ValueError):
-        return {}
-    if data.get("fingerprint") != fingerprint:
-        return {}
-    return {int(place): Poison(**p) for place, p in data["poison"].items()}
-
-
-def forget_poison(store: Store, phase: str, unit: str) -> None:
-    """Try a unit's poison records again."""
-    store.remove(_poison_path(phase, unit))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 from pipeline.config import InputConfig
 from pipeline.files import InputError, InputFile, list_files, read_paths_file
@@ -39,7 +40,7 @@ def find_input(inputs: Iterable[InputConfig]) -> list[tuple[InputFile, InputConf
             raise InputError(f"input {entry.source!r}: no paths; list files, globs or URLs under `paths`")
         found += [(file, entry) for file in list_files(entry.source, entry.format, paths, entry.storage_options)]
     found.sort(key=lambda pair: (pair[0].source, pair[0].key))
-    for (a, _), (b, _) in zip(found, found[1:], strict=False):
+    for (a, _), (b, _) in pairwise(found):
         if (a.source, a.key) == (b.source, b.key):
             raise InputError(
                 f"two files have the key {a.key!r} in source {a.source!r}: {a.url} and {b.url}; give one of them another `source`"

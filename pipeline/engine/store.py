@@ -142,8 +142,8 @@ class Store:
         fs.invalidate_cache()
         if not fs.exists(full):
             return []
-        base = self._remote("")[1].rstrip("/") + "/"
-        return sorted(p.removeprefix(base).removeprefix("/") for p in fs.find(full))
+        root = self._remote("")[1].rstrip("/") + "/"
+        return sorted(p.removeprefix(root).removeprefix("/") for p in fs.find(full))
 
     def folders(self, folder: str) -> list[str]:
         """Names of the folders directly below a folder, sorted."""

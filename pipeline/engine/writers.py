@@ -32,7 +32,7 @@ class TableWriter:
 
     def add(self, table: pa.Table) -> None:
         """Append rows (columns of the schema, in its order)."""
-        sizes = np.cumsum(_row_bytes(table))
+        sizes = np.cumsum(row_bytes(table))
         start = 0
         while start < table.num_rows:
             done = int(sizes[start - 1]) if start else 0
@@ -57,7 +57,7 @@ class TableWriter:
         self._writer.close()
 
 
-def _row_bytes(table: pa.Table) -> np.ndarray:
+def row_bytes(table: pa.Table) -> np.ndarray:
     """Bytes of each row as far as they vary: strings and binaries, and a little for the rest."""
     total = np.full(table.num_rows, 64, dtype=np.int64)
     for column in table.columns:

@@ -63,6 +63,7 @@ class C4(MapStage):
 
     name = "quality.c4"
     config_model = C4Config
+    decide_knobs = ("lorem_ipsum", "curly_bracket", "min_sentences")
     config: C4Config
     edits = True
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from stages.batch import Batch
 from stages.quality.gopher_repetition import duplicate_shares
-from stages.quality.rules import TERMINAL, Rule, judge, limits, ratio, table
+from stages.quality.rules import TERMINAL, Rule, judge, limits, ratio, table, thresholds
 from stages.stage import Decision, Limit, MapStage, StageConfig, knob, register
 from stages.words import batch_lines, batch_words
 
@@ -49,6 +49,7 @@ class FineWeb(MapStage):
 
     name = "quality.fineweb"
     config_model = FineWebConfig
+    decide_knobs = thresholds(FineWebConfig)
     config: FineWebConfig
 
     def provides(self) -> dict[str, pa.DataType]:

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from stages.batch import Batch
 from stages.quality import stop_words
-from stages.quality.rules import Rule, judge, limits, ratio, table
+from stages.quality.rules import Rule, judge, limits, ratio, table, thresholds
 from stages.stage import ASSETS, Decision, Limit, MapStage, StageConfig, knob, register
 from stages.words import Ints, Keys, Words, batch_lines, batch_words
 
@@ -60,6 +60,7 @@ class Gopher(MapStage):
 
     name = "quality.gopher"
     config_model = GopherConfig
+    decide_knobs = thresholds(GopherConfig)
     config: GopherConfig
 
     def provides(self) -> dict[str, pa.DataType]:

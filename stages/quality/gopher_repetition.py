@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from stages.batch import Batch
 from stages.quality import ngrams
-from stages.quality.rules import Rule, judge, limits, ratio, table
+from stages.quality.rules import Rule, judge, limits, ratio, table, thresholds
 from stages.stage import Decision, Limit, MapStage, StageConfig, knob, register
 from stages.words import Words, batch_lines, batch_words, paragraphs
 
@@ -64,6 +64,7 @@ class GopherRepetition(MapStage):
 
     name = "quality.gopher_repetition"
     config_model = RepetitionConfig
+    decide_knobs = thresholds(RepetitionConfig)
     config: RepetitionConfig
 
     def provides(self) -> dict[str, pa.DataType]:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from stages.stage import Decision, Limit
+from stages.stage import Decision, Limit, StageConfig
 
 # Characters that end a sentence, and closing quotation marks after them. C4 names `.`, `!`, `?` and `"`; the others are
 # their counterparts: full-width and half-width forms, Chinese and Japanese, Arabic and Urdu, Devanagari, Armenian, Ethiopic, Khmer,
@@ -63,6 +63,11 @@ def judge(values: pa.Table, rules: Iterable[Rule]) -> Decision:
             decision.skipped[rule.name] = skipped
         decision.drop_where(rule.breaks(measured), rule.name, measured, float(rule.threshold))
     return decision
+
+
+def thresholds(knobs: type[StageConfig]) -> tuple[str, ...]:
+    """The knobs that are rules' thresholds, which only `decide` reads: those called `min_...` or `max_...`."""
+    return tuple(name for name in knobs.model_fields if name.startswith(("min_", "max_")))
 
 
 def limits(rules: Iterable[Rule]) -> list[Limit]:
