@@ -71,6 +71,8 @@ def prepare(config: RunConfig, output: str, limit: int | None = None) -> Work:
 
 def check_directory(store: Store, name: str) -> None:
     """Refuse a directory that holds something else. Raises `ConfigError`."""
+    if store.local is not None and store.local.exists() and not store.local.is_dir():
+        raise ConfigError(f"{store.root} is a file; choose another --output")
     try:
         before = run_facts.read(store)
     except ValueError as error:
@@ -82,8 +84,6 @@ def check_directory(store: Store, name: str) -> None:
             )
         return
     if store.local is not None:
-        if store.local.exists() and not store.local.is_dir():
-            raise ConfigError(f"{store.root} is a file; choose another --output")
         ours = {"lease.json", ".lease-lock", "journal", "phases", "scores", "documents", "ledger"}
         others = [p.name for p in store.local.iterdir() if p.name not in ours] if store.local.is_dir() else []
         if others:
