@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import textwrap
-from typing import Any
+import types
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from pipeline.config import EngineConfig, InputConfig
+from pipeline.config import EngineConfig, InputConfig, RunConfig, parse_bytes
+from pipeline.mistakes import nearest
 from pipeline.yamlfile import ConfigError
-from stages.stage import Stage, StageConfig, registry
+from stages.stage import MapStage, Stage, StageConfig, registry
 from tokenizer_training.config import PackConfig, TokenizerConfig
 from training.config import PretrainConfig
 
@@ -31,8 +34,10 @@ def catalogue(name: str | None = None) -> str:
             return _stage(stages[name])
         if name in SECTION_MODELS:
             return _section(name, SECTION_MODELS[name])
-        raise ConfigError(f"no stage or section is called {name!r}; there are {', '.join([*stages, *SECTION_MODELS])}")
-    parts = [_stage(stage) for stage in stages.values()]
+        known = [*stages, *SECTION_MODELS]
+        raise ConfigError(f"no stage or section is called {name!r}{nearest(name, known)}; there are {', '.join(known)}")
+    parts = [f"A config has the keys {', '.join(RunConfig.model_fields)}. The stages:"]
+    parts += [_stage(stage) for stage in stages.values()]
     common = "Every stage also takes:\n" + "\n".join(_knobs(StageConfig, set()))
     parts += [common, *(_section(section, model) for section, model in SECTION_MODELS.items())]
     return "\n\n".join(parts)
@@ -41,21 +46,21 @@ def catalogue(name: str | None = None) -> str:
 def _stage(stage: type[Stage]) -> str:
     doc = (stage.__doc__ or "").strip().split("\n\n")[0].replace("\n    ", " ")
     instance = _default_instance(stage)
+    writes = list(instance.provides()) if instance else []
+    if isinstance(instance, MapStage) and instance.edits and "text" not in writes:
+        writes.insert(0, "text (edited)")
     lines = [
         f"{stage.name}  ({stage.kind} stage)",
         textwrap.fill(doc, 110, initial_indent="  ", subsequent_indent="  "),
+        f"  reads: {', '.join(stage.needs)}" + (f"; writes: {', '.join(writes)}" if writes else ""),
     ]
-    lines.append(
-        f"  reads: {', '.join(stage.needs)}"
-        + (f"; writes: {', '.join(instance.provides())}" if instance and instance.provides() else "")
-    )
     lines += _knobs(stage.config_model, set(StageConfig.model_fields))
     return "\n".join(lines)
 
 
 def _default_instance(stage: type[Stage]) -> Stage | None:
     try:
-        return stage(stage.config_model())
+        return stage(stage.config_model.model_validate({}))
     except ValueError:  # a required knob: its columns are the same, but need a config
         return None
 
@@ -78,12 +83,51 @@ def _knobs(model: type[BaseModel], without: set[str]) -> list[str]:
         if name in without:
             continue
         default = "required" if field.is_required() or field.default is PydanticUndefined else _plain(field.default)
-        lines.append(f"    {field.alias or name}: {default}")
+        lines.append(f"    {field.alias or name}: {default}  ({expected(field)})")
         extra: Any = field.json_schema_extra
         source = extra.get("source", "") if isinstance(extra, dict) else ""
         doc = (field.description or "") + (f" [{source}]" if source else "")
         lines.append(textwrap.fill(doc, 110, initial_indent="        ", subsequent_indent="        "))
     return lines
+
+
+def expected(field: FieldInfo) -> str:
+    """What a knob takes, in words: its choices or type, and its bounds."""
+    bounds = [
+        f"{words} {_plain(getattr(limit, name))}"
+        for limit in field.metadata
+        for name, words in (("ge", "at least"), ("gt", "more than"), ("le", "at most"), ("lt", "less than"))
+        if hasattr(limit, name)
+    ]
+    size = any(getattr(part, "func", None) is parse_bytes for part in field.metadata)
+    return ", ".join([SIZE if size else _type(field.annotation), *bounds])
+
+
+SIZE = "size, such as 64MB"
+_TYPES = {bool: "true or false", int: "whole number", float: "number", str: "string", type(None): "null"}
+
+
+def _type(annotation: Any) -> str:
+    if annotation in _TYPES:
+        return _TYPES[annotation]
+    arguments = get_args(annotation)
+    if any(getattr(part, "func", None) is parse_bytes for part in arguments):
+        return SIZE
+    origin = get_origin(annotation)
+    if origin is Literal:
+        return " | ".join(_plain(choice) for choice in arguments)
+    if origin is Annotated:
+        return _type(arguments[0])
+    if origin in (Union, types.UnionType):
+        return " or ".join(_type(branch) for branch in arguments)
+    if origin in (tuple, list):
+        return f"list of {_type(arguments[0])}"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        inner = ", ".join(
+            f"{name}: {_type(f.annotation).removesuffix(' or null')}" for name, f in annotation.model_fields.items()
+        )
+        return f"mapping {{{inner}}}"
+    return "mapping"
 
 
 def _plain(value: Any) -> str:

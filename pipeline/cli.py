@@ -18,16 +18,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
     try:
-        return command(options)
+        code = command(options)
+        sys.stdout.flush()  # here, so that a reader that went away is noticed below
+        return code
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+        for line in str(error).split("\n"):
+            print(f"error: {line}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
+        print("interrupted" + ("; the same command goes on from here" if command is _run else ""), file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output went away
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # no permission, a full disk
+        print(f"error: {error}", file=sys.stderr)
+        return 1
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -102,10 +108,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a number from 1, got {text}")
-    return value
+    return int(text)
 
 
 def _config_arguments(parser: argparse.ArgumentParser) -> None:
@@ -146,11 +151,13 @@ def _say(line: str) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from pipeline.config import SECTIONS, read_config
+    from pipeline.mistakes import nearest
     from pipeline.run import Options, run
 
     path = _config_file(options.config)
     if options.until is not None and options.until not in SECTIONS:
-        raise ConfigError(f"--until {options.until}: expected one of {', '.join(SECTIONS)}")
+        near = nearest(options.until, SECTIONS)
+        raise ConfigError(f"--until {options.until}: expected one of {', '.join(SECTIONS)}{near}")
     overrides = _overrides(options)
     config = read_config(path, overrides)
     output = options.output or f"runs/{config.name}"
@@ -163,11 +170,17 @@ def _run(options: argparse.Namespace) -> int:
 def _plan(options: argparse.Namespace) -> int:
     from pipeline.config import read_config
     from pipeline.plan import warnings
-    from pipeline.run import prepare
+    from pipeline.run import check_directory, preflight, prepare
     from pipeline.status import describe_plan
+    from stages.stage import StageError
 
     config = read_config(options.config, _overrides(options))
     work = prepare(config, options.output or f"runs/{config.name}")
+    check_directory(work.store, config.name)
+    try:
+        preflight(config.stages, work.assets)
+    except StageError as error:
+        raise ConfigError(str(error)) from None
     print(describe_plan(work))
     for note in warnings(config):
         print(f"warning: {note}")

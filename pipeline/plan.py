@@ -58,12 +58,18 @@ def plan(stages: Sequence[StageSpec]) -> list[Phase]:
     return [Phase(i, kind, tuple(specs), final=i == last) for i, (kind, specs) in enumerate(kept)]
 
 
+TEXT_FORMATS = ("wet", "text")  # never HTML; rows of JSONL and Parquet may have a column of it
+
+
 def warnings(config: RunConfig) -> list[str]:
     """Orders of stages that waste work or lose documents."""
     found: list[str] = []
     dedup: str | None = None
+    text_only = all(entry.format in TEXT_FORMATS for entry in config.input)
     for spec in config.stages:
         stage_class = spec.stage_class
+        if spec.kind == "extract" and text_only:
+            found.append(f"{spec.name} has nothing to do: no input holds HTML; take it out")
         if dedup and stage_class.drops and stage_class.kind == "map" and spec.kind != "pii":
             found.append(
                 f"{spec.name} may drop documents after {dedup}: where it drops the kept copy of a duplicate, the whole "

@@ -23,10 +23,10 @@ from pipeline.engine.journal import digest
 from pipeline.engine.lease import LeaseHeld, lease
 from pipeline.engine.phases import Work, unit_name
 from pipeline.engine.progress import human_time
-from pipeline.engine.schedule import RunFailed, Terminated, run_tasks
+from pipeline.engine.schedule import RunFailed, Terminated, advice, run_tasks
 from pipeline.engine.shards import check_input, cut, find_input
 from pipeline.engine.store import Store, is_url
-from pipeline.engine.work import Call
+from pipeline.engine.work import Call, describe
 from pipeline.files import InputError
 from pipeline.plan import plan, warnings
 from pipeline.yamlfile import ConfigError
@@ -71,6 +71,8 @@ def prepare(config: RunConfig, output: str, limit: int | None = None) -> Work:
 
 def check_directory(store: Store, name: str) -> None:
     """Refuse a directory that holds something else. Raises `ConfigError`."""
+    if store.local is not None and store.local.exists() and not store.local.is_dir():
+        raise ConfigError(f"{store.root} is a file; choose another --output")
     try:
         before = run_facts.read(store)
     except ValueError as error:
@@ -82,8 +84,6 @@ def check_directory(store: Store, name: str) -> None:
             )
         return
     if store.local is not None:
-        if store.local.exists() and not store.local.is_dir():
-            raise ConfigError(f"{store.root} is a file; choose another --output")
         ours = {"lease.json", ".lease-lock", "journal", "phases", "scores", "documents", "ledger"}
         others = [p.name for p in store.local.iterdir() if p.name not in ours] if store.local.is_dir() else []
         if others:
@@ -110,40 +110,53 @@ def run(config: RunConfig, options: Options, say: Say) -> int:
     notes = warnings(config)
     for note in notes:
         say(f"warning: {note}")
+    facts = run_facts.begin(config, work, options.config_file, _arguments(options), _iso(began), notes)
     try:
-        with lease(work.store) as store, _sigterm():
-            work.store = store
-            store.sweep()
-            facts = run_facts.begin(config, work, options.config_file, _arguments(options), _iso(began), notes)
-            facts["status"] = "running"
-            run_facts.write(store, facts)
-            executor: Executor | None = None
-            try:
-                executor = make_executor(config.engine, options.debug)
-                code = _carry_out(config, options, work, store, executor, facts, say)
-            except RunFailed as error:
-                code = _fail(store, facts, work, str(error), error.trace, say)
-            except OSError as error:
-                code = _fail(store, facts, work, f"{type(error).__name__}: {error}", traceback.format_exc(), say)
-            except Terminated:
-                facts["status"] = "stopped"
-                say("stopped by SIGTERM; the same command goes on from here")
-                code = 143
-            finally:
-                if executor is not None:
-                    executor.close()
-            facts["finished"], facts["seconds"] = _iso(time.time()), round(time.time() - began, 1)
-            with suppress(OSError):
-                run_facts.write(store, facts)
-            if code != 143:
-                _report(store, say)
+        with _sigterm(), lease(work.store) as store:
+            code = _run_leased(config, options, work, store, facts, began, say)
     except LeaseHeld as error:
         raise ConfigError(str(error)) from None
-    if facts["stages"] and code != 143:
+    except Terminated:
+        say("stopped by SIGTERM; the same command goes on from here")
+        return 143
+    except OSError as error:  # of the run directory itself
+        say(f"error: {work.store.root}: {describe(error).message}{advice(error)}")
+        return 1
+    if facts["stages"]:
         say("")
         say(run_facts.summary(facts))
     if code == 0:
         say(f"\n{store.root}: done in {human_time(time.time() - began)}; look at {store.root}/report.html")
+    return code
+
+
+def _run_leased(
+    config: RunConfig, options: Options, work: Work, store: Store, facts: dict[str, Any], began: float, say: Say
+) -> int:
+    """The run while its directory is ours; returns the exit code."""
+    work.store = store
+    store.sweep()
+    facts["status"] = "running"
+    run_facts.write(store, facts)
+    executor: Executor | None = None
+    try:
+        executor = make_executor(config.engine, options.debug)
+        code = _carry_out(config, options, work, store, executor, facts, say)
+    except RunFailed as error:
+        code = _fail(store, facts, work, str(error), error.trace, say)
+    except OSError as error:
+        code = _fail(store, facts, work, f"{describe(error).message}{advice(error)}", traceback.format_exc(), say)
+    except (Terminated, ConfigError, KeyboardInterrupt) as error:
+        facts["status"] = "failed" if isinstance(error, ConfigError) else "stopped"
+        facts["error"] = str(error) or None
+        raise
+    finally:
+        if executor is not None:
+            executor.close()
+        facts["finished"], facts["seconds"] = _iso(time.time()), round(time.time() - began, 1)
+        with suppress(OSError):
+            run_facts.write(store, facts)
+    _report(store, say)
     return code
 
 
@@ -153,7 +166,8 @@ def _carry_out(
     def ignore(task: Any, result: Any) -> None:
         return None
 
-    run_tasks(executor, [Call("stages", preflight, {"specs": config.stages, "assets": work.assets})], ignore)
+    if not work.finished():
+        run_tasks(executor, [Call("stages", preflight, {"specs": config.stages, "assets": work.assets})], ignore)
     work.run(executor, options.retry_failed, say)
     run_facts.fill(facts, work)
     _collect_samples(work, store, executor)
@@ -196,8 +210,8 @@ def _collect_samples(work: Work, store: Store, executor: Executor) -> None:
     calls = []
     for unit, files in sorted(by_unit.items()):
         fingerprint = digest(["samples 1", keep, files])
-        manifest = journal.read_manifest(store, samples.PHASE, unit)
-        if manifest is None or manifest.fingerprint != fingerprint or not journal.lasting_present(store, manifest):
+        done = journal.read_manifest(store, samples.PHASE, unit)
+        if done is None or done.fingerprint != fingerprint or not journal.lasting_present(store, done):
             arguments = {
                 "store": store,
                 "unit": unit,
@@ -264,6 +278,7 @@ def _sigterm() -> Iterator[None]:
         return
 
     def stop(signum: int, frame: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not disturb the unwinding
         raise Terminated
 
     previous = signal.signal(signal.SIGTERM, stop)

@@ -41,7 +41,7 @@ class Lab:
         """Rows that each stage measured, those that always fail aside."""
         for name in "abc":
             (self.folder / f"{name}.log").write_text("")
-        code, said = run_toy(self.config, self.folder / "out", *overrides)
+        code, said = run_toy(self.config, self.folder / "out", *overrides, debug=True)
         assert code == 0, said
         broken = [
             row["id"]
@@ -56,7 +56,7 @@ class Lab:
         return measured[0], measured[1], measured[2]
 
     def same_as_fresh(self, *overrides: str) -> bool:
-        code, said = run_toy(self.config, self.folder / f"fresh-{'-'.join(overrides) or 'plain'}", *overrides)
+        code, said = run_toy(self.config, self.folder / f"fresh-{'-'.join(overrides) or 'plain'}", *overrides, debug=True)
         assert code == 0, said
         fresh = tree(self.folder / f"fresh-{'-'.join(overrides) or 'plain'}", *EVERYTHING)
         return tree(self.folder / "out", *EVERYTHING) == fresh

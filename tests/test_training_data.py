@@ -154,7 +154,7 @@ def test_metrics_are_cut_back_to_the_checkpoint(tmp_path):
     for step in range(1, 6):
         MetricsFile(file, step).write({"step": step})
     with file.open("a") as half:
-        half.write('{"step": 6, "lo')
+        half.write('\0\0\n[]\n{"step": 6, "lo')
     metrics = MetricsFile(file, 3)
     metrics.write({"step": 4, "loss": 1.5})
     assert [json.loads(line) for line in file.read_text().splitlines()] == [

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -189,6 +190,43 @@ def test_stop_saves_and_the_run_goes_on_to_equal_bits(undisturbed, folders, tmp_
     assert lines[0] == lines[1]
 
 
+def test_resume_is_bitwise_in_bfloat16_and_with_two_threads_too(folders, tmp_path):
+    config = small(dtype="bfloat16", threads=2, steps=3, micro_batch_rows=3, eval_rows=2)
+    pretrain(config, *folders, tmp_path / "one", log=silent)
+    with pytest.raises(Stopped):
+        pretrain(config, *folders, tmp_path / "two", log=silent, stop=lambda: True)
+    pretrain(config, *folders, tmp_path / "two", log=silent)
+    assert sha256(tmp_path / "one" / "model.safetensors") == sha256(tmp_path / "two" / "model.safetensors")
+
+
+def test_compiled_steps_are_the_same_steps(undisturbed, folders, tmp_path, monkeypatch):
+    """Traced by torch.compile but not turned into C++, which takes a minute."""
+    used = []
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model: used.append(model) or real(model, backend="eager"))
+    summary = pretrain(small(compile=True), *folders, tmp_path, log=silent)
+    assert len(used) == 1 and summary["bits_per_byte"] == pytest.approx(undisturbed[1]["bits_per_byte"], rel=1e-4)
+    assert AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)[1]["unexpected_keys"] == set()
+
+
+def test_a_full_disk_is_an_error_that_leaves_the_checkpoint_before(undisturbed, folders, tmp_path):
+    with pytest.raises(Stopped):
+        pretrain(small(), *folders, tmp_path, log=silent, stop=lambda: True)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))  # less than the weights
+        with pytest.raises(OSError, match=r"(?i)file.*large|cannot write"):
+            pretrain(small(), *folders, tmp_path, log=silent)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert [path.name for path in checkpoints(tmp_path / "trainer_state")] == ["step-00000001"]
+    pretrain(small(), *folders, tmp_path, log=silent)
+    assert sha256(tmp_path / "model.safetensors") == sha256(undisturbed[0] / "model.safetensors")
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
 RUN = """
 import sys, time
 sys.path[:0] = {path!r}
@@ -343,7 +381,11 @@ def test_two_processes_take_the_steps_of_one(undisturbed, folders, tmp_path):
         for rank in range(2)
     ]  # fmt: skip
     pretrain(resolve(values), *folders, tmp_path / "one", log=silent)
-    assert [process.wait(120) for process in processes] == [0, 0]
+    try:
+        assert [process.wait(120) for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
     for ours, alone in zip(metrics(tmp_path), metrics(tmp_path / "one"), strict=True):
         assert ours.keys() == alone.keys()
         for key in alone.keys() - {"seconds", "tokens_per_second"}:

@@ -53,7 +53,7 @@ def _sync(path: Path) -> None:
 def save_model(folder: Path, model: Llama, tokenizer_dir: Path, eos_id: int) -> None:
     """Write config, float32 weights and tokenizer as transformers' `LlamaForCausalLM` loads them."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / "model.safetensors", lambda file: save_file(weights(model), file, {"format": "pt"}))
+    write_whole(folder / "model.safetensors", lambda file: _write_tensors(file, weights(model)))
     for name in TOKENIZER_FILES:
         if (tokenizer_dir / name).exists():
             write_whole(folder / name, partial(shutil.copyfile, tokenizer_dir / name))
@@ -168,6 +168,13 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         raise TrainingError(f"cannot read the weights in {path}: {error}") from None
 
 
+def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    try:
+        save_file(tensors, path, {"format": "pt"})
+    except SafetensorError as error:  # a full disk, say, which the library wraps
+        raise OSError(f"cannot write {path}: {error}") from None
+
+
 # trainer_state/: step-NNNNNNNN/ with model.safetensors, optimizer.safetensors, state.json
 
 
@@ -176,10 +183,11 @@ def save_state(folder: Path, model: Llama, optimizer: torch.optim.Optimizer, sta
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"step-{state['step']:08d}"
     temporary = folder / (final.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    for left in folder.glob("step-*.tmp"):  # by a kill in the middle of this function
+        shutil.rmtree(left)
     temporary.mkdir()
-    save_file(weights(model), temporary / "model.safetensors", {"format": "pt"})
-    save_file(_optimizer_tensors(model, optimizer), temporary / "optimizer.safetensors")
+    _write_tensors(temporary / "model.safetensors", weights(model))
+    _write_tensors(temporary / "optimizer.safetensors", _optimizer_tensors(model, optimizer))
     (temporary / "state.json").write_text(json.dumps({"format": FORMAT, **state}, indent=2) + "\n", encoding="utf-8")
     for file in (*temporary.iterdir(), temporary):
         _sync(file)

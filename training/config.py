@@ -114,14 +114,14 @@ class PretrainConfig(BaseModel):
     document_mask: bool = knob(True, "documents in one row do not see each other", "Llama 3, arXiv 2407.21783")
     shuffle: bool = knob(True, "read rows in a new order each epoch; otherwise in the order of the pack index")
 
-    steps: int | None = knob(300, "optimizer steps; give either this or tokens", ge=1)
+    steps: int | None = knob(500, "optimizer steps; give either this or tokens", ge=1)
     tokens: int | None = knob(
         None, "budget in tokens: steps are this by batch_rows * sequence_length, rounded up", ge=1
     )
-    batch_rows: int = knob(8, "rows in one optimizer step, over all processes", ge=1)
-    micro_batch_rows: int = knob(8, "rows in one forward pass of one process; only memory and speed depend on it", ge=1)
+    batch_rows: int = knob(2, "rows in one optimizer step, over all processes", ge=1)
+    micro_batch_rows: int = knob(2, "rows in one forward pass of one process; only memory and speed depend on it", ge=1)
 
-    learning_rate: float = knob(3e-3, "peak learning rate", gt=0)
+    learning_rate: float = knob(4e-3, "peak learning rate", gt=0)
     min_lr_ratio: float = knob(0.1, "floor of the cosine, as a share of the peak", "Hoffmann et al. 2022", ge=0, le=1)
     warmup_ratio: float = knob(0.05, "share of the steps in which the learning rate rises from 0", ge=0, lt=1)
     weight_decay: float = knob(
@@ -137,13 +137,13 @@ class PretrainConfig(BaseModel):
         "auto", "of activations and matrix products; weights stay float32; auto takes bfloat16 where it is native"
     )
     threads: int | None = knob(None, "CPU threads of one process; by default all that this process may use", ge=1)
-    compile: bool = knob(False, "torch.compile: slower start, faster steps; needs a C++ compiler on CPU")
+    compile: bool = knob(False, "torch.compile: starts a minute later, needs a C++ compiler on the CPU")
 
-    eval_every: int = knob(100, "steps between validations; the last step is always followed by one", ge=1)
-    eval_rows: int = knob(128, "the first rows of the validation split, at most this many", ge=1)
-    save_every: int = knob(100, "steps between checkpoints to resume from; the last step is always saved", ge=1)
+    eval_every: int = knob(125, "steps between validations; the last step is always followed by one", ge=1)
+    eval_rows: int = knob(64, "the first rows of the validation split, at most this many", ge=1)
+    save_every: int = knob(125, "steps between checkpoints to resume from; the last step is always saved", ge=1)
     keep_checkpoints: int = knob(2, "checkpoints to keep", ge=1)
-    log_every: int = knob(20, "steps between printed lines; metrics.jsonl has every step", ge=1)
+    log_every: int = knob(25, "steps between printed lines; metrics.jsonl has every step", ge=1)
 
     @model_validator(mode="before")
     @classmethod

@@ -36,6 +36,15 @@ class Place:
             dist.all_reduce(values)
         return values
 
+    def wait_for_all(self) -> None:
+        """Go on only when every process has come here.
+
+        Before any may leave: gloo's threads must be done with their last sum, since torch 2.13 takes the process group
+        apart with Python's lock held, for which such a thread would wait for ever.
+        """
+        if self.world > 1:
+            dist.barrier()
+
 
 def choose_device(wanted: str, local_rank: int = 0) -> torch.device:
     """`auto` is CUDA where there is one. Raises `TrainingError` if CUDA is asked for and missing."""
@@ -105,9 +114,9 @@ def place(config: PretrainConfig) -> Iterator[Place]:
         if started:
             dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
         yield Place(rank, world, device, choose_dtype(config.dtype, device), threads)
-    finally:
-        if started and dist.is_initialized():
+        if started:  # not after an error: another process may still be in the middle of a sum
             dist.destroy_process_group()
+    finally:
         torch.set_num_threads(before[0])
         torch.use_deterministic_algorithms(before[1])
         deterministic.fill_uninitialized_memory = filled

@@ -66,7 +66,7 @@ class MetricsFile:
     def __init__(self, path: Path, resume_step: int) -> None:
         """Cut off the lines of steps after `resume_step`, and a half-written last line, then append."""
         self.path = path
-        kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= resume_step]
+        kept = [line for line in _whole_lines(path) if _step_of(line) <= resume_step]
         temporary = path.with_name(path.name + ".tmp")
         temporary.write_bytes(b"".join(kept))
         temporary.replace(path)
@@ -79,6 +79,13 @@ class MetricsFile:
             os.write(descriptor, line)
         finally:
             os.close(descriptor)
+
+
+def _step_of(line: bytes) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return math.inf  # what a power cut left, behind every checkpoint
 
 
 def _whole_lines(path: Path) -> list[bytes]:

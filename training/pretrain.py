@@ -167,6 +167,7 @@ def pretrain(
                         config.keep_checkpoints,
                     )
                 if stopping and progress.step < steps:
+                    here.wait_for_all()
                     raise Stopped(
                         f"saved after step {progress.step:,} of {steps:,}; the same command goes on from there"
                     )
@@ -193,6 +194,7 @@ def pretrain(
         if here.rank == 0:
             save_model(out_dir, model, tokenizer_dir, data.tokens.eos_id)
             write_json(out_dir / "training.json", summary)  # last: it says that the rest is there
+        here.wait_for_all()
         return summary
 
 

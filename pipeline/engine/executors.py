@@ -13,8 +13,7 @@ import psutil
 
 from pipeline.config import EngineConfig
 from pipeline.engine.child import Child, Died
-from pipeline.engine.work import Failure, Task, describe, prepare
-from pipeline.yamlfile import ConfigError
+from pipeline.engine.work import Failure, Task, prepare
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,10 @@ class Answer:
 class Executor(Protocol):
     """Runs tasks, at most `slots` at a time; answers come in any order."""
 
-    slots: int
+    @property
+    def slots(self) -> int:
+        """Tasks at a time."""
+        ...
 
     def submit(self, task: Task) -> None:
         """Start a task (the caller keeps to `slots`)."""
@@ -129,106 +131,15 @@ class Inline:
         self._drop()
 
 
-def ray_work(task: Task, memory: int | None) -> Any:
-    """What a Ray worker runs."""
-    prepare(memory)
-    try:
-        return task.run()
-    except Exception as error:
-        return describe(error)
-
-
-class RayExecutor:
-    """Ray core tasks, one a unit, with `max_retries=0`: what a death means is decided by the driver."""
-
-    def __init__(self, engine: EngineConfig) -> None:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        import logging
-
-        import ray
-
-        self._ray = ray
-        self._memory = engine.unit_memory
-        self._started = not ray.is_initialized()
-        wanted = engine.workers if isinstance(engine.workers, int) else None
-        if self._started:
-            arguments: dict[str, Any] = {
-                "logging_level": logging.ERROR,
-                "log_to_driver": False,
-                "include_dashboard": False,
-            }
-            if engine.address is not None:
-                arguments["address"] = engine.address
-                arguments.pop("include_dashboard")
-            else:
-                cores = wanted or usable_cores()
-                budget = max(memory_budget(engine), engine.unit_memory)
-                arguments |= {"num_cpus": cores, "_memory": budget, "object_store_memory": 80 << 20}
-            try:
-                ray.init(**arguments)
-            except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-                where = f"the cluster at {engine.address}" if engine.address else "a local cluster"
-                raise ConfigError(f"Ray: cannot start with {where}: {str(error).splitlines()[0]}") from None
-        self.slots = wanted or self._capacity()
-        self._nodes = self._alive()
-        self._function = ray.remote(
-            max_retries=0, max_calls=engine.recycle_units, num_cpus=1, memory=engine.unit_memory
-        )(ray_work)
-        self._running: dict[Any, Task] = {}
-
-    def _capacity(self) -> int:
-        """Units that fit on the cluster's nodes, by cores and by memory."""
-        slots = 0
-        for node in self._ray.nodes():
-            if node["Alive"]:
-                resources = node["Resources"]
-                slots += min(int(resources.get("CPU", 0)), int(resources.get("memory", 0) // self._memory))
-        return max(slots, 1)
-
-    def _alive(self) -> set[str]:
-        return {node["NodeID"] for node in self._ray.nodes() if node["Alive"]}
-
-    def submit(self, task: Task) -> None:
-        """Hand it to Ray."""
-        self._running[self._function.remote(task, self._memory)] = task
-
-    def wait(self, seconds: float) -> list[Answer]:
-        """Answers that came within this time."""
-        if not self._running:
-            return []
-        ready, _ = self._ray.wait(list(self._running), num_returns=1, timeout=seconds)
-        return [Answer(self._running.pop(reference), self._result(reference)) for reference in ready]
-
-    def _result(self, reference: Any) -> Any:
-        exceptions = self._ray.exceptions
-        try:
-            return self._ray.get(reference)
-        except (exceptions.NodeDiedError, exceptions.LocalRayletDiedError) as error:
-            return Death(type(error).__name__, node_lost=True)
-        except exceptions.OutOfMemoryError:
-            return Death("memory")
-        except (exceptions.WorkerCrashedError, exceptions.ObjectLostError) as error:
-            alive = self._alive()
-            lost, self._nodes = bool(self._nodes - alive), alive
-            return Death(type(error).__name__, node_lost=lost)
-        except exceptions.RayTaskError as error:
-            return describe(error)
-
-    def close(self) -> None:
-        """End running tasks, and the local cluster if it was started here."""
-        for reference in self._running:
-            self._ray.cancel(reference, force=True)
-        self._running = {}
-        if self._started:
-            self._ray.shutdown()
-
-
 def make_executor(engine: EngineConfig, debug: bool) -> Executor:
     """The executor that the config asks for."""
     if debug:
         return Debug()
-    return Inline(engine) if engine.executor == "inline" else RayExecutor(engine)
+    if engine.executor == "inline":
+        return Inline(engine)
+    from pipeline.engine.ray_executor import RayExecutor
+
+    return RayExecutor(engine)
 
 
 __all__: Sequence[str] = ["Answer", "Death", "Executor", "Failure", "make_executor"]

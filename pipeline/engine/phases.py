@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pipeline.config import RunConfig, StageSpec
 from pipeline.engine import journal
+from pipeline.engine.assets import variants
 from pipeline.engine.exchange import Slices
-from pipeline.engine.group_unit import AggregateTask, GroupTask, round_partitions, slices_of
+from pipeline.engine.group_unit import round_partitions, slices_of
 from pipeline.engine.journal import Manifest, digest, version_of
-from pipeline.engine.map_unit import MapTask
-from pipeline.engine.poison import Poison, forget_poison, load_poison, poison_from
+from pipeline.engine.poison import forget_poison
 from pipeline.engine.progress import Progress
 from pipeline.engine.schedule import run_tasks
-from pipeline.engine.shards import Shard
+from pipeline.engine.shards import Shard, unit_name
+from pipeline.engine.stitch import Place, Span, false_start, spans_from
 from pipeline.engine.store import Store
+from pipeline.engine.tasks import task_of
 from pipeline.engine.work import Task
 from pipeline.plan import Phase
-from pipeline.readers.record import UNKNOWN, Limits, Segment
+from pipeline.readers.record import Segment
 from stages.stage import GroupStage, MapStage
+
+__all__ = ["UnitState", "Work", "unit_name"]
 
 READ_VERSION = 1  # raised whenever reading or the engine's own columns change
 READ_LIBRARIES = ("fastwarc", "warcio")
@@ -34,6 +38,18 @@ class UnitState:
 
     done: bool
     reason: str = ""
+
+
+@dataclass
+class Answers:
+    """What the units of a group phase sent to one round (or as verdicts), by partition (or shard)."""
+
+    digest: str  # of all of it
+    by_place: dict[int, list[Slices]] = field(default_factory=dict)
+
+    def of(self, place: int) -> tuple[Slices, ...]:
+        """What stands for one partition or shard, in the order of the units that sent it."""
+        return tuple(self.by_place.get(place, ()))
 
 
 class Work:
@@ -50,14 +66,20 @@ class Work:
     ) -> None:
         self.config = config
         self.phases = phases
-        self.shards = shards
+        self.shards = shards  # with a limit: those that it reaches, once that is known
+        self.every_shard = shards
         self.store = store
         self.assets = assets
         self.limit = limit
         self.remaining: dict[int, int] = {}  # with a limit: records that each shard may still take
-        self.starts: dict[tuple[str, str, int], int | None] = {}  # corrected starts of segments: None is an empty one
+        self.starts: dict[Place, int | None] = {}  # corrected starts of segments: None is an empty one
         self._manifests: dict[tuple[str, str], Manifest | None] = {}
+        self._finished: bool | None = None  # as `state` found it
         self._stage_prints = {spec.name: self._stage_print(spec) for spec in config.stages}
+        self._measure_prints = {s.name: self._stage_print(s, s.stage_class.decide_knobs) for s in _map_specs(config)}
+        provided = [spec.stage_class(spec.config).provides() for spec in config.stages]
+        self._columns = digest([sorted((name, str(kind)) for name, kind in some.items()) for some in provided])
+        self._answers: dict[tuple[str, str, int | None], Answers] = {}  # phase, what is sent, rounds before
         self.partitions = self._partitions()
 
     # ---- fingerprints
@@ -70,8 +92,6 @@ class Work:
 
     def _stage_print(self, spec: StageSpec, without: tuple[str, ...] = ()) -> str:
         """Fingerprint of a stage: knobs, version, libraries, assets."""
-        from pipeline.engine.assets import variants
-
         knobs = spec.config.model_dump(mode="json", by_alias=True, exclude={"checkpoint"})
         for name in without:
             knobs.pop(name, None)
@@ -91,7 +111,7 @@ class Work:
             }
         )
 
-    def _measured(self, phase: Phase, shard: Shard) -> dict[str, str]:
+    def measured(self, phase: Phase, shard: Shard) -> dict[str, str]:
         """For each map stage of a phase whose decisions can be re-made from scores: fingerprint of its measurements.
 
         It covers the input, the stage's own measuring knobs, and whatever earlier stage may have changed a row; which rows
@@ -102,7 +122,7 @@ class Work:
         for spec in self.config.stages:
             stage = spec.stage_class(spec.config)
             if isinstance(stage, MapStage):
-                measure = self._stage_print(spec, spec.stage_class.decide_knobs)
+                measure = self._measure_prints[spec.name]
                 if spec in phase.stages and set(stage.measures()) == set(stage.scored()):
                     prints[spec.name] = digest([*lineage, measure])
                 if stage.edits:
@@ -140,7 +160,7 @@ class Work:
         if phase.index == 0:
             components["input"] = self._input_print(shard)
         else:
-            before = self._map_before(phase)
+            before = self.map_before(phase)
             manifest = self.manifest(before, unit_name(shard))
             if manifest is None:
                 return None
@@ -163,72 +183,75 @@ class Work:
                     if manifest is None:
                         return None
                     lost.append(manifest.digest)
-            components["columns"] = digest(
-                [sorted((n, str(t)) for n, t in s.stage_class(s.config).provides().items()) for s in self.config.stages]
-            )
+            components["columns"] = self._columns
             components["earlier phases"] = digest(lost)
         return components
 
-    def _map_before(self, phase: Phase) -> Phase:
+    def map_before(self, phase: Phase) -> Phase:
         """The map phase whose rows a phase reads."""
         return next(p for p in reversed(self.phases[: phase.index]) if p.kind == "map")
 
     def _between_digest(self, phase: Phase) -> str | None:
         """Hash of what a group or aggregate phase answered."""
-        units = self.group_units(phase) if phase.kind == "group" else ["summary"]
-        digests = []
-        for unit in units:
-            manifest = self.manifest(phase, unit)
-            if manifest is None:
-                return None
-            digests.append(manifest.digest)
-        return digest(digests)
+        if phase.kind == "group":
+            answers = self.answers(phase, "verdicts", None)
+            return answers.digest if answers is not None else None
+        manifest = self.manifest(phase, "summary")
+        return manifest.digest if manifest is not None else None
 
     # ---- group phases
 
-    def group_units(self, phase: Phase) -> list[str]:
-        """Names of all units of a group phase: the shards' messages, then the partitions of each round."""
-        stage = group_stage(phase)
-        units = [f"emit-{unit_name(shard)}" for shard in self.shards]
-        for round_ in range(len(stage.messages())):
-            units += [f"round{round_}-{p:05d}" for p in range(round_partitions(stage, round_, self.partitions))]
-        return units
-
-    def _sources(self, phase: Phase, name: str, before: int | None) -> list[Slices] | None:
-        """Where messages to a round (or verdicts) stand: all emitting units, then the partitions of rounds below `before`."""
+    def group_units(self, phase: Phase, before: int | None = None) -> list[str]:
+        """Names of the units of a group phase: the shards' messages, then the partitions of each round (below `before`)."""
         stage = group_stage(phase)
         units = [f"emit-{unit_name(shard)}" for shard in self.shards]
         for round_ in range(len(stage.messages()) if before is None else before):
             units += [f"round{round_}-{p:05d}" for p in range(round_partitions(stage, round_, self.partitions))]
-        found = []
-        for unit in units:
-            manifest = self.manifest(phase, unit)
-            if manifest is None:
-                return None
-            slices = slices_of(manifest, name)
-            if slices is not None:
-                found.append(slices)
-        return found
+        return units
+
+    def answers(self, phase: Phase, name: str, before: int | None) -> Answers | None:
+        """What was sent to a round (or as verdicts): by the shards, then by the partitions of rounds below `before`.
+
+        None while a unit is not done. Gathered once, not for each unit that asks.
+        """
+        key = (phase.name, name, before)
+        if key not in self._answers:
+            digests, answers = [], Answers("")
+            for unit in self.group_units(phase, before):
+                manifest = self.manifest(phase, unit)
+                if manifest is None:
+                    return None
+                digests.append(manifest.digest)
+                for slices in filter(None, [slices_of(manifest, name)]):
+                    for place, where in slices.index.items():
+                        answers.by_place.setdefault(place, []).append(Slices(slices.path, {place: where}))
+            answers.digest = digest(digests)
+            self._answers[key] = answers
+        return self._answers[key]
+
+    def _commit(self, phase: Phase, unit: str, manifest: Manifest | None) -> None:
+        """Take note of a unit's new manifest, or that its old one is gone."""
+        self._manifests[(phase.name, unit)] = manifest
+        if phase.kind == "group":
+            wave = unit.partition("-")[0]
+            round_ = -1 if wave == "emit" else int(wave.removeprefix("round"))
+            for key in [k for k in self._answers if k[0] == phase.name and (k[2] is None or k[2] > round_)]:
+                del self._answers[key]
 
     def _group_components(self, phase: Phase, unit: str) -> dict[str, str] | None:
         spec = phase.stages[0]
         components = {f"stage {spec.name}": self._stage_prints[spec.name], "engine.partitions": str(self.partitions)}
         kind, _, rest = unit.partition("-")
         if kind == "emit":
-            before = self._map_before(phase)
+            before = self.map_before(phase)
             manifest = self.manifest(before, rest)
             if manifest is None:
                 return None
             seconds = str(self.config.engine.record_seconds)
             return {**components, before.name: manifest.digest, "shard": rest, "engine.record_seconds": seconds}
         round_ = int(kind.removeprefix("round"))
-        sources = self._sources(phase, f"round{round_}", round_)
-        if sources is None:
-            return None
-        by_path = {
-            o.path: o.sha256 for key, m in self._manifests.items() if key[0] == phase.name and m for o in m.outputs
-        }
-        return {**components, "messages": digest([[s.path, by_path.get(s.path)] for s in sources]), "partition": unit}
+        answers = self.answers(phase, f"round{round_}", round_)
+        return None if answers is None else {**components, "messages": answers.digest, "partition": unit}
 
     # ---- state
 
@@ -248,7 +271,7 @@ class Work:
             return self._group_components(phase, unit)
         spec = phase.stages[0]
         names = [unit.removeprefix("shard-")] if unit != "summary" else []
-        parts = [self.manifest(self._map_before(phase), n) for n in names] or [
+        parts = [self.manifest(self.map_before(phase), n) for n in names] or [
             self.manifest(phase, f"shard-{unit_name(s)}") for s in self.shards
         ]
         if any(m is None for m in parts):
@@ -270,15 +293,21 @@ class Work:
             return UnitState(False, f"{changed[0]} will run again")
         if phase.final and not journal.lasting_present(self.store, manifest):
             return UnitState(False, "its output is missing")
+        if not phase.final and not journal.passing_present(self.store, manifest) and not self._was_finished():
+            return UnitState(False, "its rows, which `clean` removed, are needed again")
         return UnitState(True)
+
+    def _was_finished(self) -> bool:
+        if self._finished is None:
+            self._finished = self.finished()
+        return self._finished
 
     def finished(self) -> bool:
         """Whether every unit of the last phase is done and its files are there: then no phase has to run."""
-        final = self.phases[-1]
-        return (
-            all(self._current(phase, unit) for phase in self.phases for unit in self.units(phase))
-            and all(journal.lasting_present(self.store, m) for m in self.final_manifests())
-            and bool(final)
+        if self.limit is not None and not self.limit_known():
+            return False
+        return all(self._current(phase, unit) for phase in self.phases for unit in self.units(phase)) and all(
+            journal.lasting_present(self.store, m) for m in self.final_manifests()
         )
 
     def final_manifests(self) -> list[Manifest]:
@@ -309,141 +338,22 @@ class Work:
             phase.final or journal.passing_present(self.store, manifest)
         )
 
-    # ---- tasks
-
-    def segments(self, shard: Shard) -> list[tuple[Segment, int]]:
-        """A shard's segments with corrected starts, each with the start that was planned."""
-        found = []
-        for segment in shard.segments:
-            place = (segment.source, segment.key, segment.begin)
-            start = self.starts.get(place, segment.begin)
-            if start is not None:
-                corrected = replace(segment, begin=start, exact=True) if place in self.starts else segment
-                found.append((corrected, segment.begin))
-        return found
-
-    def map_task(self, phase: Phase, shard: Shard) -> MapTask:
-        """The task of a map unit; everything it depends on must be done."""
-        components = self._map_components(phase, shard)
-        assert components is not None, f"{phase.name} {shard.index} depends on work that is not done"
-        fingerprint = digest(components)
-        unit = unit_name(shard)
-        measured = self._measured(phase, shard)
-        old = self.manifest(phase, unit)
-        reuse = {}
-        if old is not None:
-            have = old.extra.get("measured", {})
-            files = {o.path: o for o in old.outputs}
-            for name, fingerprint_ in measured.items():
-                path = f"scores/{name}/part-{unit}.parquet"
-                if have.get(name) == fingerprint_ and path in files and self.store.size(path) == files[path].size:
-                    reuse[name] = path
-        task = MapTask(
-            store=self.store,
-            phase=phase.name,
-            shard=shard.index,
-            stages=phase.stages,
-            all_stages=self.config.stages,
-            final=phase.final,
-            fingerprint=fingerprint,
-            components=components,
-            assets=self.assets,
-            keep_dropped=self.config.engine.keep_dropped,
-            record_seconds=self.config.engine.record_seconds,
-            limits=Limits(max_record_bytes=self.config.engine.max_record_bytes),
-            reuse=reuse,
-            measured=measured,
-        )
-        if phase.final:
-            task = replace(
-                task,
-                lost_before=tuple(
-                    f"phases/{p.name}/{unit}.lost.parquet" for p in self.phases[: phase.index] if p.kind == "map"
-                ),
-            )
-        if phase.index == 0:
-            segments = self.segments(shard)
-            task = replace(
-                task,
-                segments=tuple(s for s, _ in segments),
-                planned=tuple(p for _, p in segments),
-                max_records=self.remaining.get(shard.index),
-            )
-        task = replace(task, poison=load_poison(task))
-        if phase.index == 0:
-            return task
-        task = replace(task, upstream=f"phases/{self._map_before(phase).name}/{unit}.parquet")
-        between = self.phases[phase.index - 1]
-        if between.kind == "group":
-            verdicts = self._sources(between, "verdicts", None)
-            return replace(
-                task, group=between.stages[0], verdicts=tuple(verdicts or ()), group_poison=self._unread(between, unit)
-            )
-        if between.kind == "aggregate":
-            return replace(task, aggregate=between.stages[0], summary=f"phases/{between.name}/summary.parquet")
-        return task
-
-    def _unread(self, phase: Phase, unit: str) -> dict[int, Poison]:
-        """Rows of a shard that a group stage could not take in."""
-        manifest = self.manifest(phase, f"emit-{unit}")
-        return poison_from(manifest.extra.get("poison", {})) if manifest else {}
-
-    def group_task(self, phase: Phase, unit: str) -> GroupTask:
-        """The task of a group unit."""
-        components = self._group_components(phase, unit)
-        assert components is not None
-        kind, _, rest = unit.partition("-")
-        task = GroupTask(
-            store=self.store,
-            phase=phase.name,
-            stage=phase.stages[0],
-            unit=unit,
-            fingerprint=digest(components),
-            components=components,
-            assets=self.assets,
-            partitions=self.partitions,
-        )
-        if kind == "emit":
-            return replace(
-                task,
-                shard=int(rest),
-                upstream=f"phases/{self._map_before(phase).name}/{rest}.parquet",
-                record_seconds=self.config.engine.record_seconds,
-                poison=load_poison(task),
-            )
-        round_ = int(kind.removeprefix("round"))
-        sources = self._sources(phase, f"round{round_}", round_)
-        partition = int(rest)
-        here = tuple(Slices(s.path, {partition: s.index[partition]}) for s in sources or () if partition in s.index)
-        return replace(task, reduce_round=round_, partition=partition, sources=here)
-
-    def aggregate_task(self, phase: Phase, unit: str) -> AggregateTask:
-        """The task of an aggregate unit."""
-        components = self.components(phase, unit)
-        assert components is not None
-        task = AggregateTask(self.store, phase.name, phase.stages[0], unit, digest(components), components, self.assets)
-        if unit == "summary":
-            return replace(
-                task, summaries=tuple(f"phases/{phase.name}/shard-{unit_name(s)}.parquet" for s in self.shards)
-            )
-        return replace(task, upstream=f"phases/{self._map_before(phase).name}/{unit.removeprefix('shard-')}.parquet")
-
     # ---- running
 
     def run(self, executor: Any, retry_failed: bool = False, say: Callable[[str], None] = lambda line: None) -> None:
         """Bring every phase up to date. Raises `RunFailed`."""
         if retry_failed:
             self._retry_failed()
-        if self.limit is not None:
-            self._run_limited(executor)
         if self.finished():
             say("stages: everything is done already")
             return
+        if self.limit is not None:
+            self._run_limited(executor)
         for phase in self.phases:
             if phase.kind == "map":
                 self._run_units(executor, phase, [unit_name(shard) for shard in self.shards])
                 if phase.index == 0 and self.limit is None:
-                    self._stitch(executor, phase)
+                    self._stitch(executor, phase, self.shards)
             elif phase.kind == "group":
                 units = self.group_units(phase)
                 waves = ["emit", *(f"round{r}" for r in range(len(group_stage(phase).messages())))]
@@ -453,11 +363,6 @@ class Work:
                 self._run_units(executor, phase, [u for u in self.units(phase) if u != "summary"], "summaries")
                 self._run_units(executor, phase, ["summary"], "merge")
 
-    def _task(self, phase: Phase, unit: str) -> MapTask | GroupTask | AggregateTask:
-        if phase.kind == "map":
-            return self.map_task(phase, self.shards[int(unit)])
-        return self.group_task(phase, unit) if phase.kind == "group" else self.aggregate_task(phase, unit)
-
     def _run_units(self, executor: Any, phase: Phase, units: list[str], wave: str = "") -> None:
         waiting = [unit for unit in units if not self._ready(phase, unit)]
         if not waiting:
@@ -465,96 +370,73 @@ class Work:
         progress = Progress(f"{phase.name}{f' {wave}' if wave else ''}", len(waiting))
 
         def done(task: Task, manifest: Manifest) -> None:
-            self._manifests[(phase.name, manifest.unit)] = manifest
+            self._commit(phase, manifest.unit, manifest)
             stages = manifest.counts.get("stages", {})
             first: dict[str, int] = next(iter(stages.values()), {})
             progress.add(first.get("rows_in", 0), first.get("bytes_in", 0))
 
         run_tasks(
-            executor, (self._task(phase, unit) for unit in waiting), done, self.config.engine.unit_memory, progress.show
+            executor,
+            (task_of(self, phase, unit) for unit in waiting),
+            done,
+            self.config.engine.unit_memory,
+            progress.show,
         )
         progress.show(last=True)
 
     def _run_limited(self, executor: Any) -> None:
         """The first N records: shards are read one after the other until they are reached; the rest is left out."""
-        assert self.limit is not None
-        phase, left = self.phases[0], self.limit
-        for place, shard in enumerate(self.shards):
-            if left <= 0:
-                self.shards = self.shards[:place]
-                break
-            self.remaining[shard.index] = left
-            self._run_units(executor, phase, [unit_name(shard)])
-            self._stitch(executor, phase, self.shards[: place + 1])
-            manifest = self.manifest(phase, unit_name(shard))
-            left -= int(manifest.extra.get("records", 0)) if manifest else 0
+        while not self.limit_known():
+            place = len(self.remaining) - 1  # the first shard that is not read, or not for this limit
+            shards = self.every_shard[: place + 1]
+            self.shards = shards
+            self._run_units(executor, self.phases[0], [unit_name(shards[-1])])
+            self._stitch(executor, self.phases[0], shards)
 
-    def limit_known(self) -> None:
-        """With a limit: the shards and their shares as far as what is committed tells."""
-        left = self.limit or 0
-        for place, shard in enumerate(self.shards):
+    def limit_known(self) -> bool:
+        """With a limit: the shards and their shares as far as what is committed tells; whether it tells all."""
+        assert self.limit is not None
+        left, self.remaining, self.shards = self.limit, {}, self.every_shard
+        for place, shard in enumerate(self.every_shard):
             if left <= 0:
-                self.shards = self.shards[:place]
-                return
+                self.shards = self.every_shard[:place]
+                return True
             self.remaining[shard.index] = left
             manifest = self.manifest(self.phases[0], unit_name(shard))
-            left -= int(manifest.extra.get("records", 0)) if manifest else 0
+            if manifest is None or not self._current(self.phases[0], unit_name(shard)):
+                return False
+            left -= int(manifest.extra.get("records", 0))
+        return True
 
-    def _stitch(self, executor: Any, phase: Phase, shards: list[Shard] | None = None) -> None:
-        """Check that consecutive segments of a file meet exactly; one that began at a false record start is read again.
+    def _stitch(self, executor: Any, phase: Phase, shards: list[Shard]) -> None:
+        """Read segments again that began at a false record start, until all segments of a file meet."""
 
-        A record start is found by looking for its magic bytes, which a payload may hold too (an archive inside an archive).
-        The segment before knows where its last record truly ends.
-        """
-        while True:
-            wrong = self._false_start(shards if shards is not None else self.shards)
-            if wrong is None:
-                return
+        def spans_of(shard: Shard) -> dict[Place, Span] | None:
+            manifest = self.manifest(phase, unit_name(shard))
+            return spans_from(manifest.extra["spans"]) if manifest is not None else None
+
+        while (wrong := false_start(shards, spans_of, self.starts)) is not None:
             shard, place, start = wrong
             self.starts[place] = start
-            self._manifests[(phase.name, unit_name(shard))] = None
+            self._commit(phase, unit_name(shard), None)
             self._run_units(executor, phase, [unit_name(shard)])
-
-    def _false_start(self, shards: list[Shard]) -> tuple[Shard, tuple[str, str, int], int | None] | None:
-        after: dict[tuple[str, str], int | None] = {}  # file -> where its next record starts
-        for shard in shards:
-            manifest = self.manifest(self.phases[0], unit_name(shard))
-            spans = {(s["source"], s["key"], s["planned"]): s for s in (manifest.extra["spans"] if manifest else [])}
-            for segment in shard.segments:
-                file, place = (segment.source, segment.key), (segment.source, segment.key, segment.begin)
-                span = spans.get(place)
-                if after.get(file) == UNKNOWN:  # the file could not be read on: nothing to compare with
-                    after[file] = span["next"] if span else UNKNOWN
-                    continue
-                if file in after and segment.format in ("warc", "wet") and segment.begin > 0:
-                    start = after[file]
-                    end = segment.end if segment.end is not None else segment.size
-                    wanted = None if start is None or start >= end else start
-                    if (span["first"] if span else None) != wanted:
-                        return shard, place, wanted
-                    if wanted is None:
-                        continue
-                after[file] = span["next"] if span else None
-        return None
 
     def _retry_failed(self) -> None:
         """Forget units with records that failed in a stage or at reading, so that they are tried again."""
         forget_poison(self.store)
-        for phase, manifest in list(self.map_manifests()):
-            if any(counts.get("failed") for counts in manifest.counts["stages"].values()):
-                journal.forget(self.store, phase.name, manifest.unit)
-                self._manifests[(phase.name, manifest.unit)] = None
         for phase in self.phases:
-            for shard in self.shards if phase.kind == "group" else ():
-                unit = f"emit-{unit_name(shard)}"
-                if self._unread(phase, unit_name(shard)):
+            for unit in self.units(phase):
+                manifest = self.manifest(phase, unit)
+                if manifest is not None and (
+                    manifest.extra.get("poison")
+                    or any(counts.get("failed") for counts in manifest.counts.get("stages", {}).values())
+                ):
                     journal.forget(self.store, phase.name, unit)
-                    self._manifests[(phase.name, unit)] = None
+                    self._commit(phase, unit, None)
 
 
-def unit_name(shard: Shard) -> str:
-    """A map unit is called by its shard."""
-    return f"{shard.index:05d}"
+def _map_specs(config: RunConfig) -> list[StageSpec]:
+    return [spec for spec in config.stages if issubclass(spec.stage_class, MapStage)]
 
 
 def group_stage(phase: Phase) -> GroupStage:

@@ -32,7 +32,9 @@ def merge_samples(store: Store, unit: str, sources: list[str], keep: str, finger
     scrubber = Scrubber() if dropped else None  # its recognisers take two seconds to load
     for row in dropped:
         url, text = row["url"], row["text"]
-        rows.append({**row, "url": scrub_url(url) if url else url, "text": scrubber.text(text) if text and scrubber else text})
+        rows.append(
+            {**row, "url": scrub_url(url) if url else url, "text": scrubber.text(text) if text and scrubber else text}
+        )
     path = f"samples/part-{unit}.parquet"
     with store.writing(path) as temporary:
         pq.write_table(pa.Table.from_pylist(rows, schema=SAMPLE_SCHEMA), temporary, compression="zstd")

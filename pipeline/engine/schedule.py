@@ -39,15 +39,24 @@ def run_tasks(
     idle: Callable[[], None] = lambda: None,
 ) -> None:
     """Carry out all tasks, `executor.slots` at a time, and give each result to `done`. Raises `RunFailed`."""
-    waiting: deque[Task] = deque(tasks)
+    fresh = iter(tasks)  # made when their turn comes: ten thousand tasks need not be in memory at once
+    first = next(fresh, None)
+    if first is None:
+        return  # and no executor is started
+    again: deque[Task] = deque([first])
     deaths: Counter[str] = Counter()
     isolations: Counter[str] = Counter()
     losses: Counter[str] = Counter()
     running = 0
-    while waiting or running:
-        while waiting and running < executor.slots:
-            executor.submit(waiting.popleft())
+    while True:
+        while running < executor.slots:
+            task_next = again.popleft() if again else next(fresh, None)
+            if task_next is None:
+                break
+            executor.submit(task_next)
             running += 1
+        if not running:
+            return
         for answer in executor.wait(0.5):
             running -= 1
             task, result = answer.task, answer.result
@@ -60,18 +69,18 @@ def run_tasks(
                         raise RunFailed(
                             f"{task.label}: lost its node {NODE_LOSSES} times; check the cluster and run again"
                         )
-                    waiting.appendleft(task)
+                    again.appendleft(task)
                     continue
                 deaths[task.label] += DEATHS_BEFORE_ISOLATION if result.sure else 1
                 if deaths[task.label] < DEATHS_BEFORE_ISOLATION:
-                    waiting.appendleft(task)
+                    again.appendleft(task)
                 elif (
                     isinstance(task, MapTask | GroupTask)
                     and can_be_isolated(task)
                     and isolations[task.label] < ISOLATIONS
                 ):
                     isolations[task.label] += 1
-                    waiting.appendleft(Isolate(task, unit_memory))
+                    again.appendleft(Isolate(task, unit_memory))
                 else:
                     raise RunFailed(
                         f"{task.label}: its worker ended {deaths[task.label]} times ({result.how}); give it more memory "
@@ -83,7 +92,7 @@ def run_tasks(
                     unit = replace(unit, batch_rows=max(1, unit.batch_rows // 8))
                 save_poison(unit)
                 deaths[unit.label] = 0
-                waiting.appendleft(unit)
+                again.appendleft(unit)
             else:
                 done(task, result)
         idle()
@@ -94,12 +103,13 @@ def can_be_isolated(task: MapTask | GroupTask) -> bool:
     return isinstance(task, MapTask) or task.reduce_round is None
 
 
+def advice(error: object) -> str:
+    """What to do about a storage fault, as the end of its message."""
+    full = any(words in str(error) for words in ("No space left", "Disk quota"))
+    return "; free some space and run the same command again: nothing that is done is lost" if full else ""
+
+
 def _message(task: Task, failure: Failure) -> str:
     if failure.user_error:
-        advice = (
-            "; free some space and run the same command again: nothing that is done is lost"
-            if "No space left" in failure.message
-            else ""
-        )
-        return f"{task.label}: {failure.message}{advice}"
+        return f"{task.label}: {failure.message}{advice(failure.message)}"
     return f"{task.label}: {failure.kind}: {failure.message} (a fault in the program; the trace is in error.log of the run)"

@@ -29,6 +29,11 @@ class Shard:
         )
 
 
+def unit_name(shard: Shard) -> str:
+    """A map unit is called by its shard."""
+    return f"{shard.index:05d}"
+
+
 def find_input(inputs: Iterable[InputConfig]) -> list[tuple[InputFile, InputConfig]]:
     """Every input file with its input's config, sorted by (source, file key). Raises `InputError`."""
     found: list[tuple[InputFile, InputConfig]] = []
