@@ -77,6 +77,7 @@ class Extract(MapStage):
     version = 1
     config_model = ExtractConfig
     needs = ("html",)
+    consumes = ("html",)
     libraries: ClassVar[tuple[str, ...]] = ("trafilatura", "resiliparse", "lxml", "lxml_html_clean", "jusText", "courlan")
     resources = Resources(memory=512 << 20)
     config: ExtractConfig
