@@ -13,12 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from tokenizer_training.build import begin_dataset, build_shard, finish_dataset, plan_shards
-from tokenizer_training.config import PackConfig, TokenizerConfig
-from tokenizer_training.efficiency import evaluate, write_report
-from tokenizer_training.encode import encode_documents
-from tokenizer_training.pack import build_pack, pack_facts
-from tokenizer_training.train import train_tokenizer
 
 from pipeline.config import RunConfig
 from pipeline.engine import journal
@@ -29,6 +23,12 @@ from pipeline.engine.progress import Progress
 from pipeline.engine.schedule import RunFailed, Terminated, run_tasks
 from pipeline.engine.store import Store, sha256_file
 from pipeline.engine.work import Call
+from tokenizer_training.build import begin_dataset, build_shard, finish_dataset, plan_shards
+from tokenizer_training.config import PackConfig, TokenizerConfig
+from tokenizer_training.efficiency import evaluate, write_report
+from tokenizer_training.encode import encode_documents
+from tokenizer_training.pack import build_pack, pack_facts
+from tokenizer_training.train import train_tokenizer
 
 PHASE = "section"  # folder of the sections' manifests in the journal
 VERSIONS = {"tokenizer": 1, "pack": 1, "pretrain": 1}  # raised whenever equal input would give other output
@@ -265,7 +265,7 @@ def _pretrain(
 
 def environment() -> dict[str, str]:
     """Environment of a process that must find this project's packages wherever it was started."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in [os.getcwd(), *sys.path] if p)}
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in [str(Path.cwd()), *sys.path] if p)}
 
 
 def launch(command: list[str]) -> int:

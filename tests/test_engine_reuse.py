@@ -56,7 +56,9 @@ class Lab:
         return measured[0], measured[1], measured[2]
 
     def same_as_fresh(self, *overrides: str) -> bool:
-        code, said = run_toy(self.config, self.folder / f"fresh-{'-'.join(overrides) or 'plain'}", *overrides, debug=True)
+        code, said = run_toy(
+            self.config, self.folder / f"fresh-{'-'.join(overrides) or 'plain'}", *overrides, debug=True
+        )
         assert code == 0, said
         fresh = tree(self.folder / f"fresh-{'-'.join(overrides) or 'plain'}", *EVERYTHING)
         return tree(self.folder / "out", *EVERYTHING) == fresh
@@ -70,7 +72,9 @@ def test_only_what_is_not_known_is_measured(tmp_path: Path) -> None:
     assert lab.run("a.shortest=10", "b.shortest=15") == (0, 10, 0), "an earlier stage lets ten more rows through"
     assert lab.same_as_fresh("a.shortest=10", "b.shortest=15")
     assert lab.run("a.shortest=10") == (0, 0, 20), "30 to 50 characters reach the last stage for the first time"
-    assert lab.run("a.shortest=10", "b.unit=3") == (0, 51, 51), "another measure, whose column the last stage might read"
+    assert lab.run("a.shortest=10", "b.unit=3") == (0, 51, 51), (
+        "another measure, whose column the last stage might read"
+    )
     assert lab.same_as_fresh("a.shortest=10", "b.unit=3")
     assert lab.run("a.shortest=10", "b.unit=3", "a.longest=1000") == (0, 0, 0)
     assert lab.run("a.shortest=10", "b.unit=3", "a.longest=1000") == (0, 0, 0), "nothing changed at all"

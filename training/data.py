@@ -27,7 +27,7 @@ class Rows(Protocol):
 
     def __len__(self) -> int: ...
 
-    def row(self, i: int) -> tuple[np.ndarray, np.ndarray]: ...  # noqa: D102
+    def row(self, i: int) -> tuple[np.ndarray, np.ndarray]: ...
 
 
 class Batch(NamedTuple):

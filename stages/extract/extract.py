@@ -49,10 +49,17 @@ class ExtractConfig(StageConfig):
     include_tables: bool = knob(True, "keep the text of tables", "trafilatura")
     max_bytes: int = knob(20_000_000, "larger pages are dropped (`too_large`)", "trafilatura", ge=1)
     max_tags: int = knob(
-        200_000, "pages with more `<` than this are dropped (`too_many_tags`): 0.1 ms each in trafilatura", "measured", ge=1
+        200_000,
+        "pages with more `<` than this are dropped (`too_many_tags`): 0.1 ms each in trafilatura",
+        "measured",
+        ge=1,
     )
     max_depth: int = knob(
-        256, "pages nested more deeply are dropped (`too_deep`)", "the limit of libxml2, which cuts the rest off", ge=1, le=256
+        256,
+        "pages nested more deeply are dropped (`too_deep`)",
+        "the limit of libxml2, which cuts the rest off",
+        ge=1,
+        le=256,
     )
 
     @model_validator(mode="after")
@@ -78,7 +85,14 @@ class Extract(MapStage):
     config_model = ExtractConfig
     needs = ("html",)
     consumes = ("html",)
-    libraries: ClassVar[tuple[str, ...]] = ("trafilatura", "resiliparse", "lxml", "lxml_html_clean", "jusText", "courlan")
+    libraries: ClassVar[tuple[str, ...]] = (
+        "trafilatura",
+        "resiliparse",
+        "lxml",
+        "lxml_html_clean",
+        "jusText",
+        "courlan",
+    )
     resources = Resources(memory=512 << 20)
     config: ExtractConfig
 
@@ -125,7 +139,9 @@ class Extract(MapStage):
 
             make = trafilatura_method if config.method == "trafilatura" else resiliparse_method
             self._parse = HTMLTree.parse
-            self._text_of = make(config.fast, config.favor, config.include_comments, config.include_tables, config.max_bytes)
+            self._text_of = make(
+                config.fast, config.favor, config.include_comments, config.include_tables, config.max_bytes
+            )
             text, title = self._text_of(_PROBE, self._parse(_PROBE)), self._parse(_PROBE).title
         except Exception as error:
             raise StageError(
@@ -133,7 +149,9 @@ class Extract(MapStage):
                 f"reinstall it with: pip install --force-reinstall {config.method} lxml_html_clean"
             ) from error
         if "A short paragraph" not in text or title != "Probe":
-            raise StageError(f"extract: method {config.method} found no text in a plain page; reinstall {config.method}")
+            raise StageError(
+                f"extract: method {config.method} found no text in a plain page; reinstall {config.method}"
+            )
 
     def measure(self, batch: Batch) -> pa.Table:
         """One extraction a row; an exception of a parser is that row's own."""

@@ -34,7 +34,10 @@ class Recognisers:
     """The recognisers of some structured entities. Costs a second or two to make the first time; use it again."""
 
     def __init__(
-        self, entities: Sequence[str] = STRUCTURED, phone_regions: Sequence[str] = PHONE_REGIONS, special_ips: bool = True
+        self,
+        entities: Sequence[str] = STRUCTURED,
+        phone_regions: Sequence[str] = PHONE_REGIONS,
+        special_ips: bool = True,
     ) -> None:
         """`special_ips`: whether private, loopback, documentation and other special-purpose addresses count.
 
@@ -73,7 +76,6 @@ class Recognisers:
             if span.score < 1.0 and self._context[entity].search(_words_before(text, span.start)):
                 span = span._replace(score=min(1.0, max(span.score + CONTEXT_BOOST, CONTEXT_FLOOR)))
             yield span
-
 
     def _regions(self, window: str) -> list[str]:
         """The regions whose shortest number the window's digits could make; all of them for a number with `+`."""
