@@ -59,7 +59,7 @@ RUN: dict[str, Any] = {
               limits=[{"column": "words", "rule": "gopher:short_doc", "threshold": 50.0}], skipped={"gopher:stop_words": 17}),
         stage("dedup.fuzzy", "group", (1234, 1200), (6_543_210, 6_400_000), {"dedup.fuzzy:duplicate": 34}),
     ],
-    "sections": {"pretrain": {"validation_bits_per_byte": 1.8123, "unigram_bits_per_byte": 2.9456, "parameters": 3_456_789,
+    "sections": {"pretrain": {"bits_per_byte": 1.8123, "unigram_bits_per_byte": 2.9456, "parameters": 3_456_789,
                               "tokens_per_second": 12345.6, "sample": {"prompt": "The server", "text": " is <b>ready</b>" + HOSTILE}},
                  "pack": {"rows": 2345}},
     "alarms": ["source web: 41 % dropped <script>alert(2)</script>"],
@@ -109,7 +109,7 @@ def fill(run: Path) -> None:
         for step in range(1, 3001):
             lines.write(
                 json.dumps(
-                    {"step": step, "loss": 9 * step**-0.15, "lr": 1e-3, "tokens": step * 512, "seconds": step * 0.1}
+                    {"step": step, "loss": 9 * step**-0.15, "learning_rate": 1e-3, "tokens": step * 512, "seconds": step * 0.1}
                 )
                 + "\n"
             )

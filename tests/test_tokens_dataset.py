@@ -21,7 +21,7 @@ from tokenizer_training.encode import encode_documents
 from tokenizer_training.encoder import Encoder
 from tokenizer_training.layout import dtype_of, sha256_of
 from tokenizer_training.pack import best_fit, build_pack, pack_facts
-from tokenizer_training.read import PackedSplit, TokenDataset, token_bytes, unigram_bits_per_byte
+from tokenizer_training.read import PackedSplit, TokenDataset
 from tokenizer_training.train import train_tokenizer
 from tokenizer_training.verify import verify
 
@@ -496,19 +496,6 @@ def test_newer_formats_and_missing_packs_are_refused(dataset, tmp_path):
         (tmp_path / "dataset.json").write_text(content)
         with pytest.raises(TokenizerError, match=message):
             TokenDataset(tmp_path)
-
-
-def test_token_bytes_and_the_unigram_baseline(dataset, tokenizer):
-    sizes = token_bytes(tokenizer)
-    assert sizes.shape == (1200,) and (sizes[:70] == 0).all() and (sizes[70:326] == 1).all()
-    for split in dataset.splits:
-        total = sum(int(sizes[dataset.shard(split, n)].sum()) for n in range(len(dataset.splits[split])))
-        assert total == dataset.bytes(split)
-    counts = Counter(token for _, tokens in all_documents(dataset, "train") for token in tokens)
-    held_out = [token for _, tokens in all_documents(dataset, "validation") for token in tokens]
-    total = sum(counts.values()) + 1200
-    bits = -sum(np.log2((counts[token] + 1) / total) for token in held_out)
-    assert unigram_bits_per_byte(dataset) == pytest.approx(bits / dataset.bytes("validation"))
 
 
 def test_command_line_end_to_end(tmp_path, capsys):

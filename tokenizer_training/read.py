@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -231,46 +230,3 @@ class TokenDataset:
         return [
             piece for row in sorted(rows) for piece in self.documents_in_row(packed, row) if piece.id == document_id
         ]
-
-
-def token_bytes(tokenizer_dir: str | Path) -> np.ndarray:
-    """UTF-8 bytes that each token stands for, int32[vocabulary]; special tokens stand for none.
-
-    Summed over the targets of a loss, the divisor of bits per byte.
-    """
-    file = Path(tokenizer_dir) / "tokenizer.json"
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        vocabulary, added = content["model"]["vocab"], content["added_tokens"]
-    except FileNotFoundError:
-        raise TokenizerError(f"{file}: no such file") from None
-    except (ValueError, KeyError, TypeError):
-        raise TokenizerError(f"{file}: not a tokenizer.json of a BPE tokenizer") from None
-    special = {token["id"] for token in added}
-    sizes = np.zeros(1 + max([*vocabulary.values(), *special]), np.int32)
-    for token, number in vocabulary.items():
-        sizes[number] = 0 if number in special else len(token)  # byte-level: one character a byte
-    return sizes
-
-
-def unigram_bits_per_byte(dataset: TokenDataset, train: str = "train", split: str = "validation") -> float:
-    """Bits per byte of a model that knows only how frequent each token is, the baseline that a trained model must beat.
-
-    Frequencies are of the `train` split, plus one for each token; measured on `split`, end tokens included.
-    """
-    counts = {
-        name: sum(
-            (
-                np.bincount(shard[start : start + (1 << 24)], minlength=dataset.vocab_size)
-                for number in range(len(dataset.splits[name]))
-                for shard in [dataset.shard(name, number)]
-                for start in range(0, len(shard), 1 << 24)
-            ),
-            np.zeros(dataset.vocab_size, np.int64),
-        )
-        for name in {train, split}
-    }
-    if dataset.bytes(split) == 0:
-        raise TokenizerError(f"{dataset.path}: split {split!r} holds no text to measure bits per byte on")
-    smoothed = counts[train] + 1.0
-    return float(-(counts[split] * np.log2(smoothed / smoothed.sum())).sum() / dataset.bytes(split))

@@ -19,14 +19,7 @@ class Shard:
     index: int
     segments: tuple[Segment, ...]
     versions: tuple[str, ...]  # of each segment's file: what changes when the file does
-
-    @property
-    def size(self) -> int:
-        """Stored bytes."""
-        return sum(
-            (s.end if s.end is not None else s.size) - s.begin if s.format != "parquet" else s.size
-            for s in self.segments
-        )
+    size: int  # stored bytes
 
 
 def unit_name(shard: Shard) -> str:
@@ -76,7 +69,7 @@ def cut(files: Iterable[tuple[InputFile, InputConfig]], shard_bytes: int) -> lis
     def close() -> None:
         nonlocal segments, versions, size
         if segments:
-            shards.append(Shard(len(shards), tuple(segments), tuple(versions)))
+            shards.append(Shard(len(shards), tuple(segments), tuple(versions), size))
         segments, versions, size = [], [], 0
 
     for file, entry in files:
@@ -90,8 +83,3 @@ def cut(files: Iterable[tuple[InputFile, InputConfig]], shard_bytes: int) -> lis
             size += weight
     close()
     return shards
-
-
-def input_bytes(files: Iterable[tuple[InputFile, InputConfig]]) -> int:
-    """Stored bytes of all input."""
-    return sum(file.size for file, _ in files)

@@ -131,7 +131,7 @@ def model(run: Path, section: Mapping[str, Any]) -> dict[str, Any] | None:
         series.append(charts.Line("validation loss", "dots", *zip(*validation, strict=True)))
     if series:
         out["loss"] = charts.lines(series, "loss by step (nats per token)", "step")
-    ours, base = section.get("validation_bits_per_byte"), section.get("unigram_bits_per_byte")
+    ours, base = section.get("bits_per_byte"), section.get("unigram_bits_per_byte")
     if bits:
         level = ("token-unigram model", float(base)) if base is not None and _finite(base) else None
         points = charts.Line("validation bits per byte", "dots", *zip(*bits, strict=True))
