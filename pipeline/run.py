@@ -71,10 +71,18 @@ def prepare(config: RunConfig, output: str, limit: int | None = None) -> Work:
 
 def check_directory(store: Store, name: str) -> None:
     """Refuse a directory that holds something else. Raises `ConfigError`."""
+    if store.local is not None and store.local.exists() and not store.local.is_dir():
+        raise ConfigError(f"{store.root} is a file; choose another --output")
     try:
         before = run_facts.read(store)
     except ValueError as error:
-        raise ConfigError(str(error)) from None
+        named = store.root in str(error)
+        raise ConfigError(str(error) if named else f"--output {store.root}: {error}") from None
+    except Exception as error:  # every file system has its own kinds
+        hint = "the path and its permissions" if store.local else "the URL, the credentials and engine.storage_options"
+        raise ConfigError(
+            f"--output {store.root}: cannot be read ({type(error).__name__}: {error}); check {hint}"
+        ) from None
     if before is not None:
         if before["name"] != name:
             raise ConfigError(
@@ -82,8 +90,6 @@ def check_directory(store: Store, name: str) -> None:
             )
         return
     if store.local is not None:
-        if store.local.exists() and not store.local.is_dir():
-            raise ConfigError(f"{store.root} is a file; choose another --output")
         ours = {"lease.json", ".lease-lock", "journal", "phases", "scores", "documents", "ledger"}
         others = [p.name for p in store.local.iterdir() if p.name not in ours] if store.local.is_dir() else []
         if others:
@@ -126,7 +132,8 @@ def run(config: RunConfig, options: Options, say: Say) -> int:
         say("")
         say(run_facts.summary(facts))
     if code == 0:
-        say(f"\n{store.root}: done in {human_time(time.time() - began)}; look at {store.root}/report.html")
+        look = f"; look at {store.root}/report.html" if store.local is not None else ""
+        say(f"\n{store.root}: done in {human_time(time.time() - began)}{look}")
     return code
 
 
