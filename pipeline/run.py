@@ -76,7 +76,13 @@ def check_directory(store: Store, name: str) -> None:
     try:
         before = run_facts.read(store)
     except ValueError as error:
-        raise ConfigError(str(error)) from None
+        named = store.root in str(error)
+        raise ConfigError(str(error) if named else f"--output {store.root}: {error}") from None
+    except Exception as error:  # every file system has its own kinds
+        hint = "the path and its permissions" if store.local else "the URL, the credentials and engine.storage_options"
+        raise ConfigError(
+            f"--output {store.root}: cannot be read ({type(error).__name__}: {error}); check {hint}"
+        ) from None
     if before is not None:
         if before["name"] != name:
             raise ConfigError(
@@ -126,7 +132,8 @@ def run(config: RunConfig, options: Options, say: Say) -> int:
         say("")
         say(run_facts.summary(facts))
     if code == 0:
-        say(f"\n{store.root}: done in {human_time(time.time() - began)}; look at {store.root}/report.html")
+        look = f"; look at {store.root}/report.html" if store.local is not None else ""
+        say(f"\n{store.root}: done in {human_time(time.time() - began)}{look}")
     return code
 
 

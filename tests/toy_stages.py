@@ -56,7 +56,7 @@ def toy_pipeline(
     )
 
 
-def run_toy(config: Path, out: Path, *overrides: str, **options: Any) -> tuple[int, str]:
+def run_toy(config: Path, out: Path | str, *overrides: str, **options: Any) -> tuple[int, str]:
     """`run` in this process with the inline executor and without a report: exit code and what was said."""
     from pipeline.config import read_config  # not at the top: workers import this module too
     from pipeline.run import Options, run

@@ -49,18 +49,25 @@ def _alive(lease: dict[str, Any], me: dict[str, Any]) -> bool:
             return (
                 abs(process.create_time() - float(lease["started"])) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
             )
-        except (psutil.NoSuchProcess, KeyError, ValueError):
+        except (psutil.NoSuchProcess, KeyError, ValueError, TypeError):
             return False
-    return time.time() - float(lease.get("renewed", 0)) < STALE
+    renewed = lease.get("renewed")
+    return isinstance(renewed, int | float) and time.time() - renewed < STALE
 
 
 def holder(store: Store) -> dict[str, Any] | None:
     """The live run in this directory, if there is one."""
+    found = _read(store)
+    return found if found is not None and _alive(found, _identity()) else None
+
+
+def _read(store: Store) -> dict[str, Any] | None:
+    """The lease that lies in the directory, or None; a damaged one is none."""
     try:
-        lease: dict[str, Any] = json.loads(store.read(LEASE))
+        found = json.loads(store.read(LEASE))
     except (FileNotFoundError, ValueError):
         return None
-    return lease if _alive(lease, _identity()) else None
+    return found if isinstance(found, dict) else None
 
 
 @contextlib.contextmanager
@@ -77,10 +84,14 @@ def lease(store: Store) -> Iterator[Store]:
         store.write(LEASE, json.dumps({**mine, "renewed": time.time()}).encode())
     done = threading.Event()
 
+    def is_mine() -> bool:
+        return (_read(store) or {}).get("token") == mine["token"]
+
     def renew() -> None:
         while not done.wait(RENEW):
             with contextlib.suppress(OSError):
-                store.write(LEASE, json.dumps({**mine, "renewed": time.time()}).encode())
+                if is_mine():  # a run that was thought dead must not take the directory back
+                    store.write(LEASE, json.dumps({**mine, "renewed": time.time()}).encode())
 
     renewer = threading.Thread(target=renew, daemon=True)
     renewer.start()
@@ -90,7 +101,8 @@ def lease(store: Store) -> Iterator[Store]:
         done.set()
         renewer.join()
         with contextlib.suppress(OSError):
-            store.remove(LEASE)
+            if is_mine():
+                store.remove(LEASE)
 
 
 @contextlib.contextmanager
