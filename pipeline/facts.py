@@ -97,8 +97,7 @@ def fill(facts: dict[str, Any], work: Work) -> None:
     stages: dict[str, dict[str, Any]] = {}
     sources: dict[str, dict[str, int]] = {}
     others: Counter[str] = Counter()
-    phase_seconds: Counter[str] = Counter()
-    for phase, manifest in work.map_manifests():
+    for _, manifest in work.map_manifests():
         for name, counts in manifest.counts["stages"].items():
             total = stages.setdefault(
                 name,
@@ -117,7 +116,6 @@ def fill(facts: dict[str, Any], work: Work) -> None:
                 total[key] += counts[key]
             for key in ("dropped", "failed", "skipped"):
                 total[key].update(counts[key])
-            phase_seconds[phase.name] += counts["seconds"]
         for source, counts in manifest.counts["sources"].items():
             entry = sources.setdefault(source, {"records": 0, "bytes": 0, "kept": 0, "dropped": 0, "failed": 0})
             entry["records"] += counts["records"]
@@ -130,6 +128,10 @@ def fill(facts: dict[str, Any], work: Work) -> None:
                 entry[fate] += number
         for source, number in manifest.counts["kept"].items():
             sources[source]["kept"] += number
+    for phase in work.phases:
+        if phase.kind != "map" and phase.stages[0].name in stages:  # the exchange, beside applying its verdicts
+            manifests = (work.manifest(phase, unit) for unit in work.units(phase))
+            stages[phase.stages[0].name]["seconds"] += sum(m.counts.get("seconds", 0.0) for m in manifests if m)
     files: Counter[str] = Counter()
     for source, _ in {(s.source, s.key) for shard in work.shards for s in shard.segments}:
         files[source] += 1

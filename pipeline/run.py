@@ -188,6 +188,8 @@ def _carry_out(
         if options.until is not None and SECTIONS.index(name) > SECTIONS.index(options.until):
             break
         if getattr(config, name) is not None:
+            if name == "pretrain":
+                executor.close()  # training has the machine to itself
             facts["sections"][name] = sections.run_section(name, config, work, store, executor, say)
             run_facts.write(store, facts)
         else:

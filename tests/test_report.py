@@ -95,8 +95,8 @@ def fill(run: Path) -> None:
     documents = [{"id": f"{n:032x}", "url": urls[n], "text": "é" * (n + 1), "source": "web", "language": ["en", "de", "ja", None][min(n // 400, 3) if n % 100 else 3],
                   "language_score": 0.9, "repeat": 1, "dup_cluster_size": 7 if n == 5 else 2 if n % 50 == 1 else 1} for n in range(1200)]  # fmt: skip
     table(run / "documents" / "part-00000.parquet", documents)
-    report = {"bytes_per_token": 3.8765, "vocab_size": 8192, "unigram_bits_per_byte": 2.9456, "new_key": {"inner": 5}, "odd": [1, 2],
-              "languages": [{"language": "en", "documents": 396, "bytes": 2_000_000, "tokens": 500_111, "bytes_per_token": 4.0, "fertility": 1.31}]}  # fmt: skip
+    report = {"total": {"bytes_per_token": 3.8765}, "vocab_size": 8192, "new_key": {"inner": 5}, "odd": [1, 2], "vocabulary": {"unigram_bits_per_byte": 2.9456, "used_share": None},
+              "by_language": {"en": {"documents": 396, "bytes": 2_000_000, "tokens": 500_111, "bytes_per_token": 4.0, "fertility": 1.31}}}  # fmt: skip
     (run / "tokenizer").mkdir()
     (run / "tokenizer" / "report.json").write_text(json.dumps(report), encoding="utf-8")
     (run / "tokens").mkdir()
@@ -109,7 +109,13 @@ def fill(run: Path) -> None:
         for step in range(1, 3001):
             lines.write(
                 json.dumps(
-                    {"step": step, "loss": 9 * step**-0.15, "learning_rate": 1e-3, "tokens": step * 512, "seconds": step * 0.1}
+                    {
+                        "step": step,
+                        "loss": 9 * step**-0.15,
+                        "learning_rate": 1e-3,
+                        "tokens": step * 512,
+                        "seconds": step * 0.1,
+                    }
                 )
                 + "\n"
             )

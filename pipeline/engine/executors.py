@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,7 +12,7 @@ import psutil
 
 from pipeline.config import EngineConfig
 from pipeline.engine.child import Child, Died
-from pipeline.engine.work import Failure, Task, prepare
+from pipeline.engine.work import Task, prepare
 
 
 @dataclass(frozen=True)
@@ -140,6 +139,3 @@ def make_executor(engine: EngineConfig, debug: bool) -> Executor:
     from pipeline.engine.ray_executor import RayExecutor
 
     return RayExecutor(engine)
-
-
-__all__: Sequence[str] = ["Answer", "Death", "Executor", "Failure", "make_executor"]

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.engine.ledger import Lost
-from pipeline.engine.mapping import MEASURE_BATCH, AggregateRunner, MapRunner, StageCounts
+from pipeline.engine.mapping import MEASURE_BATCH, AggregateRunner, MapRunner, StageCounts, cpu_seconds
 from pipeline.engine.rows import rows_table, stored_rows
 from pipeline.engine.verdicts import VerdictCursor
 from pipeline.engine.writers import SampleKeeper, row_bytes
@@ -62,7 +62,10 @@ def input_batches(
 
     `first` and `last` limit the rows to a range of places, for isolation.
     """
-    source = read_batches(task, counts, lost) if task.segments else stored_batches(task, counts, lost, keeper)
+    if task.segments:
+        source = timed(read_batches(task, counts, lost), counts.read)
+    else:
+        source = stored_batches(task, counts, lost, keeper)
     place = 0
     for table in source:
         places = np.arange(place, place + table.num_rows) if not task.segments else table.column("_seq").to_numpy()
@@ -72,6 +75,17 @@ def input_batches(
             table, places = table.filter(pa.array(keep)), places[keep]
         for start, end in cuts(table, task.batch_rows, BATCH_BYTES):
             yield Batch(table.slice(start, end - start)), places[start:end]
+
+
+def timed(tables: Iterator[pa.Table], counts: StageCounts) -> Iterator[pa.Table]:
+    """The same tables, with the CPU time that making them took added to the counts."""
+    while True:
+        started = cpu_seconds()
+        table = next(tables, None)
+        counts.seconds += cpu_seconds() - started
+        if table is None:
+            return
+        yield table
 
 
 def cuts(table: pa.Table, rows: int, size: int) -> Iterator[tuple[int, int]]:

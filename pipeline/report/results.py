@@ -48,19 +48,45 @@ def facts(values: Mapping[str, Any], skip: tuple[str, ...] = ()) -> list[tuple[s
     return [(human.shown(name.replace("_", " "), 80), text) for name, text in out]
 
 
+TOKENIZER_FACTS = {  # where a figure stands in tokenizer/report.json -> heading
+    ("vocab_size",): "vocabulary",
+    ("total", "bytes_per_token"): "bytes per token",
+    ("total", "characters_per_token"): "characters per token",
+    ("total", "fertility"): "tokens per word",
+    ("total", "continued_word_share"): "share of words in several tokens",
+    ("vocabulary", "used_share"): "share of the vocabulary used",
+    ("vocabulary", "dead_tail_share"): "share seen fewer than 5 times",
+    ("vocabulary", "renyi_efficiency"): "Rényi efficiency",
+    ("vocabulary", "unigram_bits_per_byte"): "unigram bits per byte",
+    ("lossless_share",): "share decoded without loss",
+}
+
+
 def tokenizer(run: Path, section: Mapping[str, Any]) -> dict[str, Any] | None:
     """The efficiency report: facts, and a table by language."""
     report = read_json(run / "tokenizer" / "report.json")
     if report is None and not section:
         return None
-    report = {**section, **(report or {})}
-    rows = [row for row in report.get("languages") or [] if isinstance(row, Mapping)]
+    report = report or {}
+    shown = []
+    for place, name in TOKENIZER_FACTS.items():
+        value: Any = report
+        for key in place:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        if isinstance(value, int | float):
+            shown.append((name, human.number(value)))
+    languages = report.get("by_language")
+    rows = [
+        {"language": name, **row}
+        for name, row in (languages if isinstance(languages, Mapping) else {}).items()
+        if isinstance(row, Mapping)
+    ]
     columns = [(key, name) for key, name in LANGUAGE_COLUMNS.items() if any(key in row for row in rows)]
     table = []
     for row in sorted(rows, key=lambda r: -(r.get("bytes") or 0)):
         cells = [_cell(key, row.get(key)) for key, _ in columns]
         table.append(cells)
-    return {"facts": facts(report, ("languages", "format")), "columns": columns, "rows": table}
+    return {"facts": shown, "columns": columns, "rows": table}
 
 
 def _cell(key: str, value: Any) -> str:
