@@ -129,7 +129,10 @@ def test_bad_input_and_batches() -> None:
     assert together.equals(alone)
     assert np.isfinite(together.column(P + "hash_ratio").to_numpy()).all()
     assert stage.decide(together).rule == ["min_words"] * 6 + [None]
-    assert tokenise([]).counts.tolist() == [] and stage.measure(Batch(pa.table({"text": pa.array([], pa.string())}))).num_rows == 0
+    assert (
+        tokenise([]).counts.tolist() == []
+        and stage.measure(Batch(pa.table({"text": pa.array([], pa.string())}))).num_rows == 0
+    )
 
 
 def test_knobs_are_checked() -> None:

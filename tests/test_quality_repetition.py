@@ -101,7 +101,9 @@ def slow_datatrove(text: str) -> dict[str, float]:
 
 
 repetitive = st.lists(st.sampled_from(["a", "bb", "the", "cat", "世", "1", "x,", "\n"]), max_size=80).map(" ".join)
-phrases = st.lists(st.sampled_from(["one two three four five six", "seven eight", "nine", "ten eleven twelve"]), max_size=20).map(" ".join)
+phrases = st.lists(
+    st.sampled_from(["one two three four five six", "seven eight", "nine", "ten eleven twelve"]), max_size=20
+).map(" ".join)
 
 
 @settings(max_examples=150, deadline=None)

@@ -127,7 +127,9 @@ def test_totals() -> None:
     assert found.row.tolist() == [0, 0, 0, 2, 2]
 
 
-@pytest.mark.parametrize("text", ["x" * 5_000_000, "word " * 1_000_000, "a." * 1_000_000, "世" * 1_000_000, "'" * 1_000_000])
+@pytest.mark.parametrize(
+    "text", ["x" * 5_000_000, "word " * 1_000_000, "a." * 1_000_000, "世" * 1_000_000, "'" * 1_000_000]
+)
 def test_large_texts_take_linear_time(text: str) -> None:
     start = time.process_time()
     found = tokenise([text])

@@ -66,7 +66,9 @@ class Characters:
         near = end - start <= PHONE_SPAN
         start, end = start[near], end[near]
         new = np.flatnonzero(np.append(True, start[1:] >= end[:-1])) if len(start) else start
-        yield from zip(start[new].tolist(), end[np.append(new[1:], len(end)) - 1].tolist(), strict=True) if len(start) else ()
+        yield from (
+            zip(start[new].tolist(), end[np.append(new[1:], len(end)) - 1].tolist(), strict=True) if len(start) else ()
+        )
 
 
 def within(places: Ints, count: int, span: int) -> bool:
@@ -134,7 +136,10 @@ def runs(gate: str, characters: str) -> Gate:
 # What may stand between the digits of a phone number, and before them, in `phonenumbers` (its VALID_PUNCTUATION and leading characters).
 PHONE_MARKS = r"x\-‐-―−ー－-／ \u00a0\u00ad\u200b\u2060\u3000()（）［］.\[\]/~⁓∼～+＋"
 PHONE = re.compile(rf"\d(?:[{PHONE_MARKS}]{{0,{PHONE_GAP}}}\d){{{PHONE_DIGITS - 1},}}")
-PHONE_LEFT, PHONE_RIGHT = 16, 48  # leading brackets and plus signs; an extension ("ext. 123") and what makes it a time or a price
+PHONE_LEFT, PHONE_RIGHT = (
+    16,
+    48,
+)  # leading brackets and plus signs; an extension ("ext. 123") and what makes it a time or a price
 MORE_DIGITS = re.compile(r"\d*")
 # Years, dates and fractions have as many digits as phone numbers, and are most of what is seen.
 _YEAR = r"(?:1[0-9]|20)\d\d"

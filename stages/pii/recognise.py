@@ -34,7 +34,10 @@ class Recognisers:
     """The recognisers of some structured entities. Costs a second or two to make the first time; use it again."""
 
     def __init__(
-        self, entities: Sequence[str] = STRUCTURED, phone_regions: Sequence[str] = PHONE_REGIONS, special_ips: bool = True
+        self,
+        entities: Sequence[str] = STRUCTURED,
+        phone_regions: Sequence[str] = PHONE_REGIONS,
+        special_ips: bool = True,
     ) -> None:
         """`special_ips`: whether private, loopback, documentation and other special-purpose addresses count.
 
@@ -74,7 +77,6 @@ class Recognisers:
                 span = span._replace(score=min(1.0, max(span.score + CONTEXT_BOOST, CONTEXT_FLOOR)))
             yield span
 
-
     def _regions(self, window: str) -> list[str]:
         """The regions whose shortest number the window's digits could make; all of them for a number with `+`."""
         if "+" in window or "＋" in window:
@@ -102,6 +104,9 @@ def _before_local_part(address: str) -> int:
     return max(local.rfind(mark) for mark in "/=?&") + 1
 
 
+FRAMEWORKS = ("torch", "transformers", "stanza")
+
+
 @contextlib.contextmanager
 def hidden(*modules: str) -> Iterator[None]:
     """Make modules that are not loaded yet look as if they were not installed."""
@@ -119,7 +124,7 @@ def _presidio(phone_regions: Sequence[str]) -> dict[str, Any]:
     import tldextract
 
     # presidio imports whatever NLP frameworks it finds, for engines that are not used here: most of ten seconds and 300 MB.
-    with hidden("torch", "transformers", "stanza"):
+    with hidden(*FRAMEWORKS):
         from presidio_analyzer.predefined_recognizers import (
             CreditCardRecognizer,
             CryptoRecognizer,
@@ -157,7 +162,8 @@ def _presidio(phone_regions: Sequence[str]) -> dict[str, Any]:
 def _shortest_number(region: str) -> int:
     from phonenumbers import PhoneMetadata
 
-    return min(PhoneMetadata.metadata_for_region(region).general_desc.possible_length)
+    metadata: Any = PhoneMetadata.metadata_for_region(region)
+    return min(metadata.general_desc.possible_length)
 
 
 # Special-purpose addresses (RFC 6890 and its registries), listed here because `ipaddress` changes its own list between releases.

