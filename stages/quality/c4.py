@@ -113,10 +113,9 @@ class C4(MapStage):
 
     def decide(self, values: pa.Table) -> Decision:
         decision = judge(values, self.rules())
-        cuts = values.column(P + "cuts").combine_chunks()
-        for row in np.flatnonzero(cuts.value_lengths().to_numpy(zero_copy_only=False)).tolist():
-            if decision.rule[row] is None:
-                decision.edits[row] = [Edit(cut["start"], cut["end"], "") for cut in cuts[row].as_py()]
+        for row, cuts in enumerate(values.column(P + "cuts").to_pylist()):
+            if cuts and decision.rule[row] is None:
+                decision.edits[row] = [Edit(cut["start"], cut["end"], "") for cut in cuts]
         return decision
 
 

@@ -1,6 +1,6 @@
 """FineWeb's own quality rules: menus, lists and templates that pass Gopher's and C4's.
 
-Penedo et al. 2024, "The FineWeb Datasets: Decanting the Web for the Finest Text Data at Scale", section 3.6, and datatrove, where paper
+Penedo et al. 2024, "The FineWeb Datasets: Decanting the Web for the Finest Text Data at Scale", and datatrove, where paper
 and code differ: the paper drops at 0.1 or more characters in duplicate lines, datatrove's default above 0.01; the paper calls a line
 short below 30 characters, datatrove up to 30; the paper's comparisons include the threshold, datatrove's do not. We follow the paper;
 `max_newline_ratio` is in the code only. Lines are non-blank lines, stripped.

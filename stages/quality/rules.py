@@ -31,19 +31,19 @@ class Rule(NamedTuple):
     side: Literal["min", "max", "above", "below"]
     threshold: float | None
 
-    def breaks(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    def breaks(self, values: npt.NDArray[np.float64], threshold: float) -> npt.NDArray[np.bool_]:
         """Which values break the rule (NaN, a skipped row, never does)."""
         if self.threshold is None:
             return np.zeros(len(values), dtype=bool)
         match self.side:
             case "min":
-                return values < self.threshold
+                return values < threshold
             case "max":
-                return values > self.threshold
+                return values > threshold
             case "above":
-                return values <= self.threshold
+                return values <= threshold
             case "below":
-                return values >= self.threshold
+                return values >= threshold
 
 
 def column(values: pa.Table, name: str) -> npt.NDArray[np.float64]:
@@ -61,7 +61,7 @@ def judge(values: pa.Table, rules: Iterable[Rule]) -> Decision:
         skipped = int(np.isnan(measured).sum())
         if skipped:
             decision.skipped[rule.name] = skipped
-        decision.drop_where(rule.breaks(measured), rule.name, measured, float(rule.threshold))
+        decision.drop_where(rule.breaks(measured, rule.threshold), rule.name, measured, float(rule.threshold))
     return decision
 
 
