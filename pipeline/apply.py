@@ -28,7 +28,7 @@ from pipeline.engine.store import TEMPORARY, Store
 from pipeline.engine.work import Call, Failure
 from pipeline.overrides import put, split_override
 from pipeline.readers.rows import seconds_of
-from pipeline.run import preflight
+from pipeline.run import preflight, with_given_paths
 from pipeline.tables import Chunk, ChunkWriter, as_table, check_source, clean, file_kind, file_schema, read_chunks
 from pipeline.yamlfile import ConfigError, Located
 from stages.batch import Batch
@@ -279,6 +279,8 @@ def _runner(job: Job) -> MapRunner:
             raise StageError(
                 f"a package is missing or broken: {error}; install the project's dependencies again"
             ) from None
+        except StageError as error:
+            raise StageError(with_given_paths(str(error), runner.base, job.assets)) from error
         _runners[key] = runner
     return _runners[key]
 

@@ -30,6 +30,7 @@ from pipeline.engine.work import Call, describe
 from pipeline.files import InputError
 from pipeline.plan import plan, warnings
 from pipeline.yamlfile import ConfigError
+from stages.stage import Stage, StageError
 
 Say = Callable[[str], None]
 
@@ -106,6 +107,15 @@ def preflight(specs: tuple[StageSpec, ...], assets: dict[str, str]) -> None:
                 raise ConfigError(
                     f"stage {spec.name}: a package is missing or broken: {error}; install the project's dependencies again"
                 ) from None
+            except StageError as error:
+                raise StageError(with_given_paths(str(error), stage, assets)) from error
+
+
+def with_given_paths(message: str, stage: Stage, assets: dict[str, str]) -> str:
+    """A stage's message with the user's paths in place of those of the copies that the stage was given."""
+    for path in stage.assets().values():
+        message = message.replace(str(local_copy(path, assets[path])), path)
+    return message
 
 
 def run(config: RunConfig, options: Options, say: Say) -> int:

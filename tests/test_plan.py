@@ -99,7 +99,7 @@ def test_plan_refuses_what_run_would_refuse(files: Path, capsys: pytest.CaptureF
         (f"input.paths=['{files}/b*.jsonl']", "matches no file"),
         ("stages=[normalise]", "unknown stage 'normalise'; did you mean 'normalize'?"),
         (f"stages=[{{language: {{model: {files}/absent.bin}}}}]", "the file for `model` is not there"),
-        (f"stages=[{{language: {{model: {files}/bad.bin}}}}]", "is no usable fastText model"),
+        (f"stages=[{{language: {{model: {files}/bad.bin}}}}]", f"{files}/bad.bin"),
         (f"input.paths=['{files}']", "is a directory"),
     ]:
         code, _, err = run_plan(files, capsys, "--set", override)
