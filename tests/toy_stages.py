@@ -120,6 +120,8 @@ def act(text: str) -> None:
         while True:
             held.append(np.ones(4 << 20, dtype=np.uint8))
             time.sleep(0.002)
+    if "[[sleep]]" in text:
+        time.sleep(0.3)
     if "[[heavy]]" in text:
         HELD.append(np.ones(12 << 20, dtype=np.uint8))
     if "[[exit]]" in text:

@@ -419,7 +419,7 @@ class Work:
             shard, place, start = wrong
             self.starts[place] = start
             self._commit(phase, unit_name(shard), None)
-            self._run_units(executor, phase, [unit_name(shard)])
+            self._run_units(executor, phase, [unit_name(shard)], "again, from a true record start")
 
     def _retry_failed(self) -> None:
         """Forget units with records that failed in a stage or at reading, so that they are tried again."""

@@ -59,8 +59,8 @@ class RayExecutor:
         import ray
 
         engine = self._engine
-        self._started = not ray.is_initialized()
-        if self._started:
+        start = not ray.is_initialized()
+        if start:
             arguments: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
             if engine.address is not None:
                 check_address(engine.address)
@@ -75,7 +75,7 @@ class RayExecutor:
             except (ConnectionError, RuntimeError, ValueError, OSError) as error:
                 where = f"the cluster at {engine.address}" if engine.address else "a local cluster"
                 raise ConfigError(f"Ray: cannot start with {where}: {str(error).splitlines()[0]}") from None
-        self._ray = ray
+        self._ray, self._started = ray, start
         self._look()
         self._function = ray.remote(
             max_retries=0, max_calls=engine.recycle_units, num_cpus=1, memory=engine.unit_memory
