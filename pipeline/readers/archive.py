@@ -16,14 +16,34 @@ from pipeline.readers import arc, warc
 from pipeline.readers.record import Limits, Place, Record, Segment, SegmentReader, Unreadable
 from pipeline.readers.stream import ERRORS, Codec, Stream, detect_codec, read_at
 
-HEAD = re.compile(rb"(?:" + warc.START + rb"|(?<![^\n])" + arc.START + rb")")
-LONGEST = 8192 + 256  # bytes that HEAD may match
+WARC = re.compile(warc.START)
+ARC = re.compile(arc.START)
+ARC_LINE = re.compile(rb"\n(?=" + arc.START + rb")")
+LONGEST = 8192 + 256  # bytes of a head that are looked at
 PROBE = 1 << 14
 SCAN = 1 << 20
 MAX_HEAD = 1 << 18
-BLANK = re.compile(rb"[\r\n \t\0]*")
+BLANK = re.compile(rb"[\r\n \t]*")
 END = re.compile(rb"(?:\r?\n){1,2}\Z")  # what ends a WARC record
 CUTTABLE = ("plain", "gzip")
+
+
+def is_head(data: bytes | bytearray, at: int) -> bool:
+    """Whether a record head stands at data[at]; an ARC head only at a line start."""
+    if data[at : at + 5] == b"WARC/":
+        return WARC.match(data, at) is not None
+    return (at == 0 or data[at - 1] == 10) and ARC.match(data, at) is not None
+
+
+def find_head(data: bytes | bytearray, begin: int, end: int) -> int:
+    """The first record head in data[begin:end], or -1. Two searches with literal prefixes: ten times as fast as one."""
+    if begin < len(data) and is_head(data, begin):
+        return begin
+    found = WARC.search(data, begin, end)
+    line = ARC_LINE.search(data, begin, end if found is None else min(end, found.start() + LONGEST))
+    if line is not None and (found is None or line.end() < found.start()):
+        return line.end()
+    return -1 if found is None else found.start()
 
 
 class Broken(Exception):
@@ -114,7 +134,7 @@ class ArchiveReader(SegmentReader):
         stream.ensure(0 if is_warc else 256)  # an ARC head has bare LF always: look at the block's
         begin, end = (stream.at - self._head_size, stream.at) if is_warc else (stream.at, stream.at + 256)
         self._bare = stream.buffer.find(b"\r", begin, end) < 0
-        if head.kind == "warcinfo" and head.length is None and stream.search(HEAD, LONGEST):
+        if head.kind == "warcinfo" and head.length is None and stream.search(find_head, LONGEST):
             self._count("warcinfo")
             return None
         if head.length is None:
@@ -145,7 +165,7 @@ class ArchiveReader(SegmentReader):
         if stream.damage is not None:
             stream.at = len(stream.buffer)
             raise Broken(stream.damage.reason)
-        reason = "truncated" if HEAD.match(stream.buffer, stream.at) else "no record head"
+        reason = "truncated" if is_head(stream.buffer, stream.at) else "no record head"
         stream.at += 1
         raise Broken(reason)
 
@@ -235,12 +255,12 @@ class ArchiveReader(SegmentReader):
 
     def _at_head(self) -> bool:
         self.stream.ensure(LONGEST)
-        return HEAD.match(self.stream.buffer, self.stream.at) is not None
+        return is_head(self.stream.buffer, self.stream.at)
 
     def _head_inside(self, start: int, stop: int) -> int | None:
         """Where the first record head in buffer[start:stop] starts."""
-        match = HEAD.search(self.stream.buffer, start, max(start, min(len(self.stream.buffer), stop + LONGEST)))
-        return match.start() if match and match.start() < stop else None
+        found = find_head(self.stream.buffer, start, max(start, min(len(self.stream.buffer), stop + LONGEST)))
+        return found if 0 <= found < stop else None
 
     def _large(self, place: Place, head: warc.Head) -> Record | None:
         """A record over the limit: what its first bytes do not settle fails; the rest is passed over."""
@@ -291,7 +311,7 @@ class ArchiveReader(SegmentReader):
         """Move to the next record after an unreadable stretch that starts at `place`; the stretch is one failed row."""
         stream = self.stream
         exhausted = stream.damage is not None and stream.at >= len(stream.buffer)
-        found = not exhausted and stream.search(HEAD, LONGEST)
+        found = not exhausted and stream.search(find_head, LONGEST)
         if found:
             where = stream.place()
             skipped = where.offset - place.offset or where.sub - place.sub
@@ -318,7 +338,7 @@ class ArchiveReader(SegmentReader):
             self.stream.seek(begin - before)
             self.stream.at = before if self.stream.ensure(before + 1) else 0
             stop = None if end is None else end - begin + before
-            found = self.stream.search(HEAD, LONGEST, stop)
+            found = self.stream.search(find_head, LONGEST, stop)
             return self.stream.place().offset if found else None
         magic = self.codec.magic
         if not magic or self.codec.name == "lz4":
@@ -346,7 +366,7 @@ class ArchiveReader(SegmentReader):
             before = min(offset, 1)
             data = read_at(self.file, offset - before, LONGEST + before)
             self.stream.moved()
-            return HEAD.match(data, before) is not None
+            return len(data) > before and is_head(data, before)
         raw = read_at(self.file, offset, PROBE)
         self.stream.moved()
         if not raw.startswith(self.codec.magic):
@@ -358,4 +378,4 @@ class ArchiveReader(SegmentReader):
                 out += more
         except ERRORS:
             pass
-        return HEAD.match(out) is not None
+        return is_head(out, 0)

@@ -10,6 +10,7 @@ import lzma
 import re
 import zlib
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, BinaryIO, NamedTuple
 
@@ -24,7 +25,7 @@ with suppress(ImportError):
 RAW = 1 << 16  # bytes read at a time: what is behind a member in it is copied once a member
 PLAIN = 1 << 18
 OUT = 1 << 20  # bytes inflated at a time
-ZSTD_PIECE = 1 << 12  # zstd has no limit on output: 4 KB can become 128 MB at worst
+ZSTD_PIECE = 1 << 10  # zstd has no limit on output: 1 KB can become 32 MB at worst
 MAX_DICTIONARY = 64 << 20
 
 MAGIC = {"gzip": b"\x1f\x8b\x08", "zstd": b"\x28\xb5\x2f\xfd", "lz4": b"\x04\x22\x4d\x18", "xz": b"\xfd7zXZ\x00"}
@@ -183,13 +184,17 @@ class Stream:
         self.at += size
         return True
 
-    def search(self, pattern: re.Pattern[bytes], longest: int, stop: int | None = None) -> bool:
-        """Move to the first match at or after `at` (and before `stop`, in bytes since the seek); False if there is none."""
+    def search(self, find: Callable[[bytearray, int, int], int], longest: int, stop: int | None = None) -> bool:
+        """Move to the first match at or after `at` (and before `stop`, in bytes since the seek); False if there is none.
+
+        `find(buffer, begin, end)` gives the index of the first match in buffer[begin:end], or -1; a match has at most
+        `longest` bytes.
+        """
         while True:
             far = len(self.buffer) if stop is None else max(0, stop - self.base) + longest
-            match = pattern.search(self.buffer, self.at, far)
-            if match:
-                self.at = match.start()
+            found = find(self.buffer, self.at, far)
+            if found >= 0:
+                self.at = found
                 return stop is None or self.base + self.at < stop
             self.at = max(self.at, len(self.buffer) - longest)
             self.compact()

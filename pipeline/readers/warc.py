@@ -63,9 +63,9 @@ def parse_date(date: str | None) -> int | None:
         calendar.weekday(year or 0, month, day)
     except ValueError:
         return None
-    if (hour or 0) > 23 or (minute or 0) > 59 or (second or 0) > 60:
+    if not year or (hour or 0) > 23 or (minute or 0) > 59 or (second or 0) > 60:
         return None
-    return calendar.timegm((year or 0, month, day, hour or 0, minute or 0, second or 0))
+    return calendar.timegm((year, month, day, hour or 0, minute or 0, second or 0))
 
 
 def to_record(place: Place, head: Head, block: bytes, whole: bool, limits: Limits) -> Record:
