@@ -137,9 +137,7 @@ def apply(
         writer.close()
         temporary.replace(target)
     except RunFailed as error:
-        if (
-            f"{StageError.__module__}.{StageError.__name__}" in error.trace
-        ):  # the stage's own word on the user's mistake
+        if error.kind == StageError.__name__:  # the stage's own word on the user's mistake
             raise ConfigError(str(error)) from None
         say(f"{error.trace}error: {error}")
         return 1

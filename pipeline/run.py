@@ -184,7 +184,12 @@ def _carry_out(
         return None
 
     if not work.finished():
-        run_tasks(executor, [Call("stages", preflight, {"specs": config.stages, "assets": work.assets})], ignore)
+        try:
+            run_tasks(executor, [Call("stages", preflight, {"specs": config.stages, "assets": work.assets})], ignore)
+        except RunFailed as error:
+            if error.kind in (StageError.__name__, ConfigError.__name__):  # the user's model, list or package
+                raise ConfigError(str(error)) from None
+            raise
     work.run(executor, options.retry_failed, say)
     run_facts.fill(facts, work)
     _collect_samples(work, store, executor)

@@ -88,7 +88,7 @@ def test_limit_counts_records_of_the_outer_archive(matryoshka: Path, tmp_path: P
 
 
 def shard(index: int, begin: int, end: int | None, key: str = "f") -> Shard:
-    return Shard(index, (Segment("s", key, f"/{key}", "warc", 400, begin, end, exact=begin == 0),), ("v",))
+    return Shard(index, (Segment("s", key, f"/{key}", "warc", 400, begin, end, exact=begin == 0),), ("v",), 100)
 
 
 SHARDS = [shard(0, 0, 100), shard(1, 100, 200), shard(2, 200, 300), shard(3, 300, None)]

@@ -20,11 +20,15 @@ NODE_LOSSES = 20  # of one unit: a cluster that loses this many is beyond help
 
 
 class RunFailed(Exception):
-    """The run cannot go on; the message says what happened and what to do. `trace` is for the log."""
+    """The run cannot go on; the message says what happened and what to do.
 
-    def __init__(self, message: str, trace: str = "") -> None:
+    `trace` is for the log; `kind` names the exception that a worker met, if that was it.
+    """
+
+    def __init__(self, message: str, trace: str = "", kind: str = "") -> None:
         super().__init__(message)
         self.trace = trace
+        self.kind = kind
 
 
 class Terminated(BaseException):
@@ -61,7 +65,7 @@ def run_tasks(
             running -= 1
             task, result = answer.task, answer.result
             if isinstance(result, Failure):
-                raise RunFailed(_message(task, result), result.trace)
+                raise RunFailed(_message(task, result), result.trace, result.kind)
             if isinstance(result, Death):
                 if result.node_lost:
                     losses[task.label] += 1
