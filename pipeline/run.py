@@ -266,8 +266,9 @@ def _remove_stale(work: Work, store: Store) -> None:
             store.remove(f"journal/{name}")
     mapped = {spec.name for spec in work.config.stages if spec.stage_class.kind == "map"}
     for name in store.folders("scores"):
-        if name not in mapped:
-            store.remove(f"scores/{name}")
+        for path in store.files(f"scores/{name}"):
+            if name not in mapped or Path(path).stem.removeprefix("part-") not in units:
+                store.remove(path)
 
 
 def _fail(store: Store, facts: dict[str, Any], work: Work, message: str, trace: str, say: Say) -> int:

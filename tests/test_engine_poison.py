@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
+import shutil
+import signal
+import struct
 from pathlib import Path
 from unittest import mock
 
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.config import stage_spec
+from pipeline.engine.isolate import READING, Isolate, Scan, UnitUnreadable
+from pipeline.engine.map_unit import MapTask
+from pipeline.engine.store import Store
+from pipeline.engine.work import MEMORY_EXIT
+from pipeline.yamlfile import Located
 from tests.support import tree, write_config
-from tests.toy_stages import run_toy, write_rows
+from tests.toy_stages import run_toy, toy_pipeline, write_rows
 
 PROMISED = ("documents", "ledger", "samples")
 RULES = {  # how a text ends its worker -> the rule in the ledger
@@ -122,8 +131,6 @@ def test_the_verdict_is_final(poisoned: Path) -> None:
 
 
 def test_retry_failed(poisoned: Path, cured: dict[str, str]) -> None:
-    import shutil
-
     out = poisoned / "retried"
     shutil.copytree(poisoned / "out", out)
     (poisoned / "antidote").touch()
@@ -175,6 +182,60 @@ def test_rows_too_heavy_together(tmp_path: Path) -> None:
     assert len(documents(tmp_path / "out")) == 60
 
 
+class Sick:
+    """Scans of ten rows by imagined workers: some records kill, some deaths come from what piled up, reading may end them."""
+
+    def __init__(self, kill: dict[int, int], unreadable: int | None = None, lives: int = 100) -> None:
+        self.kill, self.unreadable, self.lives = kill, unreadable, lives
+        self.processes = 0
+
+    def __call__(self, isolate: Isolate, scan: Scan) -> int | None:
+        self.processes += 1
+        note = Path(scan.marker)
+        for lived, row in enumerate(range(scan.first, 10 if scan.last is None else scan.last)):
+            if row == self.unreadable:
+                return -signal.SIGSEGV
+            if row in scan.task.poison:
+                continue
+            note.write_bytes(struct.pack("<qq", row, 0))
+            if row in self.kill:
+                return self.kill[row]
+            if lived >= self.lives:
+                return MEMORY_EXIT
+            note.write_bytes(struct.pack("<qq", row, READING))
+        return None
+
+
+def isolate(monkeypatch: pytest.MonkeyPatch, sick: Sick) -> dict[int, tuple[str, str]]:
+    monkeypatch.setattr(Isolate, "_scan", lambda self, scan: sick(self, scan))
+    spec = stage_spec("toy.poison", {}, Located({}, "test", {}), ())
+    task = MapTask(Store("/nowhere"), "00-x", 0, (spec,), (spec,), False, "", {}, {})
+    return {place: (found.stage, found.rule) for place, found in Isolate(task, None).run().items()}
+
+
+def test_isolation(monkeypatch: pytest.MonkeyPatch) -> None:
+    sick = Sick({0: -signal.SIGSEGV, 4: -signal.SIGVTALRM, 5: 3, 9: MEMORY_EXIT})
+    found = isolate(monkeypatch, sick)
+    assert {place: rule for place, (_, rule) in found.items()} == {0: "crash", 4: "timeout", 5: "crash", 9: "memory"}
+    assert {stage for stage, _ in found.values()} == {"toy.poison"}
+    assert sick.processes == 4 + 3 + 1, "each record costs two processes, a time-out one, and one comes through"
+
+
+def test_isolation_of_what_piles_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isolate(monkeypatch, Sick({}, lives=3)) == {}
+    assert isolate(monkeypatch, Sick({7: 1}, lives=2)) == {7: ("toy.poison", "crash")}
+
+
+def test_isolation_where_reading_ends_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No record is blamed for what cannot be read behind it."""
+    sick = Sick({}, unreadable=6)
+    with pytest.raises(UnitUnreadable, match="while the rows behind place 5 are read"):
+        isolate(monkeypatch, sick)
+    with pytest.raises(UnitUnreadable):
+        isolate(monkeypatch, Sick({}, unreadable=0))
+    assert sick.processes < 8
+
+
 def test_reader_failures_are_tried_again(tmp_path: Path) -> None:
     path = config(tmp_path, ["toy.length"], ["good"] * 50)
     with (tmp_path / "in.jsonl").open("a") as file:
@@ -189,8 +250,6 @@ def test_reader_failures_are_tried_again(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_ray_gives_the_same(poisoned: Path, tmp_path: Path) -> None:
-    from tests.toy_stages import toy_pipeline
-
     done = toy_pipeline(
         "run", poisoned / "config.yaml", "--executor", "ray", "--workers", "2", "--output", tmp_path / "out"
     )

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import IO, Any
 
-from pipeline.engine.work import Failure, Task, describe, die_with_parent, prepare
+from pipeline.engine.work import Failure, Task, describe, die_with_parent, first_to_go, prepare
 
 
 def send(stream: IO[bytes], value: Any) -> None:
@@ -85,6 +85,7 @@ class Child:
 def main() -> None:
     """Serve tasks until the parent closes the pipe."""
     die_with_parent()
+    first_to_go()
     prepare(int(sys.argv[3]) or None)
     tasks, answers = os.fdopen(int(sys.argv[1]), "rb"), os.fdopen(int(sys.argv[2]), "wb")
     while True:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.engine.exchange import Sorter
 from pipeline.engine.rows import LEDGER_SCHEMA, LOST_SCHEMA
-from pipeline.engine.store import Store
-from pipeline.engine.writers import TableWriter
+from pipeline.engine.writers import GROUP_ROWS, TableWriter
 from stages.pii.scrub import scrub_url
 
 
@@ -74,15 +72,33 @@ def ledger_facts(table: pa.Table) -> pa.Table:
     return pa.table([*arrays, table.column("_seq")], schema=LOST_SCHEMA)
 
 
-def write_ledger(store: Store, before: Iterable[str], path: Path, kept: list[pa.Table], lost_now: pa.Table) -> int:
-    """The shard's whole ledger: what every phase lost and what was kept, in the order of the input."""
-    tables = [lost_now, *kept]
-    for earlier in before:
-        with contextlib.closing(store.open(earlier)) as handle:
-            tables.append(pq.read_table(handle))
-    whole = pa.concat_tables([t.cast(LOST_SCHEMA) for t in tables])
-    whole = whole.take(pc.sort_indices(whole, sort_keys=[("_seq", "ascending")])).drop_columns(["_seq"])
-    writer = TableWriter(path, LEDGER_SCHEMA)
-    writer.add(whole)
-    writer.close()
-    return whole.num_rows
+class WholeLedger:
+    """A shard's whole ledger: what every phase lost and what was kept, sorted into the order of the input.
+
+    Sorted on disk where it is large: a shard of short lines has a million rows.
+    """
+
+    def __init__(self) -> None:
+        self._sorter = Sorter(pa.schema([("shard", pa.int32()), *LEDGER_SCHEMA, ("row", pa.int64())]), None)
+
+    def add(self, table: pa.Table) -> None:
+        """Add rows of `LOST_SCHEMA`, in any order."""
+        shard = pa.array(np.zeros(table.num_rows, dtype=np.int32))
+        columns = [shard, *table.cast(LOST_SCHEMA).columns]
+        self._sorter.add(
+            pa.table(columns, schema=pa.schema([("shard", pa.int32()), *LEDGER_SCHEMA, ("row", pa.int64())]))
+        )
+
+    def add_file(self, file: IO[bytes] | Path) -> None:
+        """Add the rows of a file that a phase left."""
+        with pq.ParquetFile(file) as parquet:
+            for batch in parquet.iter_batches(batch_size=GROUP_ROWS):
+                self.add(pa.Table.from_batches([batch]))
+
+    def write(self, path: Path) -> int:
+        """Write the file; returns the number of rows."""
+        writer = TableWriter(path, LEDGER_SCHEMA)
+        for table in self._sorter.sorted():
+            writer.add(table.select(LEDGER_SCHEMA.names))
+        writer.close()
+        return writer.rows

@@ -15,14 +15,14 @@ from pipeline.engine import journal
 from pipeline.engine.assets import local_copy
 from pipeline.engine.exchange import Slices
 from pipeline.engine.journal import Manifest, Output
-from pipeline.engine.ledger import Lost, ledger_facts, write_ledger
+from pipeline.engine.ledger import Lost, WholeLedger, ledger_facts
 from pipeline.engine.mapping import MEASURE_BATCH, AggregateRunner, MapRunner
 from pipeline.engine.poison import Poison, poison_of, stop_poison
 from pipeline.engine.rows import LOST_SCHEMA, READ_SCHEMA, SAMPLE_SCHEMA, as_documents, documents_schema
 from pipeline.engine.store import Store
 from pipeline.engine.unit_input import UnitCounts, input_batches
 from pipeline.engine.verdicts import VerdictCursor
-from pipeline.engine.writers import SAMPLES_PER_RULE, SampleKeeper, TableWriter, offer_samples
+from pipeline.engine.writers import SampleKeeper, TableWriter, offer_samples
 from pipeline.readers.record import Limits, Segment
 
 __all__ = ["MapTask", "ScoreFile", "VerdictCursor", "build_runners", "run_map", "score_schema"]
@@ -84,9 +84,6 @@ def run_map(task: MapTask) -> Manifest:
     store = task.store
     journal.forget(store, task.phase, task.unit)
     counts = UnitCounts()
-    keeper = (
-        None if task.keep_dropped == "none" else SampleKeeper(None if task.keep_dropped == "all" else SAMPLES_PER_RULE)
-    )
     outputs: list[Output] = []
     base = f"phases/{task.phase}/{task.unit}"
     kept_path = f"documents/part-{task.unit}.parquet" if task.final else f"{base}.parquet"
@@ -95,6 +92,7 @@ def run_map(task: MapTask) -> Manifest:
         kept_file = stack.enter_context(store.writing(kept_path))
         lost_file = stack.enter_context(store.writing(lost_path))
         samples_file = stack.enter_context(store.writing(samples_path))
+        keeper = SampleKeeper(samples_file, SAMPLE_SCHEMA, task.keep_dropped)
         scores: dict[str, ScoreFile] = {}
         for runner in runners:
             if isinstance(runner, MapRunner):
@@ -105,7 +103,7 @@ def run_map(task: MapTask) -> Manifest:
         lost_writer = TableWriter(lost_file, LOST_SCHEMA)
         lost = Lost(lost_writer)
         final_schema = documents_schema([s.stage_class(s.config) for s in task.all_stages])
-        kept_places: list[pa.Table] = []
+        ledger = WholeLedger()
         for batch, places in input_batches(task, counts, lost, keeper):
             poison = poison_of(task, batch, places)
             for runner in runners:
@@ -122,7 +120,7 @@ def run_map(task: MapTask) -> Manifest:
                 batch = outcome.kept
             table = batch.table
             if task.final:
-                kept_places.append(ledger_facts(table))
+                ledger.add(ledger_facts(table))
                 for source, number in Counter(table.column("source").to_pylist()).items():
                     counts.kept[source] += number
                 table = as_documents(table, final_schema)
@@ -135,11 +133,7 @@ def run_map(task: MapTask) -> Manifest:
         lost_writer.close()
         for score in scores.values():
             score.writer.close()
-        pq.write_table(
-            pa.Table.from_pylist(keeper.rows() if keeper else [], schema=SAMPLE_SCHEMA),
-            samples_file,
-            compression="zstd",
-        )
+        keeper.close()
         outputs.append(journal.output(kept_path, kept_file, kept_writer.rows))
         outputs.append(journal.output(lost_path, lost_file, lost_writer.rows))
         outputs.append(journal.output(samples_path, samples_file, 0))
@@ -147,8 +141,11 @@ def run_map(task: MapTask) -> Manifest:
         if task.final:
             ledger_path = f"ledger/part-{task.unit}.parquet"
             ledger_file = stack.enter_context(store.writing(ledger_path))
-            rows = write_ledger(store, task.lost_before, ledger_file, kept_places, pq.read_table(lost_file))
-            outputs.append(journal.output(ledger_path, ledger_file, rows))
+            ledger.add_file(lost_file)
+            for earlier in task.lost_before:
+                with contextlib.closing(store.open(earlier)) as handle:
+                    ledger.add_file(handle)
+            outputs.append(journal.output(ledger_path, ledger_file, ledger.write(ledger_file)))
     manifest = Manifest(
         phase=task.phase,
         unit=task.unit,

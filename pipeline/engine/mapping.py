@@ -7,7 +7,7 @@ import resource
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -146,8 +146,9 @@ class MapRunner:
             own = spec.config.model_dump(by_alias=True, exclude_unset=True)
             config = type(spec.config).model_validate({**own, **values, "by_language": {}})
             self.stages[language] = spec.stage_class(config)  # type: ignore[assignment]
-        self.known: Mapping[str, int] = {}  # id -> row of `known_values`: measured by an earlier run
-        self.known_values: pa.Table | None = None
+        self.known_values: pa.Table | None = None  # measured by an earlier run
+        self._known_ids = np.empty(0, dtype="S1")  # their ids, sorted
+        self._known_rows = np.empty(0, dtype=np.int64)  # and where each stands
 
     @property
     def base(self) -> MapStage:
@@ -162,7 +163,18 @@ class MapRunner:
     def reuse(self, values: pa.Table) -> None:
         """Take scores that an earlier run measured with the same knobs, so that only unknown rows are measured."""
         self.known_values = values
-        self.known = {id_: row for row, id_ in enumerate(values.column("id").to_pylist())}
+        ids = np.array(values.column("id").cast(pa.binary()).to_pylist(), dtype=np.bytes_)
+        self._known_rows = np.argsort(ids)
+        self._known_ids = ids[self._known_rows]
+
+    def _find_known(self, ids: list[str]) -> np.ndarray:
+        """Where the values of these rows stand, -1 for those that were never measured."""
+        wanted = np.array([id_.encode() for id_ in ids], dtype=np.bytes_)
+        place = np.minimum(np.searchsorted(self._known_ids, wanted), max(len(self._known_ids) - 1, 0))
+        if not len(self._known_ids):
+            return np.full(len(ids), -1, dtype=np.int64)
+        found: np.ndarray = np.where(self._known_ids[place] == wanted, self._known_rows[place], -1)
+        return found
 
     def __call__(self, batch: Batch) -> Outcome:
         """Judge a batch. Raises only for a fault of the stage itself that no single row explains."""
@@ -228,7 +240,7 @@ class MapRunner:
         if self.known_values is None:
             values, places, errors = self._measure_fresh(stage, batch, schema)
             return values, np.array(places, dtype=np.int64), errors
-        found = np.array([self.known.get(i, -1) for i in batch.column("id").to_pylist()], dtype=np.int64)
+        found = self._find_known(batch.column("id").to_pylist())
         missing, have = np.flatnonzero(found < 0), np.flatnonzero(found >= 0)
         known = self.known_values.take(pa.array(found[have])).select(schema.names).cast(schema)
         if not len(missing):
@@ -296,7 +308,7 @@ def settle(
     """Rows that go on, rows that end here (taken from `shown`), and the ledger's words on the latter; counted."""
     lost = [row for row, rule in enumerate(decision.rule) if rule is not None]
     if not lost:
-        return after, shown.take([]), []
+        return after, Batch(shown.table.slice(0, 0)), []
     verdicts = []
     for row in lost:
         rule = decision.rule[row] or ""

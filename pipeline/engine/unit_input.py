@@ -91,6 +91,10 @@ def timed(tables: Iterator[pa.Table], counts: StageCounts) -> Iterator[pa.Table]
 
 def cuts(table: pa.Table, rows: int, size: int) -> Iterator[tuple[int, int]]:
     """Ranges of at most `rows` rows and about `size` bytes; nothing that is written depends on where they end."""
+    if table.num_rows <= rows and table.nbytes <= size:
+        if table.num_rows:
+            yield 0, table.num_rows
+        return
     ends = np.cumsum(row_bytes(table))
     start = 0
     while start < table.num_rows:

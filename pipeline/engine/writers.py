@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,33 +74,47 @@ def row_bytes(table: pa.Table) -> np.ndarray:
 
 
 class SampleKeeper:
-    """For each (stage, rule) the rows with the smallest ids: the same ones whatever the order they come in."""
+    """A file of dropped rows. "sample": for each (stage, rule) those with the smallest ids, whatever the order they come in;
+    "all": every one, in the order they come in; "none": no row.
+    """
 
-    def __init__(self, limit: int | None) -> None:
-        self.limit = limit
+    def __init__(self, path: Path, schema: pa.Schema, keep: str) -> None:
+        self.keep = keep
+        self._writer = TableWriter(path, schema)
         self._heaps: dict[tuple[str, str], list[tuple[_Reversed, dict[str, Any]]]] = {}
 
     def offer(self, row: dict[str, Any]) -> None:
-        """Keep the row if its id is among the smallest of its rule."""
+        """Keep the row if it is wanted."""
+        if self.keep == "all":
+            self._write([row])
+            return
         heap = self._heaps.setdefault((row["stage"], row["rule"]), [])
         entry = (_Reversed(row["id"]), row)
-        if self.limit is None or len(heap) < self.limit:
+        if len(heap) < SAMPLES_PER_RULE:
             heapq.heappush(heap, entry)
         elif heap[0][0] < entry[0]:
             heapq.heapreplace(heap, entry)
 
     def wants(self, stage: str, rule: str, id_: str) -> bool:
         """Whether a row would be kept, so that its text need not be looked at otherwise."""
+        if self.keep != "sample":
+            return self.keep == "all"
         heap = self._heaps.get((stage, rule), [])
-        return self.limit is None or len(heap) < self.limit or id_ < heap[0][0].id
+        return len(heap) < SAMPLES_PER_RULE or id_ < heap[0][0].id
 
-    def rows(self) -> list[dict[str, Any]]:
-        """All kept rows, by stage, rule and id."""
-        return [
-            row
-            for key in sorted(self._heaps)
-            for row in sorted((r for _, r in self._heaps[key]), key=lambda r: str(r["id"]))
-        ]
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """The sampled rows, by stage, rule and id."""
+        for key in sorted(self._heaps):
+            yield from sorted((row for _, row in self._heaps[key]), key=lambda row: str(row["id"]))
+
+    def close(self) -> int:
+        """Finish the file; returns its number of rows."""
+        self._write(list(self.rows()))
+        self._writer.close()
+        return self._writer.rows
+
+    def _write(self, rows: list[dict[str, Any]]) -> None:
+        self._writer.add(pa.Table.from_pylist(rows, schema=self._writer.schema))
 
 
 class _Reversed:
