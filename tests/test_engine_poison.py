@@ -83,7 +83,7 @@ def poisoned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cured(poisoned: Path) -> dict[str, str]:
     """The same corpus where the marked texts do no harm."""
     (poisoned / "antidote").touch()
-    code, said = run_toy(poisoned / "config.yaml", poisoned / "cured")
+    code, said = run_toy(poisoned / "config.yaml", poisoned / "cured", debug=True)
     (poisoned / "antidote").unlink()
     assert code == 0, said
     return tree(poisoned / "cured", *PROMISED)
@@ -135,7 +135,7 @@ def test_retry_failed(poisoned: Path, cured: dict[str, str]) -> None:
     shutil.copytree(poisoned / "out", out)
     (poisoned / "antidote").touch()
     try:
-        code, said = run_toy(poisoned / "config.yaml", out, retry_failed=True)
+        code, said = run_toy(poisoned / "config.yaml", out, debug=True, retry_failed=True)
     finally:
         (poisoned / "antidote").unlink()
     assert code == 0, said
@@ -151,7 +151,7 @@ def test_behind_and_inside_a_group_stage(tmp_path: Path) -> None:
         + {4: "[[group]][[segv]]", 5: "[[group]][[raise]]", 60: "[[exit]]", 61: "[[raise]]"}.get(n, "")
         for n in range(80)
     ] + ["key7 again", "key4 again"]
-    path = config(tmp_path, stages, rows)
+    path = config(tmp_path, stages, rows, shard_bytes="1MB")
     code, said = run_toy(path, tmp_path / "out")
     assert code == 0, said
     assert failed(tmp_path / "out") == {
@@ -165,10 +165,10 @@ def test_behind_and_inside_a_group_stage(tmp_path: Path) -> None:
         80
     ]  # 81 is the first that was read with its key
     (tmp_path / "antidote").touch()
-    code, said = run_toy(path, tmp_path / "out", retry_failed=True)
+    code, said = run_toy(path, tmp_path / "out", debug=True, retry_failed=True)
     assert code == 0, said
     assert failed(tmp_path / "out") == {}
-    assert run_toy(path, tmp_path / "fresh")[0] == 0
+    assert run_toy(path, tmp_path / "fresh", debug=True)[0] == 0
     assert tree(tmp_path / "out", *PROMISED) == tree(tmp_path / "fresh", *PROMISED)
 
 
@@ -240,10 +240,10 @@ def test_reader_failures_are_tried_again(tmp_path: Path) -> None:
     path = config(tmp_path, ["toy.length"], ["good"] * 50)
     with (tmp_path / "in.jsonl").open("a") as file:
         file.write("{broken\n")
-    assert run_toy(path, tmp_path / "out")[0] == 0
+    assert run_toy(path, tmp_path / "out", debug=True)[0] == 0
     assert failed(tmp_path / "out") == {50: ("read", "bad_row")}
     before = tree(tmp_path / "out", *PROMISED)
-    code, said = run_toy(path, tmp_path / "out", retry_failed=True)
+    code, said = run_toy(path, tmp_path / "out", debug=True, retry_failed=True)
     assert code == 0 and "everything is done already" not in said
     assert tree(tmp_path / "out", *PROMISED) == before
 
