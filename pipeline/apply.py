@@ -16,12 +16,12 @@ import pyarrow.parquet as pq
 
 from pipeline.config import EngineConfig, StageSpec, stage_spec
 from pipeline.engine.assets import hash_assets, local_copy
-from pipeline.engine.exchange import Slices
 from pipeline.engine.executors import Death, Executor, make_executor
 from pipeline.engine.group_unit import GroupTask, round_partitions, slices_of
 from pipeline.engine.journal import Manifest
 from pipeline.engine.map_unit import MapTask, VerdictCursor
 from pipeline.engine.mapping import MEASURE_BATCH, MapRunner, apply_edits, only_mask
+from pipeline.engine.poison import poison_from
 from pipeline.engine.rows import DATE
 from pipeline.engine.schedule import RunFailed, run_tasks
 from pipeline.engine.store import TEMPORARY, Store
@@ -374,8 +374,23 @@ def group_results(job: Job, executor: Executor) -> Iterator[tuple[Chunk, dict[st
         rows_path = "phases/rows/00000.parquet"
         with store.writing(rows_path) as temporary:
             write_rows(job, temporary)
-        verdicts = exchange(job, store, rows_path, executor)
-        task = MapTask(store, "apply", 0, (), (spec,), False, "", {}, job.assets, group=spec, verdicts=tuple(verdicts))
+        manifests = exchange(job, store, rows_path, executor)
+        verdicts = tuple(s for m in manifests if (s := slices_of(m, "verdicts")) is not None)
+        poison = poison_from(manifests[0].extra["poison"])
+        task = MapTask(
+            store,
+            "apply",
+            0,
+            (),
+            (spec,),
+            False,
+            "",
+            {},
+            job.assets,
+            group=spec,
+            verdicts=verdicts,
+            group_poison=poison,
+        )
         cursor = VerdictCursor(task)
         first = 0
         for chunk in read_chunks(job.source):
@@ -404,8 +419,8 @@ def write_rows(job: Job, path: Path) -> None:
     writer.close()
 
 
-def exchange(job: Job, store: Store, rows_path: str, executor: Executor) -> list[Slices]:
-    """Run all rounds of a group stage over one stored shard; where its verdicts stand."""
+def exchange(job: Job, store: Store, rows_path: str, executor: Executor) -> list[Manifest]:
+    """Run all rounds of a group stage over one stored shard; the manifests of all units, the shard's own first."""
     stage: GroupStage = job.stage  # type: ignore[assignment]
     manifests: list[Manifest] = []
 
@@ -427,7 +442,7 @@ def exchange(job: Job, store: Store, rows_path: str, executor: Executor) -> list
         found: dict[str, Manifest] = {}
         run_tasks(executor, units, lambda t, m, found=found: found.update({m.unit: m}))  # type: ignore[misc]
         manifests += [found[unit.unit] for unit in units]
-    return [s for m in manifests if (s := slices_of(m, "verdicts")) is not None]
+    return manifests
 
 
 def _group_columns(job: Job, cursor: VerdictCursor, batch: Batch, first: int) -> dict[str, pa.Array]:
@@ -440,5 +455,8 @@ def _group_columns(job: Job, cursor: VerdictCursor, batch: Batch, first: int) ->
         columns["text"] = pa.array(edited, pa.large_string())
     looked = only_mask(cursor.spec, batch)
     rules = [rule if looked[i] else None for i, rule in enumerate(aligned.column("rule").to_pylist())]
+    for row in range(len(batch)):  # a row that the stage could not take in
+        if first + row in cursor.poison:
+            rules[row] = cursor.poison[first + row].rule
     columns["verdict"] = pa.array([job.verdict(rule) for rule in rules], pa.string())
     return {name: _flat(columns[name]).cast(kind) for name, kind in job.added.items()}
