@@ -253,14 +253,16 @@ def put_lease(store: Store, **changes: object) -> None:
         ({"started": 1.0}, False),  # its pid was another process's before
         ({"boot": "another boot"}, False),
         ({"pid": 2**22 + 1}, False),
-        ({"host": "elsewhere", "renewed": time.time()}, True),
-        ({"host": "elsewhere", "renewed": time.time() - 300}, False),
+        ({"host": "elsewhere", "age": 0}, True),
+        ({"host": "elsewhere", "age": 300}, False),
         ({"host": "elsewhere", "renewed": None}, False),
         ({"pid": None}, False),
     ],
 )
 def test_whose_lease_counts(tmp_path: Path, changes: dict[str, object], live: bool) -> None:
     store = Store(str(tmp_path))
+    if "age" in changes:  # seconds since it was renewed
+        changes = {"host": changes["host"], "renewed": time.time() - float(str(changes["age"]))}
     put_lease(store, **changes)
     if live:
         with pytest.raises(LeaseHeld), lease(store):
@@ -341,7 +343,7 @@ def test_clean(corpus: Path, undisturbed: dict[str, str], tmp_path: Path, capsys
     late = "toy.poison.checkpoint=true"  # changes nothing
     assert main(["status", str(out), "--set", late]) == 0
     assert "would run" not in capsys.readouterr().out
-    change = "toy.first.only={source: [none]}"
+    change = "toy.first.only={source: []}"
     assert main(["status", str(out), "--set", change]) == 0
     assert "which `clean` removed, are needed again" in capsys.readouterr().out
     assert run_toy(corpus / "config.yaml", out, change, debug=True)[0] == 0

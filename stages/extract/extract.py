@@ -160,10 +160,14 @@ class Extract(MapStage):
             batch.values("html"), batch.values("html_charset"), batch.values("url"), batch.values("text"), strict=True
         )
         for html, charset, url, text in rows:
-            row = {"text": text} if html is None else self._row(html, charset, url)
+            row = self._without_html(text) if html is None else self._row(html, charset, url)
             for name, values in columns.items():
                 values.append(row.get(name))
         return pa.table({name: pa.array(columns[name], kind) for name, kind in self.measures().items()})
+
+    def _without_html(self, text: str | None) -> dict[str, Any]:
+        """A row that brings its text passes; one without anything is as empty as a page without text."""
+        return {"text": text} if text is not None else {"extract_chars": 0}
 
     def _row(self, html: str | bytes, charset: str | None, url: str | None) -> dict[str, Any]:
         """The measured values of one page."""
