@@ -24,7 +24,7 @@ from pipeline.cli import main
 from pipeline.engine.executors import Debug
 from pipeline.yamlfile import ConfigError
 from stages.stage import registry
-from tests import crashing_stage, toy_stages
+from tests import crashing_stage
 
 ROOT = Path(__file__).parents[1]
 PROSE = (
@@ -419,14 +419,6 @@ def test_a_row_that_kills_its_worker(tmp_path: Path) -> None:
     ]
     assert out[33]["text"] == "CRASH" and out[33]["test_length"] == -1
     assert said[0].split() == ["58", "keep"]
-
-
-def test_a_row_that_a_group_stage_cannot_take_in(tmp_path: Path) -> None:
-    texts = ["one text", "two [[group]] [[segv]]", "one more text", "three"]
-    source = write(tmp_path / "in.jsonl", [{"id": i, "text": text} for i, text in enumerate(texts)])
-    assert apply(toy_stages.First.name, source, tmp_path / "out.jsonl", [], "inline", None, print) == 0
-    verdicts = [row["verdict"] for row in read(tmp_path / "out.jsonl")]
-    assert verdicts == ["keep", "toy.first:crash", "toy.first:again", "keep"]
 
 
 RAY = """
