@@ -46,6 +46,16 @@ DOCUMENT_COLUMNS = {  # every documents/ file begins with these; stage columns f
     "repeat": pa.int32(),
 }
 
+_VERDICT = (  # what the ledger and the samples say of a verdict
+    ("stage", pa.string()),
+    ("rule", pa.string()),
+    ("value", pa.float64()),
+    ("threshold", pa.float64()),
+    ("kept_id", pa.string()),
+    ("similarity", pa.float64()),
+    ("detail", pa.string()),
+)
+
 LEDGER_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -55,13 +65,7 @@ LEDGER_SCHEMA = pa.schema(
         ("file", pa.string()),
         ("offset", pa.int64()),
         ("fate", pa.string()),
-        ("stage", pa.string()),
-        ("rule", pa.string()),
-        ("value", pa.float64()),
-        ("threshold", pa.float64()),
-        ("kept_id", pa.string()),
-        ("similarity", pa.float64()),
-        ("detail", pa.string()),
+        *_VERDICT,
     ]
 )
 
@@ -72,13 +76,7 @@ SAMPLE_SCHEMA = pa.schema(
         ("id", pa.string()),
         ("url", pa.string()),
         ("source", pa.string()),
-        ("stage", pa.string()),
-        ("rule", pa.string()),
-        ("value", pa.float64()),
-        ("threshold", pa.float64()),
-        ("kept_id", pa.string()),
-        ("similarity", pa.float64()),
-        ("detail", pa.string()),
+        *_VERDICT,
         ("text", pa.large_string()),
     ]
 )

@@ -7,26 +7,22 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from pipeline.files import InputError, InputFile, open_input
-from pipeline.readers.record import Place, ReadOptions, Record, Segment, SegmentReader, Unreadable
-from pipeline.readers.rows import fill_row
+from pipeline.readers.record import ReadOptions, Record, Segment
+from pipeline.readers.rows import RowReader, fill_row
 from pipeline.readers.stream import Codec, Stream, detect_codec, read_at
 
 COUNTED = 1 << 20  # bytes read at a time to count lines
 
 
-class JsonlReader(SegmentReader):
+class JsonlReader(RowReader):
     """Rows of a JSONL segment, which begins at the start of a line. `offset` is the row number; blank lines count too."""
 
-    def read(self) -> Iterator[Record]:
-        """The records, in order."""
-        self.row = self.segment.base_row
-        try:
-            with self.open() as file:
-                yield from self._read(file)
-        except Unreadable as error:
-            yield self.unreadable(Place(self.row, 0), error)
+    def first_row(self) -> int:
+        """Rows are numbered from the start of the file."""
+        return self.segment.base_row
 
-    def _read(self, file: BinaryIO) -> Iterator[Record]:
+    def rows(self, file: BinaryIO) -> Iterator[Record]:
+        """The records of the opened file."""
         segment, limit = self.segment, self.limits.max_record_bytes
         stop = segment.size if segment.end is None else segment.end
         if segment.begin >= max(stop, 1):

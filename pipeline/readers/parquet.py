@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.files import InputError, InputFile, open_input
-from pipeline.readers.record import Place, ReadOptions, Record, Segment, SegmentReader, Unreadable
-from pipeline.readers.rows import fill_row
+from pipeline.readers.record import ReadOptions, Record, Segment
+from pipeline.readers.rows import RowReader, fill_row
 from pipeline.readers.stream import read_at
 
 BATCH_BYTES = 8 << 20  # of decoded values at a time, about
@@ -18,19 +18,15 @@ MAX_BATCH_ROWS = 1024
 MAGIC = (b"PAR1", b"PARE")
 
 
-class ParquetReader(SegmentReader):
+class ParquetReader(RowReader):
     """Rows [begin, end) of a Parquet file; `offset` is the row number. A broken row group is one failed row."""
 
-    def read(self) -> Iterator[Record]:
-        """The records, in order."""
-        self.row = self.segment.begin
-        try:
-            with self.open() as file:
-                yield from self._read(file)
-        except Unreadable as error:
-            yield self.unreadable(Place(self.row, 0), error)
+    def first_row(self) -> int:
+        """Rows are numbered from the start of the file."""
+        return self.segment.begin
 
-    def _read(self, file: BinaryIO) -> Iterator[Record]:
+    def rows(self, file: BinaryIO) -> Iterator[Record]:
+        """The records of the opened file."""
         segment = self.segment
         self.first, self.next = segment.begin, segment.end
         if segment.size == 0:

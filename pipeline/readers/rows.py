@@ -3,13 +3,35 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime
-from typing import Any
+from typing import Any, BinaryIO
 
 from pipeline.readers.charset import valid
-from pipeline.readers.record import Limits, ReadOptions, Record
+from pipeline.readers.record import Limits, Place, ReadOptions, Record, SegmentReader, Unreadable
 from pipeline.readers.warc import parse_date
+
+
+class RowReader(SegmentReader):
+    """Rows of a segment; `row` is the number of the one being read, which an I/O error is reported at."""
+
+    def read(self) -> Iterator[Record]:
+        """The records, in order."""
+        self.row = self.first_row()
+        try:
+            with self.open() as file:
+                yield from self.rows(file)
+        except Unreadable as error:
+            yield self.unreadable(Place(self.row, 0), error)
+
+    @abstractmethod
+    def first_row(self) -> int:
+        """Number of the segment's first row."""
+
+    @abstractmethod
+    def rows(self, file: BinaryIO) -> Iterator[Record]:
+        """The records of the opened file; moves `row` on."""
 
 
 def fill_row(record: Record, row: Mapping[str, Any], options: ReadOptions, limits: Limits) -> Record:

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-from pydantic import AfterValidator
 
 from stages.batch import Batch
 from stages.dedup import columns
 from stages.dedup.messages import indices, key_values, message_table, pack, places, same_as_previous, whole_keys
-from stages.dedup.survivor import CRITERIA, check, rank_names, ranks
-from stages.stage import Addressed, GroupStage, Resources, StageConfig, knob, register
+from stages.dedup.survivor import DuplicateConfig, rank_names, ranks
+from stages.stage import Addressed, GroupStage, Resources, knob, register
 
 PIECE = 1 << 16  # messages of one key handled at a time
 
 
-class ExactConfig(StageConfig):
+class ExactConfig(DuplicateConfig):
     """Knobs of `dedup.exact`."""
 
     normalize: tuple[Literal["whitespace", "case"], ...] = knob(
@@ -26,15 +25,6 @@ class ExactConfig(StageConfig):
         "what texts may differ in and still be equal: whitespace (any run of Unicode whitespace counts as one space, none at the"
         " ends), case (compared in lower case); [] compares the text as it is",
     )
-    scope: Literal["source", "global"] = knob(
-        "source",
-        "compare within each input source, or across all",
-        "FineWeb (Penedo et al. 2024), on deduplication: deduplicating across all dumps kept worse text than within each",
-    )
-    survivor: Annotated[tuple[str, ...], AfterValidator(check)] = knob(
-        ("first",), "which duplicate is kept: " + CRITERIA
-    )
-    mode: Literal["drop", "tag"] = knob("drop", "drop duplicates, or only write the columns")
 
 
 @register

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-from pydantic import AfterValidator
 
 from stages.batch import Batch
 from stages.dedup import columns
@@ -29,14 +28,14 @@ from stages.dedup.messages import (
 )
 from stages.dedup.minhash import band_keys, permutations, signatures
 from stages.dedup.shingles import shingles
-from stages.dedup.survivor import CRITERIA, check, rank_names, ranks
-from stages.stage import Addressed, GroupStage, Resources, StageConfig, knob, register
+from stages.dedup.survivor import CRITERIA, DuplicateConfig, Survivor, rank_names, ranks
+from stages.stage import Addressed, GroupStage, Resources, knob, register
 
 BUCKETS, INVITED, MEETING, CLUSTER, SURVIVOR, MEETING_AGAIN = range(6)  # rounds; the last with linkage `component` only
 FLUSH = 1 << 16  # rows of small messages in one table
 
 
-class FuzzyConfig(StageConfig):
+class FuzzyConfig(DuplicateConfig):
     """Knobs of `dedup.fuzzy`."""
 
     ngram: int = knob(
@@ -66,15 +65,7 @@ class FuzzyConfig(StageConfig):
         "star: in survivor order each document still there removes its duplicates, so that every removed document is a verified"
         " duplicate of the one kept for it; component: one document is kept of each connected component, however long the chain",
     )
-    scope: Literal["source", "global"] = knob(
-        "source",
-        "compare within each input source, or across all",
-        "FineWeb (Penedo et al. 2024), on deduplication: deduplicating across all dumps kept worse text than within each",
-    )
-    survivor: Annotated[tuple[str, ...], AfterValidator(check)] = knob(
-        ("longest",), "which document is kept: " + CRITERIA
-    )
-    mode: Literal["drop", "tag"] = knob("drop", "drop near-duplicates, or only write the columns")
+    survivor: Survivor = knob(("longest",), "which document is kept: " + CRITERIA)
 
 
 @register

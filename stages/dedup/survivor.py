@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
+from pydantic import AfterValidator
 
 from stages.batch import Batch
-from stages.stage import StageError
+from stages.stage import StageConfig, StageError, knob
 
 CRITERIA = (
     "criteria in order, each deciding among those equal under the ones before: longest (code points of text), earliest or latest"
@@ -33,6 +34,21 @@ def check(criteria: tuple[str, ...]) -> tuple[str, ...]:
         if criterion == "first" and place + 1 < len(criteria):
             raise ValueError("`first` leaves no ties, so nothing can stand after it")
     return criteria
+
+
+Survivor = Annotated[tuple[str, ...], AfterValidator(check)]
+
+
+class DuplicateConfig(StageConfig):
+    """Knobs of every stage that keeps one of several documents."""
+
+    scope: Literal["source", "global"] = knob(
+        "source",
+        "compare within each input source, or across all",
+        "FineWeb (Penedo et al. 2024), on deduplication: deduplicating across all dumps kept worse text than within each",
+    )
+    survivor: Survivor = knob(("first",), "which document is kept: " + CRITERIA)
+    mode: Literal["drop", "tag"] = knob("drop", "drop duplicates, or only write the columns")
 
 
 def rank_names(criteria: tuple[str, ...]) -> list[str]:
