@@ -1,41 +1,52 @@
 """The `url_filter` stage: pages dropped by their address alone, before anything is parsed.
 
-Lists of domains and addresses by path (any length), words and substrings by small lists of our own. Words are looked
-for in the host and the path, percent-decoded and lower-case; the query is left alone, since it holds what visitors
-typed.
+Lists of domains and addresses by path (any length), regular expressions by path, words and substrings by small lists
+of our own. Words are looked for in the host and the path, percent-decoded and lower-case; the query is left alone,
+since it holds what visitors typed.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import re
-import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
-from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from stages.batch import Batch
 from stages.stage import ASSETS, Decision, Limit, MapStage, Resources, StageConfig, StageError, knob, register
+from stages.url_address import (
+    Address,
+    folded,
+    host_keys,
+    is_ip,
+    parse_address,
+    pattern_text,
+    registrable_depth,
+    registrable_domain,
+    url_keys,
+    words_text,
+)
+from stages.url_canonical import canonical_host, canonical_url
 from stages.url_lists import (
+    ADDRESSES,
+    DOMAINS,
     HashedList,
-    domain_entries,
+    file_hashes,
     has_lists,
-    host_key,
     list_files,
+    read_blocks,
     read_entries,
-    url_entries,
-    url_key,
 )
 
 _OURS = ASSETS / "url_filter"
 _WORD = re.compile(r"[^\W_]+")
 _IGNORED = re.compile(r"[-._~]+")
-_SCHEME = re.compile(r"^([a-z][a-z0-9+.-]{0,30}):(?!\d)", re.IGNORECASE)  # "localhost:8080" has a port, not a scheme
-_MAX_URL = 8192  # characters; what follows is not looked at
-_PREFIXES = 16  # path segments that are looked up in lists of addresses
+_BLOCK = {"block_domains": DOMAINS, "block_urls": ADDRESSES}
+_ALLOW = {"allow_domains": DOMAINS, "allow_urls": ADDRESSES}
+_COLUMNS = ("url_canonical", "url_domain", "url_host")
 
 Paths = str | tuple[str, ...] | None
 
@@ -45,12 +56,23 @@ class UrlFilterConfig(StageConfig):
 
     block_domains: Paths = knob(
         None,
-        "lists of domains to drop: a file (one a line, hosts files too, .gz too), a folder in the form of UT1's "
-        "(<category>/domains; its <category>/urls go to `block_urls` by themselves), or a list of such paths",
+        "lists of domains to drop: a file (one a line, hosts files and `||domain^` too, .gz too), a folder in the form of "
+        "UT1's (<category>/domains; its <category>/urls go to `block_urls` by themselves), or a list of such paths",
         "UT1 (University of Toulouse)",
     )
     block_urls: Paths = knob(None, "lists of addresses to drop: a listed path also covers what lies below it", "UT1")
+    block_patterns: Paths = knob(
+        None,
+        "files of regular expressions (Python's, one a line; a line that begins with # is a comment) that drop a page "
+        "where one is found in `host/path?query`: percent-decoded, host without `www.`, upper and lower case alike",
+    )
     allow_domains: Paths = knob(None, "lists of domains that no rule drops: `block` lists and words give way to them")
+    allow_urls: Paths = knob(None, "lists of addresses that no rule drops, with all that lies below them")
+    soft_lists: tuple[str, ...] = knob(
+        (),
+        "names of `block` lists (a UT1 category, a file without its suffixes) that do not drop a page by themselves: each "
+        "that matches counts as one soft word",
+    )
     hard_words: str | None = knob(
         "ours", "words of which one is enough: `ours`, a path, or null", "list written for this project"
     )
@@ -62,76 +84,59 @@ class UrlFilterConfig(StageConfig):
         "strings found inside words too, `-`, `_` and `.` ignored: `ours`, a path, or null",
         "list written for this project",
     )
-    soft_threshold: int = knob(2, "different soft words that drop a page", "FineWeb", ge=1)
+    soft_threshold: int = knob(2, "different soft words and soft lists that drop a page", "FineWeb", ge=1)
     block_ip_hosts: bool = knob(True, "drop pages whose host is an IP address")
     schemes: tuple[str, ...] = knob(("http", "https"), "schemes of addresses that stay")
     missing: Literal["keep", "drop"] = knob(
         "keep", "what happens to a row without an address, or with one that has no host"
     )
+    columns: bool = knob(
+        False,
+        "add the columns `url_canonical` (one spelling for the many of an address; see docs/urls.md), `url_domain` (the "
+        "registrable domain) and `url_host`; keeping one document of each canonical address is a deduplication stage's work",
+        "RFC 3986, section 6; public suffix list",
+    )
 
 
-class Address(NamedTuple):
-    """The parts of an address that rules look at; `scheme` is lower case, `host` as `host_key` writes it."""
+class Pattern(NamedTuple):
+    """A regular expression of a list, with the list's name and its line."""
 
-    scheme: str
-    host: str
-    path: str
-    query: str = ""
-
-
-def parse_address(url: str) -> Address | None:
-    """The parts of an address, None if it names no host; without a scheme it counts as http."""
-    url = url.strip()[:_MAX_URL]
-    match = _SCHEME.match(url)
-    if match is None and "://" not in url[:32]:
-        url = "http://" + url.lstrip("/")
-    try:
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-    except ValueError:  # an unbalanced bracket, say
-        return None
-    if not host:
-        return Address(match.group(1).lower(), "", parts.path) if match and not parts.netloc else None
-    return Address(parts.scheme.lower(), host_key(unquote(host)), parts.path, parts.query)
-
-
-def is_ip(host: str) -> bool:
-    """Whether a host is an IPv4 or IPv6 address, also in the one-number and hexadecimal forms that browsers take."""
-    if ":" not in host and not host.rpartition(".")[2][:1].isdigit():
-        return False  # what all of an IPv4 address's forms end in, spared for the many
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return bool(re.fullmatch(r"(?:0x[0-9a-f]+|\d+)(?:\.(?:0x[0-9a-f]+|\d+)){0,3}", host))
-    return True
+    list: str
+    line: int
+    search: Callable[[str], Any]
 
 
 @register
 class UrlFilter(MapStage):
-    """Drops pages by scheme, IP host, lists of domains and addresses, and words in the address.
+    """Drops pages by scheme, IP host, lists of domains and addresses, regular expressions, and words in the address.
 
-    Scored: for each rule the name of the list or word that matched, never the address. An allowed domain (or a host
-    below it) is kept whatever else matches. `domain` is a listed registrable domain, `subdomain` a listed host below one.
+    Scored: for each rule the name of the list or word that matched; the address itself only with `columns`. An allowed
+    domain (or a host below it) or address is kept whatever else matches. `domain` is a listed registrable domain,
+    `subdomain` a listed host below one. An entry that several lists hold counts for the first of them.
     """
 
     name = "url_filter"
-    version = 1
+    version = 2
     config_model = UrlFilterConfig
     needs = ("url",)
-    libraries: ClassVar[tuple[str, ...]] = ("tldextract",)
+    decide_knobs = ("soft_threshold", "block_ip_hosts", "missing")
+    libraries: ClassVar[tuple[str, ...]] = ("tldextract", "idna")
     resources = Resources(memory=256 << 20)
     config: UrlFilterConfig
 
     def __init__(self, config: UrlFilterConfig) -> None:
         super().__init__(config)
-        self._lists: dict[str, HashedList] = {}
+        self._hard: dict[str, HashedList] = {}  # by knob
+        self._soft: dict[str, HashedList] = {}
+        self._allow: dict[str, HashedList] = {}
+        self._patterns: list[Pattern] = []
         self._words: dict[str, frozenset[str]] = {}
         self._substring: re.Pattern[str] | None = None
-        self._suffixes: Any = None
+        self._depth: Callable[[str], int]
 
     def provides(self) -> dict[str, pa.DataType]:
-        """Nothing: the verdicts are all."""
-        return {}
+        """Nothing but the verdicts, unless `columns` asks for more."""
+        return dict.fromkeys(_COLUMNS, pa.string()) if self.config.columns else {}
 
     def measures(self) -> dict[str, pa.DataType]:
         """What matched, by rule: names of lists, words, or null."""
@@ -143,10 +148,13 @@ class UrlFilter(MapStage):
             "url_filter_domain": pa.string(),
             "url_filter_subdomain": pa.string(),
             "url_filter_url": pa.string(),
+            "url_filter_pattern": pa.string(),  # list:line
             "url_filter_hard_word": pa.string(),
             "url_filter_soft_words": pa.int64(),
+            "url_filter_soft_hits": pa.int64(),  # soft words and soft lists
             "url_filter_soft_matches": pa.string(),
             "url_filter_substring": pa.string(),
+            **self.provides(),
         }
 
     def scored(self) -> tuple[str, ...]:
@@ -154,8 +162,12 @@ class UrlFilter(MapStage):
         return tuple(self.measures())
 
     def limits(self) -> list[Limit]:
-        """The number of soft words that drops."""
-        return [Limit("url_filter_soft_words", "soft_words", self.config.soft_threshold)]
+        """The number of soft words, and of soft words and lists, that drops."""
+        threshold = self.config.soft_threshold
+        return [
+            Limit("url_filter_soft_words", "soft_words", threshold),
+            Limit("url_filter_soft_hits", "soft_lists", threshold),
+        ]
 
     def assets(self) -> dict[str, str]:
         """Every file of every list; names are `<knob>/<number>/<list>`."""
@@ -166,7 +178,9 @@ class UrlFilter(MapStage):
             ("block_domains", list_files(block, urls=False)),
             ("block_urls", list_files(_tuple(config.block_urls), urls=True)),
             ("block_urls", list_files([path for path in block if Path(path).is_dir()], urls=True)),
+            ("block_patterns", [(Path(path).name.split(".")[0], path) for path in _tuple(config.block_patterns)]),
             ("allow_domains", list_files(_tuple(config.allow_domains), urls=False)),
+            ("allow_urls", list_files(_tuple(config.allow_urls), urls=True)),
         ):
             for name, path in files:
                 found[f"{kind}/{len(found):04d}/{name}"] = path
@@ -176,11 +190,13 @@ class UrlFilter(MapStage):
         return found
 
     def setup(self, assets: Mapping[str, Path]) -> None:
-        """Load the lists: 10 bytes a domain or address, a million in about two seconds."""
+        """Load the lists: 10 bytes a domain or address, a million in about a second."""
+        config = self.config
         for given in (
-            *_tuple(self.config.block_domains),
-            *_tuple(self.config.block_urls),
-            *_tuple(self.config.allow_domains),
+            *_tuple(config.block_domains),
+            *_tuple(config.block_urls),
+            *_tuple(config.allow_domains),
+            *_tuple(config.allow_urls),
         ):
             if Path(given).is_dir() and not has_lists(given):
                 raise StageError(
@@ -191,134 +207,190 @@ class UrlFilter(MapStage):
                 raise StageError(
                     f"url_filter: no list at {path} (asset {name}); give a file, or a folder of <category>/domains"
                 )
-        for kind in ("block_domains", "block_urls", "allow_domains"):
-            entries = url_entries if kind == "block_urls" else domain_entries
-            files = [
-                (name.split("/", 2)[2], path) for name, path in sorted(assets.items()) if name.startswith(f"{kind}/")
-            ]
-            self._lists[kind] = HashedList((name, entries(path)) for name, path in files)
+        lists: dict[str, list[tuple[str, Path]]] = {}
+        for name, path in sorted(assets.items()):
+            if "/" in name:
+                kind, _, list_name = name.split("/", 2)
+                lists.setdefault(kind, []).append((list_name, path))
+        names = sorted({name for kind in (*_BLOCK, "block_patterns") for name, _ in lists.get(kind, [])})
+        if unknown := sorted(set(config.soft_lists) - set(names)):
+            raise StageError(
+                f"url_filter.soft_lists: no `block` list is called {unknown[0]!r}; there are: {', '.join(names) or 'none'}"
+            )
+        soft = set(config.soft_lists)
+        for kind, form in _BLOCK.items():
+            files = lists.get(kind, [])
+            self._hard[kind] = HashedList((name, file_hashes(path, form)) for name, path in files if name not in soft)
+            self._soft[kind] = HashedList((name, file_hashes(path, form)) for name, path in files if name in soft)
+        for kind, form in _ALLOW.items():
+            self._allow[kind] = HashedList((name, file_hashes(path, form)) for name, path in lists.get(kind, []))
+        self._patterns = [
+            pattern for name, path in lists.get("block_patterns", []) for pattern in read_patterns(name, path)
+        ]
         for kind in ("hard_words", "soft_words", "substrings"):
             self._words[kind] = (
-                frozenset(_folded(word) for word in read_entries(assets[kind])) if kind in assets else frozenset()
+                frozenset(folded(word) for word in read_entries(assets[kind])) if kind in assets else frozenset()
             )
         compact = {_IGNORED.sub("", word) for word in self._words["substrings"]} - {""}
         # longest first: the match that is shown is then the same whatever the order of the file
         ordered = sorted(compact, key=lambda word: (-len(word), word))
         self._substring = re.compile("|".join(map(re.escape, ordered))) if ordered else None
-        self._suffixes = _public_suffixes()
+        self._depth = registrable_depth()
 
     def measure(self, batch: Batch) -> pa.Table:
-        """Words row by row; lists by one look-up for the whole batch."""
+        """Words and patterns row by row; lists by one look-up for the whole batch."""
         rows: list[dict[str, Any]] = []
+        soft: list[tuple[set[str], set[str]]] = []  # words and lists that each row matched
         hosts: list[str] = []  # every host and parent host of every row, one after the other
-        addresses: list[str] = []
+        keys: list[str] = []
         spans = []
+        any_hosts = any(len(found["block_domains"]) for found in (self._hard, self._soft)) or len(
+            self._allow["allow_domains"]
+        )
+        any_urls = any(len(found["block_urls"]) for found in (self._hard, self._soft)) or len(self._allow["allow_urls"])
         for url in batch.values("url"):
             address = parse_address(url) if url and url.strip() else None
-            row, listed, keys = self._row(address)
+            words: set[str] = set()
+            lists: set[str] = set()
+            row = self._row(address, words, lists)
             rows.append(row)
-            spans.append((len(hosts), len(hosts) + len(listed), len(addresses), len(addresses) + len(keys)))
-            hosts += listed
-            addresses += keys
-        blocked, allowed = self._lists["block_domains"].find(hosts), self._lists["allow_domains"].find(hosts)
-        urls = self._lists["block_urls"].find(addresses)
-        for row, (first, last, first_key, last_key) in zip(rows, spans, strict=True):
-            row["url_filter_allowed"] = any(allowed[first:last])
-            if last > first:  # the registrable domain stands last
-                row["url_filter_domain"] = blocked[last - 1]
-                row["url_filter_subdomain"] = next(filter(None, blocked[first : last - 1]), None)
-            row["url_filter_url"] = next(filter(None, urls[first_key:last_key]), None)
+            soft.append((words, lists))
+            first_host, first_key = len(hosts), len(keys)
+            if address is not None and address.host:
+                if any_hosts:
+                    ip = row["url_filter_ip_host"]
+                    hosts += [address.host] if ip else host_keys(address.host, self._depth(address.host))
+                if any_urls:
+                    keys += url_keys(address)
+            spans.append((first_host, len(hosts), first_key, len(keys)))
+            if self.config.columns:
+                self._columns(row, url)
+        self._look_up(rows, soft, spans, hosts, keys)
         return pa.table(
             {name: pa.array([row.get(name) for row in rows], kind) for name, kind in self.measures().items()}
         )
 
-    def _row(self, address: Address | None) -> tuple[dict[str, Any], list[str], list[str]]:
-        """The values of one address that need no list, its hosts (most specific first), its keys for lists of addresses."""
+    def _row(self, address: Address | None, soft_words: set[str], soft_lists: set[str]) -> dict[str, Any]:
+        """The values of one address that need no hashed list; fills the sets with what is soft."""
         row: dict[str, Any] = {
             "url_filter_missing": address is None,
+            "url_filter_allowed": False,
             "url_filter_ip_host": False,
             "url_filter_soft_words": 0,
+            "url_filter_soft_hits": 0,
         }
         if address is None:
-            return row, [], []
+            return row
         if address.scheme not in self.config.schemes:
             row["url_filter_scheme"] = address.scheme
         if not address.host:
             row["url_filter_missing"] = address.scheme in self.config.schemes
-            return row, [], []
+            return row
         row["url_filter_ip_host"] = is_ip(address.host)
-        text = _folded(unquote(f"{address.host}{address.path}"))
+        text = words_text(address)
         words = _WORD.findall(text)
         row["url_filter_hard_word"] = next((word for word in words if word in self._words["hard_words"]), None)
-        soft = sorted(self._words["soft_words"].intersection(words))
-        row["url_filter_soft_words"], row["url_filter_soft_matches"] = len(soft), ",".join(soft) or None
+        soft_words |= self._words["soft_words"].intersection(words)
         if self._substring and (match := self._substring.search(_IGNORED.sub("", text))):
             row["url_filter_substring"] = match.group()
-        return (
-            row,
-            self._hosts(address.host, row["url_filter_ip_host"]),
-            _url_keys(address) if len(self._lists["block_urls"]) else [],
-        )
+        if self._patterns:
+            text = pattern_text(address)
+            for pattern in self._patterns:
+                if pattern.search(text):
+                    if pattern.list in self.config.soft_lists:
+                        soft_lists.add(pattern.list)
+                    else:
+                        row.setdefault("url_filter_pattern", f"{pattern.list}:{pattern.line}")
+        return row
 
-    def _hosts(self, host: str, ip: bool) -> list[str]:
-        """The host and its parents down to the registrable domain."""
-        if not (len(self._lists["block_domains"]) or len(self._lists["allow_domains"])):
-            return []
-        if ip:
-            return [host]
-        found = self._suffixes(host)
-        labels = host.split(".")
-        # an unknown top level counts as a suffix of one label (the default rule of the public suffix list)
-        depth = found.suffix.count(".") + 2 if found.suffix else 2
-        return [".".join(labels[start:]) for start in range(max(1, len(labels) - depth + 1))]
+    def _look_up(
+        self,
+        rows: list[dict[str, Any]],
+        soft: list[tuple[set[str], set[str]]],
+        spans: list[tuple[int, int, int, int]],
+        hosts: list[str],
+        keys: list[str],
+    ) -> None:
+        """Ask the lists for all rows at once; a row's hosts and keys lie where its span says."""
+        domains, soft_domains = self._hard["block_domains"].find(hosts), self._soft["block_domains"].find(hosts)
+        urls, soft_urls = self._hard["block_urls"].find(keys), self._soft["block_urls"].find(keys)
+        allowed, allowed_urls = self._allow["allow_domains"].find(hosts), self._allow["allow_urls"].find(keys)
+        for row, (words, lists), (first, last, first_key, last_key) in zip(rows, soft, spans, strict=True):
+            row["url_filter_allowed"] = any(allowed[first:last]) or any(allowed_urls[first_key:last_key])
+            if last > first:  # the registrable domain stands last
+                row["url_filter_domain"] = domains[last - 1]
+                row["url_filter_subdomain"] = next(filter(None, domains[first : last - 1]), None)
+            row["url_filter_url"] = next(filter(None, urls[first_key:last_key]), None)
+            lists.update(filter(None, soft_domains[first:last]), filter(None, soft_urls[first_key:last_key]))
+            row["url_filter_soft_words"], row["url_filter_soft_hits"] = len(words), len(words) + len(lists)
+            names = [*sorted(words), *(f"list:{name}" for name in sorted(lists))]
+            row["url_filter_soft_matches"] = ",".join(names) or None
+
+    def _columns(self, row: dict[str, Any], url: str | None) -> None:
+        """The document columns of one address."""
+        canonical = canonical_url(url) if url is not None else ""
+        host = canonical_host(canonical)
+        row["url_canonical"], row["url_host"] = canonical or None, host
+        row["url_domain"] = registrable_domain(host, self._depth) if host else None
 
     def decide(self, values: pa.Table) -> Decision:
-        """Rules in order: missing, scheme, ip_host, domain, subdomain, url, hard_word, soft_words, substring."""
+        """Rules: missing, scheme, ip_host, domain, subdomain, url, pattern, hard_word, soft_words, soft_lists, substring."""
         decision = Decision.keep(values.num_rows)
         config = self.config
-        for number, row in enumerate(values.to_pylist()):
-            if row["url_filter_allowed"]:
-                continue
-            if row["url_filter_missing"]:
-                if config.missing == "drop":
-                    decision.drop(number, "missing")
-                continue
-            if row["url_filter_scheme"] is not None:
-                decision.drop(number, "scheme", detail=row["url_filter_scheme"])
-            if config.block_ip_hosts and row["url_filter_ip_host"]:
-                decision.drop(number, "ip_host")
-            for rule in ("domain", "subdomain", "url", "hard_word"):
-                if row[f"url_filter_{rule}"] is not None:
-                    decision.drop(number, rule, detail=row[f"url_filter_{rule}"])
-            if row["url_filter_soft_words"] >= config.soft_threshold:
-                count, matches = row["url_filter_soft_words"], row["url_filter_soft_matches"]
-                decision.drop(number, "soft_words", count, config.soft_threshold, matches)
-            if row["url_filter_substring"] is not None:
-                decision.drop(number, "substring", detail=row["url_filter_substring"])
+        allowed = set(_where(values.column("url_filter_allowed")))
+
+        def drop(rule: str, mask: pa.ChunkedArray, details: str | None) -> None:
+            for row in _where(mask):
+                if row not in allowed:
+                    decision.drop(row, rule, detail=values.column(details)[row].as_py() if details else None)
+
+        def drop_soft(rule: str, column: str) -> None:
+            hits = values.column(column)
+            for row in _where(pc.greater_equal(hits, config.soft_threshold)):
+                if row not in allowed:
+                    detail = values.column("url_filter_soft_matches")[row].as_py()
+                    decision.drop(row, rule, hits[row].as_py(), config.soft_threshold, detail)
+
+        if config.missing == "drop":
+            drop("missing", values.column("url_filter_missing"), None)
+        drop("scheme", values.column("url_filter_scheme").is_valid(), "url_filter_scheme")
+        if config.block_ip_hosts:
+            drop("ip_host", values.column("url_filter_ip_host"), None)
+        for rule in ("domain", "subdomain", "url", "pattern", "hard_word"):
+            drop(rule, values.column(f"url_filter_{rule}").is_valid(), f"url_filter_{rule}")
+        drop_soft("soft_words", "url_filter_soft_words")
+        drop_soft("soft_lists", "url_filter_soft_hits")
+        drop("substring", values.column("url_filter_substring").is_valid(), "url_filter_substring")
         return decision
+
+
+def read_patterns(name: str, path: Path) -> list[Pattern]:
+    """The regular expressions of a file. Raises `StageError` with the line of one that is broken, or that fits all."""
+    found = []
+    for number, line in enumerate(b"".join(read_blocks(path)).split(b"\n"), start=1):
+        text = line.decode("utf-8", "replace").strip()
+        if not text or text.startswith("#"):
+            continue
+        try:
+            pattern = re.compile(text, re.IGNORECASE)
+        except (re.error, OverflowError, RecursionError) as error:
+            raise StageError(
+                f"url_filter: {path}, line {number}: {text!r} is no regular expression ({error}); correct it, or escape "
+                "what is meant literally with a backslash"
+            ) from error
+        if pattern.search(""):
+            raise StageError(
+                f"url_filter: {path}, line {number}: {text!r} fits every address; say what must stand in it"
+            )
+        found.append(Pattern(name, number, pattern.search))
+    return found
+
+
+def _where(mask: pa.ChunkedArray) -> list[int]:
+    """The rows where a mask holds, ascending."""
+    rows: list[int] = pc.indices_nonzero(mask.combine_chunks().fill_null(False)).to_pylist()
+    return rows
 
 
 def _tuple(paths: Paths) -> tuple[str, ...]:
     return () if paths is None else (paths,) if isinstance(paths, str) else paths
-
-
-def _folded(text: str) -> str:
-    """Lower case, composed: what an entry of a list and an address are compared in."""
-    return unicodedata.normalize("NFC", text.lower())
-
-
-def _url_keys(address: Address) -> list[str]:
-    """The address with its query and without, and every folder above it, longest first."""
-    key = url_key(address.host, address.path)
-    ends = [place for place, character in enumerate(key) if character == "/"][1 : _PREFIXES + 1]
-    query = [f"{key}?{unquote(address.query).lower()}"] if address.query else []
-    return [*query, key, *(key[:end] for end in reversed(ends))]
-
-
-def _public_suffixes() -> Any:
-    """tldextract with the public suffix list that it ships: nothing is fetched, nothing is written."""
-    from tldextract import TLDExtract
-
-    extract = TLDExtract(suffix_list_urls=(), cache_dir=None)
-    extract("probe.example.com")  # the list is read at the first use
-    return extract

@@ -111,7 +111,7 @@ ROWS = {
 def other_values(stage: type[MapStage], knob: str) -> list[Any]:
     """Values unlike the default that the knob takes."""
     default = stage.config_model.model_fields[knob].default
-    tried = [None, True, False, 0, 1, 2, 0.3, 0.9, 1000, ("de",), ("fr", "en"), ()]
+    tried = [None, True, False, 0, 1, 2, 0.3, 0.9, 1000, ("de",), ("fr", "en"), (), "drop"]
     found = []
     for value in tried:
         if value != default:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import gzip
 import json
+import random
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from stages.stage import StageError
 from stages.url_filter import UrlFilter, UrlFilterConfig, is_ip, parse_address
-from stages.url_lists import HashedList
+from stages.url_lists import ADDRESSES, DOMAINS, Form, HashedList, _entry, entry_hashes, file_hashes
 from tests.web_stages import ready, run
 
 
@@ -147,17 +149,126 @@ def test_a_missing_or_broken_address_is_kept_unless_told() -> None:
     assert rules(urls, missing="drop") == ["missing"] * 6
 
 
+def test_what_browsers_forgive_hides_nothing(ut1: Path) -> None:
+    urls = [
+        r"http:\\nasty.example\x",
+        "http:/nasty.example/",
+        "https:nasty.example",
+        "nasty.example/?u=http://good.example/",
+        "//nasty.example",
+    ]
+    assert rules(urls, block_domains=str(ut1)) == ["domain"] * 5
+
+
+def test_soft_lists_count_as_soft_words(ut1: Path, tmp_path: Path) -> None:
+    patterns = tmp_path / "forums.txt"
+    patterns.write_text("/viewtopic\\.php\n")
+    words = tmp_path / "words.txt"
+    words.write_text("casino\npoker\n")
+    urls = {
+        "https://bets.co.uk/": None,  # one soft list
+        "https://bets.co.uk/casino": "soft_lists",
+        "https://bets.co.uk/viewtopic.php?t=1": "soft_lists",
+        "https://pages.example/bets/casino-poker": "soft_words",
+        "https://nasty.example/": "domain",  # another category of the same folder: hard
+    }
+    soft = UrlFilterConfig(
+        block_domains=str(ut1),
+        block_patterns=str(patterns),
+        soft_lists=("gambling", "forums"),
+        soft_words=str(words),
+    )
+    values, decision = run(ready(UrlFilter(soft)), url=list(urls))
+    assert dict(zip(urls, decision.rule, strict=True)) == urls
+    assert decision.detail[1:3] == ["casino,list:gambling", "list:forums,list:gambling"]
+    assert decision.value[1:3] == [2, 2] and decision.threshold[1] == 2
+    assert values.column("url_filter_soft_words").to_pylist() == [0, 1, 0, 2, 0]
+    with pytest.raises(StageError, match=r"soft_lists: no `block` list is called 'adlut'; there are: adult, gambling$"):
+        ready(UrlFilter(UrlFilterConfig(block_domains=str(ut1), soft_lists=("adult", "adlut"))))
+
+
+def test_patterns_of_a_file(tmp_path: Path) -> None:
+    patterns = tmp_path / "paths.txt"
+    patterns.write_bytes(b"# forums\n/(?:forum|board)s?/\r\n\n^example\\.org/tag/\n\xc3\xa4pfel$\n[?&]page=\\d{3,}\n")
+    urls = {
+        "https://x.com/Forums/1": "paths:2",
+        "https://x.com/forum": None,
+        "https://www.example.org/tag/a": "paths:4",
+        "https://sub.example.org/tag/a": None,
+        "https://x.com/%C3%84pfel": "paths:5",
+        "https://x.com/list?a=1&page=100": "paths:6",
+        "https://x.com/list?page=99": None,
+        "mailto:forum@x.com/forum/": None,
+    }
+    _, decision = run(ready(UrlFilter(UrlFilterConfig(block_patterns=str(patterns)))), url=list(urls))
+    assert dict(zip(urls, decision.detail, strict=True)) == {**urls, "mailto:forum@x.com/forum/": "mailto"}
+    assert decision.rule[0] == "pattern"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("(a", r"broken.txt, line 2: '\(a' is no regular expression \(missing \), unterminated subpattern"),
+        ("a*", r"broken.txt, line 2: 'a\*' fits every address"),
+        ("a{99999999999999}", r"line 2: .* is no regular expression"),
+    ],
+)
+def test_a_broken_pattern_names_file_and_line(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "broken.txt"
+    path.write_text(f"fine\n{line}\n")
+    with pytest.raises(StageError, match=message):
+        ready(UrlFilter(UrlFilterConfig(block_patterns=str(path))))
+
+
+def test_allowed_addresses(ut1: Path, tmp_path: Path) -> None:
+    allow = tmp_path / "allow.txt"
+    allow.write_text("https://nasty.example/research/\nporn.example/about\n")
+    urls = ["https://nasty.example/research/1", "https://nasty.example/researchers", "https://porn.example/about"]
+    assert rules(urls, block_domains=str(ut1), allow_urls=str(allow)) == [None, "domain", None]
+
+
+ODD_LINES = ["example.com", "WWW.Upper.Example", "*.star.example", "0.0.0.0 hosts.example", "127.0.0.1\ttab.example", "||adblock.example^", " blank.example  # why",
+             "# comment", "", "dot.example.", ".lead.example", "http://scheme.example/x", "pöker.example", "xn--bcher-kva.example", "10.1.2.3", "crlf.example\r",
+             "under_score.example", "www.www.twice.example", "#", "a"]  # fmt: skip
+ODD_ADDRESSES = ["example.com/a", "Example.com/A/", "http://www.x.example/b", "x.example/%7Euser", "x.example/c#part", "nothing.example", "x.example/q?id=1", "x.example./d",
+                 "x.example/e/./f", "pöker.example/ä", "/nohost", "x.example:8080/g", " y.example/h", "", "z.example/"]  # fmt: skip
+
+
+@pytest.mark.parametrize(("form", "lines"), [(DOMAINS, ODD_LINES), (ADDRESSES, ODD_ADDRESSES)], ids=["domains", "urls"])
+def test_fast_reading_gives_what_each_line_alone_gives(tmp_path: Path, form: Form, lines: list[str]) -> None:
+    """Lines that are in normal form are hashed by the block; the answer must be that of the careful way."""
+    rng = random.Random(0)
+    path = tmp_path / "list"
+    for ending in ("\n", ""):
+        some = [rng.choice(lines) for _ in range(500)]
+        path.write_bytes(("\n".join(some) + ending).encode())
+        want = [form.normal(_entry(line.encode())) for line in some]
+        got = np.concatenate(list(file_hashes(path, form)))
+        assert sorted(got.tolist()) == sorted(np.concatenate(list(entry_hashes(filter(None, want)))).tolist())
+
+
+def test_a_list_longer_than_a_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stages.url_lists._BLOCK", 1000)
+    names = [f"host-{i}.example" for i in range(1000)]
+    path = tmp_path / "list.gz"
+    path.write_bytes(gzip.compress(("\n".join(names) + "\n" + "x" * 200_000).encode()))
+    found = HashedList([("a", file_hashes(path, DOMAINS))])
+    assert found.find([*names, "host-1000.example"]) == ["a"] * 1000 + [None]
+
+
 def test_odd_addresses_do_not_break_it(ut1: Path) -> None:
     urls = ["http://" + "a." * 5000 + "com/", "http://x.com/" + "a/" * 100_000, "http://xn--\u00e9.com/%ff%00%", "http://u:p@h.example/\x00",
             "http://%zz/", "http://\u2100.com/", "http://-.-/", "x" * 100_000, "http://" + "9" * 400 + "/"]  # fmt: skip
     assert len(rules(urls, block_domains=str(ut1))) == len(urls)
 
 
-@pytest.mark.parametrize("knob", ["block_domains", "block_urls", "allow_domains", "hard_words"])
+@pytest.mark.parametrize(
+    "knob", ["block_domains", "block_urls", "block_patterns", "allow_domains", "allow_urls", "hard_words"]
+)
 def test_a_missing_list_is_the_users_mistake(tmp_path: Path, knob: str) -> None:
     with pytest.raises(StageError, match="no list"):
         ready(UrlFilter(UrlFilterConfig(**{knob: str(tmp_path / "nothing.txt")})))
-    if knob != "hard_words":
+    if knob not in ("hard_words", "block_patterns"):
         with pytest.raises(StageError, match="no list in the folder"):
             ready(UrlFilter(UrlFilterConfig(**{knob: str(tmp_path)})))
 
@@ -171,7 +282,7 @@ def test_a_broken_gzip_list_is_reported(tmp_path: Path) -> None:
 
 def test_hashed_lists_are_exact_and_small() -> None:
     entries = [f"host-{i}.example" for i in range(300_000)]
-    lists = HashedList([("even", iter(entries[::2])), ("all", iter(entries[:200_000]))])
+    lists = HashedList([("even", entry_hashes(entries[::2])), ("all", entry_hashes(entries[:200_000]))])
     assert len(lists) == 250_000
     assert lists.find(["host-0.example", "host-1.example", "host-299999.example", "nothing"]) == [
         "even",
