@@ -221,11 +221,16 @@ def stage_order(config: RunConfig, places: Sequence[Key]) -> list[Mistake]:
     pages = next((entry for entry in config.input if entry.format in HTML_FORMATS), None)
     have = {"id", "record_id", "url", "source", "date", "html"} | (set() if pages else {"text"})
     sources = sorted({entry.source for entry in config.input})
+    ended: dict[str, str] = {}  # columns that a stage before has used up
     for spec, place in zip(config.stages, places, strict=True):
         stage = spec.stage_class(spec.config)
         for need in sorted(set(stage.needs) - have):
-            why = f"; the input {pages.source!r} holds HTML" if pages and need == "text" else ""
-            mistakes.append((place, f"{spec.name} needs `{need}`, which no stage before it writes{why}{_writer(need)}"))
+            if need in ended:
+                text = f"which ends with `{ended[need]}`: put `{spec.name}` before it"
+            else:
+                why = f"; the input {pages.source!r} holds HTML" if pages and need == "text" else ""
+                text = f"which no stage before it writes{why}{_writer(need)}"
+            mistakes.append((place, f"{spec.name} needs `{need}`, {text}"))
             have.add(need)  # said once
         only = spec.config.only
         uses = [("only", "only: {language: ...}")] if only and only.language is not None else []
@@ -246,7 +251,8 @@ def stage_order(config: RunConfig, places: Sequence[Key]) -> list[Mistake]:
                         f"{spec.name}.only.source: no input has the source {source!r}{nearest(source, sources)}",
                     )
                 )
-        have |= set(stage.provides())
+        have = (have | set(stage.provides())) - set(stage.consumes)
+        ended |= dict.fromkeys(stage.consumes, spec.name)
     if pages and "text" not in have:
         mistakes.append(
             (("stages",), f"input {pages.source!r} holds HTML: add `extract` to the stages, so that there is text")

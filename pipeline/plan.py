@@ -68,7 +68,7 @@ def warnings(config: RunConfig) -> list[str]:
     text_only = all(entry.format in TEXT_FORMATS for entry in config.input)
     for spec in config.stages:
         stage_class = spec.stage_class
-        if spec.kind == "extract" and text_only:
+        if "html" in stage_class.needs and text_only:
             found.append(f"{spec.name} has nothing to do: no input holds HTML; take it out")
         if dedup and stage_class.drops and stage_class.kind == "map" and spec.kind != "pii":
             found.append(

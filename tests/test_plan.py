@@ -60,6 +60,7 @@ def test_warnings_of_a_wasteful_order() -> None:
     assert warnings(config("extract", "quality.gopher", "dedup.exact", "pii")) == []
     (note,) = warnings(config("extract", "language", format="wet"))
     assert note.startswith("extract has nothing to do: no input holds HTML")
+    assert len(warnings(config("opt_out", "extract", "language", format="wet"))) == 2
 
 
 @pytest.fixture

@@ -230,6 +230,21 @@ def test_missing_type_is_sniffed_and_text_is_decoded(tmp_path: Path) -> None:
     assert [row.text for row in rows] == ["téxt"] and counts == {"response": 4, "resource": 1}
 
 
+def test_fields_that_reserve_uses_are_carried(tmp_path: Path) -> None:
+    heads = {
+        "Content-Type: text/html": None,
+        "X-Robots-Tag: noindex\r\nServer: x\r\nx-robots-tag:  googlebot: noai \r\nTDM-Reservation: 1": "x-robots-tag: noindex\nx-robots-tag: googlebot: noai\ntdm-reservation: 1",
+        "Content-Usage:\r\n train-ai=n\r\nX-Robots-Tagged: noindex": "content-usage:  train-ai=n",
+        "Content-Signal: \xe9\x00": "content-signal: \xc3\xa9\x00",  # bytes as Latin-1
+        "X-Robots-Tag: " + "a" * 9000: "x-robots-tag: " + "a" * 4082,
+    }
+    blocks = [http(HTML % 1, f"Content-Type: text/html\r\n{head}") for head in heads]
+    interim = b"HTTP/1.1 103 Early Hints\r\nX-Robots-Tag: noindex\r\n\r\n" + http(HTML % 1)
+    path = write(tmp_path / "a.warc", *(warc_record(n, block) for n, block in enumerate([*blocks, interim])))
+    rows, _, _ = read_all(path)
+    assert [row.opt_out for row in rows] == [*heads.values(), None]
+
+
 def test_bare_line_feeds_and_wrong_lengths(tmp_path: Path) -> None:
     crlf = b"".join(pages(4))
     rows, _, _ = read_all(write(tmp_path / "lf.warc", crlf.replace(b"\r\n", b"\n")))  # lengths still count CRLF

@@ -26,7 +26,7 @@ from stages.stage import GroupStage, MapStage
 
 __all__ = ["UnitState", "Work", "unit_name"]
 
-READ_VERSION = 1  # raised whenever reading or the engine's own columns change
+READ_VERSION = 2  # raised whenever reading or the engine's own columns change
 READ_LIBRARIES = ("fastwarc", "warcio")
 PARTITION_BYTES = 256 << 20  # of input, for one partition of an exchange
 MAX_PARTITIONS = 4096

@@ -30,6 +30,7 @@ READ_SCHEMA = pa.schema(
         ("text", pa.large_string()),
         ("html", pa.large_binary()),
         ("html_charset", pa.string()),
+        ("http_opt_out", pa.string()),
     ]
 )
 
@@ -107,6 +108,7 @@ def rows_table(rows: Iterable[tuple[int, str, str, Record]]) -> pa.Table:
         columns["text"].append(record.text)
         columns["html"].append(record.html)
         columns["html_charset"].append(record.charset)
+        columns["http_opt_out"].append(record.opt_out)
     arrays = []
     for field in READ_SCHEMA:
         kind = pa.int64() if field.name == "date" else field.type

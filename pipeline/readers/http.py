@@ -26,17 +26,22 @@ HTML_START = re.compile(
 )
 SNIFFED = 1445  # bytes of the resource header, same standard
 
+# Fields by which a publisher says what may be done with a page; stage `opt_out` reads them.
+OPT_OUT = frozenset({"x-robots-tag", "tdm-reservation", "content-usage", "content-signal"})
+OPT_OUT_CHARS = 4096  # of all of them together
+
 
 class TooLarge(Exception):
     """A payload is larger than the limit once it is decoded."""
 
 
 class Head(NamedTuple):
-    """An HTTP response head; `body` is where the body starts in the block."""
+    """An HTTP response head; `body` is where the body starts in the block, `opt_out` as in `Record`."""
 
     status: int | None
     fields: dict[str, str]
     body: int
+    opt_out: str | None = None
 
 
 def parse_head(block: bytes) -> Head | None:
@@ -53,7 +58,8 @@ def parse_head(block: bytes) -> Head | None:
         if status is not None and 100 <= status < 200 and block[body : body + 5] == b"HTTP/":
             start = body  # an interim response (100 Continue) stands before the real one
             continue
-        return Head(status, fields_of(lines[1:]), body)
+        fields = fields_of(lines[1:])
+        return Head(status, fields, body, None if OPT_OUT.isdisjoint(fields) else opt_out_of(lines[1:]))
 
 
 def fields_of(lines: list[str]) -> dict[str, str]:
@@ -74,6 +80,23 @@ def fields_of(lines: list[str]) -> dict[str, str]:
     return fields
 
 
+def opt_out_of(lines: list[str]) -> str:
+    """The fields of `OPT_OUT`, one `name: value` a line; unlike others they may stand several times, and all count."""
+    found: list[str] = []
+    taken = False
+    for line in lines:
+        if line[:1] in (" ", "\t"):  # a folded line
+            if taken:
+                found[-1] += " " + line.strip()
+            continue
+        name, _, value = line.partition(":")
+        name = name.strip().lower()
+        taken = name in OPT_OUT
+        if taken:
+            found.append(f"{name}: {value.strip()}")
+    return "\n".join(found)[:OPT_OUT_CHARS]
+
+
 def fill_response(record: Record, block: bytes, fallback: str | None, whole: bool, limits: Limits) -> Record:
     """Fill or settle a record from an HTTP response block; `fallback` is the type to use where HTTP names none.
 
@@ -84,6 +107,7 @@ def fill_response(record: Record, block: bytes, fallback: str | None, whole: boo
         return fill(record, block, fallback, None, whole, limits)
     if head.status != 200:
         return record.drop("http_status", head.status, None if head.status else "no status")
+    record.opt_out = head.opt_out
     body = block[head.body :]
     declared = head.fields.get("content-type")
     if whole:

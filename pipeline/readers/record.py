@@ -36,6 +36,7 @@ class Record:
     html: bytes | None = None
     text: str | None = None
     charset: str | None = None  # as the HTTP header names it
+    opt_out: str | None = None  # HTTP fields by which the publisher reserves uses, one `name: value` a line
     fate: Literal["dropped", "failed"] | None = None
     rule: str | None = None
     value: float | None = None
