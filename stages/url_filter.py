@@ -8,19 +8,20 @@ since it holds what visitors typed.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from stages.batch import Batch
 from stages.stage import ASSETS, Decision, Limit, MapStage, Resources, StageConfig, StageError, knob, register
 from stages.url_address import (
     Address,
+    any_of,
     folded,
     host_keys,
+    host_level,
     is_ip,
     parse_address,
     pattern_text,
@@ -43,12 +44,16 @@ from stages.url_lists import (
 
 _OURS = ASSETS / "url_filter"
 _WORD = re.compile(r"[^\W_]+")
-_IGNORED = re.compile(r"[-._~]+")
+_IGNORED = {ord(character): None for character in "-._~"}
 _BLOCK = {"block_domains": DOMAINS, "block_urls": ADDRESSES}
 _ALLOW = {"allow_domains": DOMAINS, "allow_urls": ADDRESSES}
 _COLUMNS = ("url_canonical", "url_domain", "url_host")
 
+_EMPTY = {pa.bool_(): False, pa.int64(): 0}  # what a row has where nothing is found; other columns null
+
 Paths = str | tuple[str, ...] | None
+Columns = dict[str, list[Any]]
+Soft = tuple[set[str], set[str]]
 
 
 class UrlFilterConfig(StageConfig):
@@ -231,136 +236,140 @@ class UrlFilter(MapStage):
             self._words[kind] = (
                 frozenset(folded(word) for word in read_entries(assets[kind])) if kind in assets else frozenset()
             )
-        compact = {_IGNORED.sub("", word) for word in self._words["substrings"]} - {""}
-        # longest first: the match that is shown is then the same whatever the order of the file
-        ordered = sorted(compact, key=lambda word: (-len(word), word))
-        self._substring = re.compile("|".join(map(re.escape, ordered))) if ordered else None
+        compact = {word.translate(_IGNORED) for word in self._words["substrings"]} - {""}
+        self._substring = re.compile(any_of(compact)) if compact else None
         self._depth = registrable_depth()
 
     def measure(self, batch: Batch) -> pa.Table:
         """Words and patterns row by row; lists by one look-up for the whole batch."""
-        rows: list[dict[str, Any]] = []
-        soft: list[tuple[set[str], set[str]]] = []  # words and lists that each row matched
+        urls = batch.values("url")
+        columns: Columns = {name: [_EMPTY.get(kind)] * len(urls) for name, kind in self.measures().items()}
         hosts: list[str] = []  # every host and parent host of every row, one after the other
         keys: list[str] = []
-        spans = []
-        any_hosts = any(len(found["block_domains"]) for found in (self._hard, self._soft)) or len(
-            self._allow["allow_domains"]
+        host_rows: list[int] = []  # the row of each
+        key_rows: list[int] = []
+        addresses = [parse_address(url) if url and not url.isspace() else None for url in urls]
+        soft = [(set[str](), set[str]()) for _ in urls]  # words and lists
+        any_hosts = any(
+            map(len, (self._hard["block_domains"], self._soft["block_domains"], self._allow["allow_domains"]))
         )
-        any_urls = any(len(found["block_urls"]) for found in (self._hard, self._soft)) or len(self._allow["allow_urls"])
-        for url in batch.values("url"):
-            address = parse_address(url) if url and url.strip() else None
-            words: set[str] = set()
-            lists: set[str] = set()
-            row = self._row(address, words, lists)
-            rows.append(row)
-            soft.append((words, lists))
-            first_host, first_key = len(hosts), len(keys)
-            if address is not None and address.host:
-                if any_hosts:
-                    ip = row["url_filter_ip_host"]
-                    hosts += [address.host] if ip else host_keys(address.host, self._depth(address.host))
-                if any_urls:
+        any_urls = any(map(len, (self._hard["block_urls"], self._soft["block_urls"], self._allow["allow_urls"])))
+        for row, (url, address) in enumerate(zip(urls, addresses, strict=True)):
+            columns["url_filter_missing"][row] = address is None
+            if address is not None:
+                self._row(columns, row, address, *soft[row])
+                if any_hosts and address.host:
+                    hosts += host_keys(address.host)
+                    host_rows += [row] * (len(hosts) - len(host_rows))
+                if any_urls and address.host:
                     keys += url_keys(address)
-            spans.append((first_host, len(hosts), first_key, len(keys)))
-            if self.config.columns:
-                self._columns(row, url)
-        self._look_up(rows, soft, spans, hosts, keys)
-        return pa.table(
-            {name: pa.array([row.get(name) for row in rows], kind) for name, kind in self.measures().items()}
-        )
+                    key_rows += [row] * (len(keys) - len(key_rows))
+            if self.config.columns and url is not None:
+                self._columns(columns, row, url)
+        self._look_up_hosts(columns, addresses, soft, hosts, host_rows)
+        self._look_up_urls(columns, soft, keys, key_rows)
+        for row, (words, lists) in enumerate(soft):
+            if words or lists:
+                columns["url_filter_soft_words"][row], columns["url_filter_soft_hits"][row] = (
+                    len(words),
+                    len(words) + len(lists),
+                )
+                names = [*sorted(words), *(f"list:{name}" for name in sorted(lists))]
+                columns["url_filter_soft_matches"][row] = ",".join(names)
+        return pa.table({name: pa.array(columns[name], kind) for name, kind in self.measures().items()})
 
-    def _row(self, address: Address | None, soft_words: set[str], soft_lists: set[str]) -> dict[str, Any]:
-        """The values of one address that need no hashed list; fills the sets with what is soft."""
-        row: dict[str, Any] = {
-            "url_filter_missing": address is None,
-            "url_filter_allowed": False,
-            "url_filter_ip_host": False,
-            "url_filter_soft_words": 0,
-            "url_filter_soft_hits": 0,
-        }
-        if address is None:
-            return row
+    def _row(self, columns: Columns, row: int, address: Address, soft_words: set[str], soft_lists: set[str]) -> None:
+        """Fill in what needs no hashed list; `soft_words` and `soft_lists` take what is soft."""
         if address.scheme not in self.config.schemes:
-            row["url_filter_scheme"] = address.scheme
+            columns["url_filter_scheme"][row] = address.scheme
         if not address.host:
-            row["url_filter_missing"] = address.scheme in self.config.schemes
-            return row
-        row["url_filter_ip_host"] = is_ip(address.host)
+            columns["url_filter_missing"][row] = address.scheme in self.config.schemes
+            return
+        columns["url_filter_ip_host"][row] = is_ip(address.host)
         text = words_text(address)
         words = _WORD.findall(text)
-        row["url_filter_hard_word"] = next((word for word in words if word in self._words["hard_words"]), None)
+        if not self._words["hard_words"].isdisjoint(words):
+            columns["url_filter_hard_word"][row] = next(word for word in words if word in self._words["hard_words"])
         soft_words |= self._words["soft_words"].intersection(words)
-        if self._substring and (match := self._substring.search(_IGNORED.sub("", text))):
-            row["url_filter_substring"] = match.group()
+        if self._substring and (match := self._substring.search(text.translate(_IGNORED))):
+            columns["url_filter_substring"][row] = match.group()
         if self._patterns:
             text = pattern_text(address)
             for pattern in self._patterns:
                 if pattern.search(text):
                     if pattern.list in self.config.soft_lists:
                         soft_lists.add(pattern.list)
-                    else:
-                        row.setdefault("url_filter_pattern", f"{pattern.list}:{pattern.line}")
-        return row
+                    elif columns["url_filter_pattern"][row] is None:
+                        columns["url_filter_pattern"][row] = f"{pattern.list}:{pattern.line}"
 
-    def _look_up(
-        self,
-        rows: list[dict[str, Any]],
-        soft: list[tuple[set[str], set[str]]],
-        spans: list[tuple[int, int, int, int]],
-        hosts: list[str],
-        keys: list[str],
+    def _look_up_hosts(
+        self, columns: Columns, addresses: list[Address | None], soft: list[Soft], hosts: list[str], rows: list[int]
     ) -> None:
-        """Ask the lists for all rows at once; a row's hosts and keys lie where its span says."""
-        domains, soft_domains = self._hard["block_domains"].find(hosts), self._soft["block_domains"].find(hosts)
-        urls, soft_urls = self._hard["block_urls"].find(keys), self._soft["block_urls"].find(keys)
-        allowed, allowed_urls = self._allow["allow_domains"].find(hosts), self._allow["allow_urls"].find(keys)
-        for row, (words, lists), (first, last, first_key, last_key) in zip(rows, soft, spans, strict=True):
-            row["url_filter_allowed"] = any(allowed[first:last]) or any(allowed_urls[first_key:last_key])
-            if last > first:  # the registrable domain stands last
-                row["url_filter_domain"] = domains[last - 1]
-                row["url_filter_subdomain"] = next(filter(None, domains[first : last - 1]), None)
-            row["url_filter_url"] = next(filter(None, urls[first_key:last_key]), None)
-            lists.update(filter(None, soft_domains[first:last]), filter(None, soft_urls[first_key:last_key]))
-            row["url_filter_soft_words"], row["url_filter_soft_hits"] = len(words), len(words) + len(lists)
-            names = [*sorted(words), *(f"list:{name}" for name in sorted(lists))]
-            row["url_filter_soft_matches"] = ",".join(names) or None
+        """Ask the lists of domains. The public suffix list is asked only about hits: they are few."""
 
-    def _columns(self, row: dict[str, Any], url: str | None) -> None:
+        def hits(found: HashedList) -> Iterator[tuple[int, str, str]]:
+            for place, name in found.hits(hosts):
+                address = addresses[rows[place]]
+                level = address and host_level(hosts[place], address.host, self._depth)
+                if level:
+                    yield rows[place], level, name
+
+        for row, level, name in hits(self._hard["block_domains"]):
+            if columns[f"url_filter_{level}"][row] is None:
+                columns[f"url_filter_{level}"][row] = name
+        for row, _, name in hits(self._soft["block_domains"]):
+            soft[row][1].add(name)
+        for row, _, _ in hits(self._allow["allow_domains"]):
+            columns["url_filter_allowed"][row] = True
+
+    def _look_up_urls(self, columns: Columns, soft: list[Soft], keys: list[str], rows: list[int]) -> None:
+        """Ask the lists of addresses."""
+        for place, name in self._hard["block_urls"].hits(keys):
+            if columns["url_filter_url"][rows[place]] is None:
+                columns["url_filter_url"][rows[place]] = name
+        for place, name in self._soft["block_urls"].hits(keys):
+            soft[rows[place]][1].add(name)
+        for place, _ in self._allow["allow_urls"].hits(keys):
+            columns["url_filter_allowed"][rows[place]] = True
+
+    def _columns(self, columns: Columns, row: int, url: str) -> None:
         """The document columns of one address."""
-        canonical = canonical_url(url) if url is not None else ""
+        canonical = canonical_url(url)
         host = canonical_host(canonical)
-        row["url_canonical"], row["url_host"] = canonical or None, host
-        row["url_domain"] = registrable_domain(host, self._depth) if host else None
+        columns["url_canonical"][row], columns["url_host"][row] = canonical or None, host
+        columns["url_domain"][row] = registrable_domain(host, self._depth) if host else None
 
     def decide(self, values: pa.Table) -> Decision:
         """Rules: missing, scheme, ip_host, domain, subdomain, url, pattern, hard_word, soft_words, soft_lists, substring."""
         decision = Decision.keep(values.num_rows)
         config = self.config
-        allowed = set(_where(values.column("url_filter_allowed")))
 
-        def drop(rule: str, mask: pa.ChunkedArray, details: str | None) -> None:
-            for row in _where(mask):
-                if row not in allowed:
-                    decision.drop(row, rule, detail=values.column(details)[row].as_py() if details else None)
+        def told(name: str) -> list[tuple[int, Any]]:
+            """Rows with a value that says something, and it; rows of allowed addresses aside."""
+            column = values.column(f"url_filter_{name}")
+            if column.null_count == len(column):
+                return []
+            return [(row, value) for row, value in enumerate(column.to_pylist()) if value and row not in allowed]
 
-        def drop_soft(rule: str, column: str) -> None:
-            hits = values.column(column)
-            for row in _where(pc.greater_equal(hits, config.soft_threshold)):
-                if row not in allowed:
-                    detail = values.column("url_filter_soft_matches")[row].as_py()
-                    decision.drop(row, rule, hits[row].as_py(), config.soft_threshold, detail)
-
-        if config.missing == "drop":
-            drop("missing", values.column("url_filter_missing"), None)
-        drop("scheme", values.column("url_filter_scheme").is_valid(), "url_filter_scheme")
-        if config.block_ip_hosts:
-            drop("ip_host", values.column("url_filter_ip_host"), None)
+        allowed: set[int] = set()
+        allowed = {row for row, _ in told("allowed")}
+        matches = values.column("url_filter_soft_matches")
+        for flag, wanted in (
+            ("missing", config.missing == "drop"),
+            ("scheme", True),
+            ("ip_host", config.block_ip_hosts),
+        ):
+            for row, value in told(flag) if wanted else []:
+                decision.drop(row, flag, detail=value if flag == "scheme" else None)
         for rule in ("domain", "subdomain", "url", "pattern", "hard_word"):
-            drop(rule, values.column(f"url_filter_{rule}").is_valid(), f"url_filter_{rule}")
-        drop_soft("soft_words", "url_filter_soft_words")
-        drop_soft("soft_lists", "url_filter_soft_hits")
-        drop("substring", values.column("url_filter_substring").is_valid(), "url_filter_substring")
+            for row, name in told(rule):
+                decision.drop(row, rule, detail=name)
+        for rule, count in (("soft_words", "soft_words"), ("soft_lists", "soft_hits")):
+            for row, hits in told(count):
+                if hits >= config.soft_threshold:
+                    decision.drop(row, rule, hits, config.soft_threshold, matches[row].as_py())
+        for row, text in told("substring"):
+            decision.drop(row, "substring", detail=text)
         return decision
 
 
@@ -384,12 +393,6 @@ def read_patterns(name: str, path: Path) -> list[Pattern]:
             )
         found.append(Pattern(name, number, pattern.search))
     return found
-
-
-def _where(mask: pa.ChunkedArray) -> list[int]:
-    """The rows where a mask holds, ascending."""
-    rows: list[int] = pc.indices_nonzero(mask.combine_chunks().fill_null(False)).to_pylist()
-    return rows
 
 
 def _tuple(paths: Paths) -> tuple[str, ...]:

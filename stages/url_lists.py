@@ -52,19 +52,19 @@ class HashedList:
     def __len__(self) -> int:
         return len(self._hashes)
 
-    def find(self, strings: list[str]) -> list[str | None]:
-        """For each string the name of the list that holds it."""
+    def hits(self, strings: list[str]) -> list[tuple[int, str]]:
+        """Of the strings that a list holds: place, and the list's name; ascending."""
         if not strings or not len(self):
-            return [None] * len(strings)
+            return []
         wanted = np.fromiter(map(_hash, strings), dtype=np.uint64, count=len(strings))
         places = np.minimum(np.searchsorted(self._hashes, wanted), len(self) - 1)
-        hit = self._hashes[places] == wanted
-        if not hit.any():
-            return [None] * len(strings)
-        owners = self._owners[places]
-        return [
-            self.names[owner] if found else None for found, owner in zip(hit.tolist(), owners.tolist(), strict=True)
-        ]
+        found = np.flatnonzero(self._hashes[places] == wanted)
+        return [(place, self.names[self._owners[places[place]]]) for place in found.tolist()]
+
+    def find(self, strings: list[str]) -> list[str | None]:
+        """For each string the name of the list that holds it."""
+        held = dict(self.hits(strings))
+        return [held.get(place) for place in range(len(strings))]
 
 
 def list_files(paths: Iterable[str], urls: bool) -> list[tuple[str, str]]:

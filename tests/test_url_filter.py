@@ -5,13 +5,19 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import re
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+import stages.url_address
 from stages.stage import StageError
+from stages.url_address import any_of
 from stages.url_filter import UrlFilter, UrlFilterConfig, is_ip, parse_address
 from stages.url_lists import ADDRESSES, DOMAINS, Form, HashedList, _entry, entry_hashes, file_hashes
 from tests.web_stages import ready, run
@@ -296,6 +302,31 @@ def test_hashed_lists_are_exact_and_small() -> None:
 def test_parsing() -> None:
     assert parse_address("HTTP://User@WWW.Example.COM.:80/A?b=1#c") == ("http", "example.com", "/A", "b=1")
     assert is_ip("10.0.0.1") and is_ip("::1") and not is_ip("example.com") and not is_ip("1.2.3.4.5")
+
+
+ODD = ["http://", "HTTPS://", "https://", "www.", "a.b", "example", ".", "-", "_", ":", "80", "/", "?", "#", "%41", "@", "\\", "[", "]", " ", "é", "x=1&y", "..", "\t", "\x00"]  # fmt: skip
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(st.sampled_from(ODD), max_size=10).map("".join), st.booleans())
+def test_the_short_way_to_the_parts_finds_what_the_long_way_finds(rest: str, web: bool) -> None:
+    url = f"https://{rest}" if web else rest
+    short = parse_address(url)
+    with mock.patch.object(stages.url_address, "_PLAIN", re.compile("(?!)")):
+        assert parse_address(url) == short
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.sets(st.text("abc.|", min_size=1, max_size=5), min_size=1, max_size=12),
+    st.text("abc.|x", max_size=30),
+    st.booleans(),
+)
+def test_any_of_words_is_the_longest_at_the_first_place(words: set[str], text: str, long: bool) -> None:
+    plain = re.compile("|".join(map(re.escape, sorted(words, key=len, reverse=True))))
+    wanted = plain.search(text)
+    found = re.compile(any_of(words | ({"y" * 5000} if long else set()))).search(text)
+    assert (found and found.span()) == (wanted and wanted.span())
 
 
 def test_no_list_of_ours_holds_a_word_twice_or_in_the_wrong_case() -> None:
