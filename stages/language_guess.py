@@ -7,7 +7,7 @@ import html as entities
 import re
 from collections.abc import Iterator
 
-from stages.extract.charset import meta_charset
+from stages.extract.charset import decode, meta_charset
 from stages.language_model import Identifier
 
 LONG_RUN = 60  # bytes between two tags that are read first: sentences rather than menus
@@ -26,19 +26,19 @@ _RUN = re.compile(rb">([^<>]{%d,})(?=<)" % SHORT_RUN)
 _SPACE = re.compile(r"\s+")
 
 
-def guess(page: bytes, model: Identifier) -> tuple[str, float]:
+def guess(page: bytes, model: Identifier, charset: str | None = None) -> tuple[str, float]:
     """The label of a page and its score (0 to 1), from its first longer pieces of text; `und` and 0 where it has none.
 
-    Never raises: what is not HTML has no runs between tags and is read as it is.
+    `charset` is that of the HTTP header. Never raises: what is not HTML has no runs between tags and is read as it is.
     """
-    text = page_text(page)
+    text = page_text(page, charset)
     if not text:
         return "und", 0.0
     label, score, _ = model.best(text)
     return label, score
 
 
-def page_text(page: bytes) -> str:
+def page_text(page: bytes, charset: str | None = None) -> str:
     """Up to `ENOUGH` characters of a page's text, in its order, without scripts, styles, comments and tags."""
     page = page[:_PAGE]
     if page[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
@@ -56,7 +56,7 @@ def page_text(page: bytes) -> str:
         runs = [run for run in runs if len(run) >= LONG_RUN]
     if not runs and b"<" not in page:
         runs = [page]
-    text = _decoded(b"\n".join(runs)[: 4 * ENOUGH], page)
+    text = _decoded(b"\n".join(runs)[: 4 * ENOUGH], page, charset)
     return _SPACE.sub(" ", entities.unescape(text)).strip()[:ENOUGH]
 
 
@@ -83,10 +83,9 @@ def _shown(page: bytes) -> Iterator[bytes]:
         place = end + (3 if found[2] else 0)
 
 
-def _decoded(text: bytes, page: bytes) -> str:
-    """UTF-8 where it is that (the last character may be cut), else by the charset that the page names, else Western European."""
+def _decoded(text: bytes, page: bytes, charset: str | None) -> str:
+    """UTF-8 where it is that (the last character may be cut), else as `extract` would decode these bytes alone."""
     try:
         return codecs.getincrementaldecoder("utf-8")().decode(text)
     except UnicodeDecodeError:
-        named = meta_charset(page)
-        return text.decode("cp1252" if named in (None, "utf-8") else named, "replace")
+        return decode(text, charset or meta_charset(page))[0]

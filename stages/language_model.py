@@ -83,6 +83,15 @@ def prepared(text: str, lower_case: bool) -> str:
     return text.replace("\n", " ") + "\n"
 
 
+def spread(text: str, characters: int) -> str:
+    """A third of the characters each from a text's beginning, middle and end; a text that is not longer as it is."""
+    if len(text) <= characters:
+        return text
+    third = max(1, characters // 3)
+    middle = (len(text) - third) // 2
+    return f"{text[:third]} {text[middle : middle + third]} {text[-third:]}"
+
+
 def load(path: Path, lower_case: bool = True) -> Identifier:
     """The identifier in a `.bin` or `.ftz` file. Raises `StageError` for a missing, broken or unfit one."""
     if not path.is_file():

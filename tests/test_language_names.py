@@ -141,7 +141,7 @@ def test_models_with_either_kind_of_labels_keep_the_same_rows(
     tmp_path: Path, kind: str, names: tuple[str, ...]
 ) -> None:
     model = train(tmp_path, LABELS[kind])
-    config = LanguageConfig(model=model, keep=names, min_score={"default": 0.3, names[1]: 0.2}, lower_case=True)
+    config = LanguageConfig(model=model, keep=names, min_score=0.3, min_scores={names[1]: 0.2}, lower_case=True)
     values, decision = run(ready(Language(config)), text=[TEXTS[name] for name in LABELS[kind]])
     assert values.column("language").to_pylist() == list(LABELS[kind].values())  # the model's own labels
     assert values.column("language_iso639_3").to_pylist()[:3] == ["eng", "deu", "rus"]
