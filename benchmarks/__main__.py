@@ -2,9 +2,9 @@
 
 import sys
 
-from benchmarks import curation
+from benchmarks import curation, language
 
-BENCHMARKS = {"curation": curation.main}
+BENCHMARKS = {"curation": curation.main, "language": language.main}
 
 for name in sys.argv[1:] or BENCHMARKS:
     if name not in BENCHMARKS:
