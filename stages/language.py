@@ -14,6 +14,7 @@ from stages.batch import Batch
 from stages.language_model import Guess, Identifier, load, spread
 from stages.language_names import Wanted, iso639_3, resolve
 from stages.language_paragraphs import language_shares, language_spans
+from stages.scripts import script_shares
 from stages.stage import ASSETS, Decision, Edit, Limit, MapStage, Resources, StageConfig, StageError, knob, register
 
 _Probability = Annotated[float, Field(ge=0, le=1)]
@@ -45,7 +46,7 @@ class LanguageConfig(StageConfig):
         le=1,
     )
     scripts: bool = knob(
-        False, "add `language_scripts`: the share of letters in each script (ISO 15924), largest first"
+        False, "add `language_scripts`: the share of the whole text's letters in each script (ISO 15924), largest first"
     )
     paragraphs: bool = knob(
         False,
@@ -210,7 +211,7 @@ class Language(MapStage):
             "language_script_share": self._model.share(label, scripts),
         }
         if config.scripts:
-            row["language_scripts"] = [{"script": name, "share": share} for name, share in scripts.items()]
+            row["language_scripts"] = [{"script": name, "share": share} for name, share in script_shares(text).items()]
         if config.paragraphs:
             spans = language_spans(text, label, config.paragraph_length, config.paragraph_score, self._label_and_score)
             shares = language_shares(spans)

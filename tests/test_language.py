@@ -111,7 +111,7 @@ def test_a_label_is_written_in_the_scripts_of_the_text() -> None:
 
 
 def test_the_share_of_each_script_is_a_column_where_asked_for() -> None:
-    values, _ = run(ready(Language(LanguageConfig(scripts=True))), text=["abc где", ""])
+    values, _ = run(ready(Language(LanguageConfig(scripts=True, max_characters=3))), text=["abc где", ""])
     assert values.column("language_scripts").to_pylist() == [
         [{"script": "Latn", "share": 0.5}, {"script": "Cyrl", "share": 0.5}],
         [],
