@@ -2,9 +2,9 @@
 
 import sys
 
-from benchmarks import curation, url_filter
+from benchmarks import curation, language, url_filter
 
-BENCHMARKS = {"curation": curation.main, "url_filter": url_filter.main}
+BENCHMARKS = {"curation": curation.main, "language": language.main, "url_filter": url_filter.main}
 
 for name in sys.argv[1:] or BENCHMARKS:
     if name not in BENCHMARKS:

@@ -1,25 +1,109 @@
-"""Language labels and scripts: ISO 639-3 for the labels of lid.176, ISO 15924 for the characters of a text."""
+"""Names of languages: what a label of any model, or of a config, means in ISO 639 and ISO 15924.
+
+Models spell labels differently: lid.176 as Wikipedia editions (`en`, `zh`), GlotLID and OpenLID as ISO 639-3 with a script
+(`eng_Latn`, `cmn_Hani`). Here each becomes a code and perhaps a script, and `resolve` finds a wanted language among a
+model's labels.
+"""
 
 from __future__ import annotations
 
-import numpy as np
+import difflib
+from collections.abc import Iterable
+from typing import NamedTuple
+
+
+def _equations(text: str) -> dict[str, str]:
+    return dict(pair.split("=") for pair in text.split())
+
 
 # ISO 639-1 and ISO 639-3, in pairs
 _PAIRS = """
-af afr am amh an arg ar ara as asm av ava az aze ba bak be bel bg bul bh bho bn ben bo bod br bre bs bos ca cat ce che
-co cos cs ces cv chv cy cym da dan de deu dv div el ell en eng eo epo es spa et est eu eus fa fas fi fin fr fra fy fry
-ga gle gd gla gl glg gn grn gu guj gv glv he heb hi hin hr hrv ht hat hu hun hy hye ia ina id ind ie ile io ido is isl
-it ita ja jpn jv jav ka kat kk kaz km khm kn kan ko kor ku kur kv kom kw cor ky kir la lat lb ltz li lim lo lao lt lit
-lv lav mg mlg mk mkd ml mal mn mon mr mar ms msa mt mlt my mya ne nep nl nld nn nno no nor oc oci or ori os oss pa pan
-pl pol ps pus pt por qu que rm roh ro ron ru rus sa san sc srd sd snd sh hbs si sin sk slk sl slv so som sq sqi sr srp
-su sun sv swe sw swa ta tam te tel tg tgk th tha tk tuk tl tgl tr tur tt tat ug uig uk ukr ur urd uz uzb vi vie vo vol
-wa wln yi yid yo yor zh zho
+aa aar ab abk ae ave af afr ak aka am amh an arg ar ara as asm av ava ay aym az aze ba bak be bel bg bul bh bho bi bis
+bm bam bn ben bo bod br bre bs bos ca cat ce che ch cha co cos cr cre cs ces cu chu cv chv cy cym da dan de deu dv div
+dz dzo ee ewe el ell en eng eo epo es spa et est eu eus fa fas ff ful fi fin fj fij fo fao fr fra fy fry ga gle gd gla
+gl glg gn grn gu guj gv glv ha hau he heb hi hin ho hmo hr hrv ht hat hu hun hy hye hz her ia ina id ind ie ile ig ibo
+ii iii ik ipk io ido is isl it ita iu iku ja jpn jv jav ka kat kg kon ki kik kj kua kk kaz kl kal km khm kn kan ko kor
+kr kau ks kas ku kur kv kom kw cor ky kir la lat lb ltz lg lug li lim ln lin lo lao lt lit lu lub lv lav mg mlg mh mah
+mi mri mk mkd ml mal mn mon mr mar ms msa mt mlt my mya na nau nb nob nd nde ne nep ng ndo nl nld nn nno no nor nr nbl
+nv nav ny nya oc oci oj oji om orm or ori os oss pa pan pi pli pl pol ps pus pt por qu que rm roh rn run ro ron ru rus
+rw kin sa san sc srd sd snd se sme sg sag sh hbs si sin sk slk sl slv sm smo sn sna so som sq sqi sr srp ss ssw st sot
+su sun sv swe sw swa ta tam te tel tg tgk th tha ti tir tk tuk tl tgl tn tsn to ton tr tur ts tso tt tat tw twi ty tah
+ug uig uk ukr ur urd uz uzb ve ven vi vie vo vol wa wln wo wol xh xho yi yid yo yor za zha zh zho zu zul
 """
 
 # Labels of lid.176 are names of Wikipedia editions. Three-letter ones are ISO 639-3 codes but for `als` (Alemannic
 # there, Tosk Albanian in the standard); `bh` is the Bhojpuri edition; `eml` (retired by the standard) and `nah` (a
 # group of languages) have no code of their own and keep the label.
 _ISO639_3 = dict(zip(_PAIRS.split()[0::2], _PAIRS.split()[1::2], strict=True)) | {"als": "gsw"}
+
+# Macrolanguages of ISO 639-3 that models label as a whole (`zh`) or by their standard variety (`cmn_Hani`): the
+# macrolanguage, then the variety that stands for it. Both mean the same when a language is asked for. The other members
+# (yue, arz, nno, prs, azb, ...) are languages of their own, to be named beside it.
+_STANDARD = _equations(
+    "zho=cmn ara=arb nor=nob fas=pes msa=zsm est=ekk lav=lvs swa=swh uzb=uzn aze=azj mon=khk nep=npi ori=ory pus=pbt "
+    "sqi=als kur=kmr mlg=plt yid=ydd que=quy grn=gug aym=ayr ful=fuv kon=kng orm=gaz kok=gom srd=src din=dik kau=knc "
+    "aka=twi bik=bcl iku=ike oji=ojg cre=crk zha=ccx kom=kpv chm=mhr"
+)
+_MACRO = {standard: macro for macro, standard in _STANDARD.items()}
+
+# Macrolanguages of which no member is the standard: asked for among labels that have only members, the choice is the user's.
+_MEMBERS = {"hbs": ("hrv", "srp", "bos", "cnr"), "lah": ("pnb", "skr"), "hmn": ("hnj", "mww"), "bal": ("bgn", "bcc")}
+
+# Other codes in use: ISO 639-2/B, retired ones, and Filipino, which is standard Tagalog.
+_ALIASES = _equations(
+    "alb=sqi arm=hye baq=eus bur=mya chi=zho cze=ces dut=nld fre=fra geo=kat ger=deu gre=ell ice=isl mac=mkd may=msa "
+    "per=fas rum=ron slo=slk tib=bod wel=cym fil=tgl iw=heb in=ind ji=yid jw=jav mo=ron scc=srp scr=hrv"
+)
+
+# Members that labels of a macrolanguage cover where a model has no label of their own: only to say so.
+_COVERED = _equations("prs=fas nno=nor arz=ara zlm=msa yue=zho wuu=zho azb=aze ckb=kur hrv=hbs srp=hbs bos=hbs cnr=hbs")
+
+# Finer script codes, as the script whose letters they use.
+_SAME_SCRIPT = {
+    "Hans": "Hani",
+    "Hant": "Hani",
+    "Kore": "Hang",
+    "Hira": "Jpan",
+    "Kana": "Jpan",
+    "Aran": "Arab",
+    "Latf": "Latn",
+}
+
+# Scripts that languages are written in today, by ISO 639-3 code (a standard variety stands under its macrolanguage):
+# Unicode CLDR's supplemental data, and the scripts of Wikipedia editions. Languages with an ISO 639-1 code that are not
+# here, and the labels of lid.176 under `Latn`, are written in Latin letters alone.
+_SCRIPTS_OF = {
+    code: tuple(scripts.split("+"))
+    for scripts, codes in {
+        "Latn": "ast bar bik cbk ceb diq dsb eml frr gsw hsb ilo jbo lmo min mwl nah nap nds pam pfl pms sco scn vec vep vls war",
+        "Arab": "ara arz azb ckb fas lrc mzn pnb pus urd prs skr bal ary apc aeb acm ars ajp acq glk lah",
+        "Cyrl": "ava bak bel bul bxr chv che kom krc kbd lez chm mhr mrj mkd myv mdf oss rus rue sah tyv ukr abk ady kjh alt "
+        "udm inh dar lbe kum nog chu",
+        "Deva": "awa bho dty hin mai mar nep new hne mag",
+        "Beng": "asm ben bpy", "Ethi": "amh tir", "Hebr": "heb yid", "Hani": "wuu yue zho hak gan lzh", "Geor": "kat xmf",
+        "Grek": "ell", "Tibt": "bod dzo", "Thaa": "div", "Gujr": "guj", "Armn": "hye", "Jpan": "jpn", "Khmr": "khm", "Knda": "kan",
+        "Hang": "kor", "Laoo": "lao", "Mlym": "mal", "Mymr": "mya shn", "Orya": "ori", "Sinh": "sin", "Taml": "tam", "Telu": "tel",
+        "Thai": "tha", "Yiii": "iii", "Avst": "ave", "Guru+Arab": "pan", "Arab+Deva": "snd kas", "Deva+Latn": "hif kok gom pli",
+        "Deva+Beng+Telu+Knda+Mlym+Taml+Gujr": "san", "Latn+Cyrl": "hbs srp bos ron tat", "Latn+Arab": "msa hau wol",
+        "Latn+Cyrl+Arab": "aze kur tuk uzb", "Cyrl+Latn+Arab": "kaz kir tgk uig", "Cyrl+Mong": "mon xal", "Latn+Java": "jav",
+        "Latn+Sund": "sun", "Latn+Tglg": "tgl", "Cans+Latn": "iku cre oji", "Latn+Adlm+Arab": "ful", "Latn+Nkoo": "bam",
+    }.items()
+    for code in codes.split()
+}  # fmt: skip
+
+
+class Name(NamedTuple):
+    """What a label says: ISO 639-3 code (a standard variety as its macrolanguage), ISO 15924 script or None."""
+
+    code: str
+    script: str | None
+
+
+class Wanted(NamedTuple):
+    """The labels of a model that mean a wanted language, and the script that its texts must be in, if the labels leave it open."""
+
+    labels: frozenset[str]
+    script: str | None
 
 
 def iso639_3(label: str) -> str | None:
@@ -30,91 +114,87 @@ def iso639_3(label: str) -> str | None:
     return _ISO639_3.get(base, base if len(base) == 3 else None)
 
 
-# Letters of each script as inclusive ranges of code points (Unicode 16, Scripts.txt), the scripts of living languages.
-_SCRIPTS: dict[str, tuple[tuple[int, int], ...]] = {
-    "Latn": (
-        (0x41, 0x5A), (0x61, 0x7A), (0xAA, 0xAA), (0xBA, 0xBA), (0xC0, 0xD6), (0xD8, 0xF6), (0xF8, 0x2B8),
-        (0x1E00, 0x1EFF), (0x2C60, 0x2C7F), (0xA722, 0xA787), (0xA78B, 0xA7FF), (0xAB30, 0xAB64), (0xFB00, 0xFB06),
-        (0xFF21, 0xFF3A), (0xFF41, 0xFF5A),
-    ),
-    "Grek": ((0x370, 0x373), (0x376, 0x37D), (0x37F, 0x37F), (0x386, 0x386), (0x388, 0x3E1), (0x3F0, 0x3FF), (0x1F00, 0x1FFE)),
-    "Copt": ((0x3E2, 0x3EF), (0x2C80, 0x2CFF)),
-    "Cyrl": ((0x400, 0x484), (0x487, 0x52F), (0x1C80, 0x1C8A), (0x1D2B, 0x1D2B), (0x2DE0, 0x2DFF), (0xA640, 0xA69F)),
-    "Armn": ((0x531, 0x556), (0x559, 0x58A), (0xFB13, 0xFB17)),
-    "Hebr": ((0x591, 0x5F4), (0xFB1D, 0xFB4F)),
-    "Arab": (
-        (0x610, 0x61A), (0x620, 0x63F), (0x641, 0x64A), (0x656, 0x65F), (0x66E, 0x66F), (0x671, 0x6D3), (0x6D5, 0x6EF),
-        (0x6FA, 0x6FF), (0x750, 0x77F), (0x870, 0x8FF), (0xFB50, 0xFDFF), (0xFE70, 0xFEFC),
-    ),
-    "Syrc": ((0x710, 0x74F), (0x860, 0x86A)),
-    "Thaa": ((0x780, 0x7B1),),
-    "Nkoo": ((0x7C0, 0x7FA),),
-    "Deva": ((0x900, 0x950), (0x955, 0x963), (0x966, 0x97F), (0xA8E0, 0xA8FF)),
-    "Beng": ((0x980, 0x9FE),),
-    "Guru": ((0xA01, 0xA76),),
-    "Gujr": ((0xA81, 0xAFF),),
-    "Orya": ((0xB01, 0xB77),),
-    "Taml": ((0xB82, 0xBFA),),
-    "Telu": ((0xC00, 0xC7F),),
-    "Knda": ((0xC80, 0xCF3),),
-    "Mlym": ((0xD00, 0xD7F),),
-    "Sinh": ((0xD81, 0xDF4),),
-    "Thai": ((0xE01, 0xE3A), (0xE40, 0xE5B)),
-    "Laoo": ((0xE81, 0xEDF),),
-    "Tibt": ((0xF00, 0xFD4), (0xFD9, 0xFDA)),
-    "Mymr": ((0x1000, 0x109F), (0xA9E0, 0xA9FE), (0xAA60, 0xAA7F)),
-    "Geor": ((0x10A0, 0x10FA), (0x10FC, 0x10FF), (0x1C90, 0x1CBF), (0x2D00, 0x2D2D)),
-    "Hang": ((0x1100, 0x11FF), (0x3131, 0x318E), (0xA960, 0xA97C), (0xAC00, 0xD7FB), (0xFFA0, 0xFFDC)),
-    "Ethi": ((0x1200, 0x1399), (0x2D80, 0x2DDE), (0xAB01, 0xAB2E)),
-    "Cher": ((0x13A0, 0x13FD), (0xAB70, 0xABBF)),
-    "Cans": ((0x1400, 0x167F), (0x18B0, 0x18F5)),
-    "Tglg": ((0x1700, 0x171F),),
-    "Khmr": ((0x1780, 0x17F9), (0x19E0, 0x19FF)),
-    "Mong": ((0x1806, 0x18AA),),
-    "Limb": ((0x1900, 0x194F),),
-    "Tale": ((0x1950, 0x1974),),
-    "Talu": ((0x1980, 0x19DF),),
-    "Bugi": ((0x1A00, 0x1A1F),),
-    "Lana": ((0x1A20, 0x1AAD),),
-    "Bali": ((0x1B00, 0x1B7E),),
-    "Sund": ((0x1B80, 0x1BBF), (0x1CC0, 0x1CC7)),
-    "Lepc": ((0x1C00, 0x1C4F),),
-    "Olck": ((0x1C50, 0x1C7F),),
-    "Tfng": ((0x2D30, 0x2D7F),),
-    "Hira": ((0x3041, 0x3096), (0x309D, 0x309F)),
-    "Kana": ((0x30A1, 0x30FA), (0x30FD, 0x30FF), (0x31F0, 0x31FF), (0xFF66, 0xFF6F), (0xFF71, 0xFF9D)),
-    "Bopo": ((0x3105, 0x312F), (0x31A0, 0x31BF)),
-    "Hani": ((0x2E80, 0x2FD5), (0x3005, 0x3007), (0x3021, 0x3029), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAD9), (0x20000, 0x323AF)),
-    "Yiii": ((0xA000, 0xA4C6),),
-    "Lisu": ((0xA4D0, 0xA4FF),),
-    "Vaii": ((0xA500, 0xA62B),),
-    "Java": ((0xA980, 0xA9DF),),
-    "Mtei": ((0xAAE0, 0xAAF6), (0xABC0, 0xABF9)),
-    "Adlm": ((0x1E900, 0x1E95F),),
-}  # fmt: skip
-
-_NAMES = ("Zyyy", *_SCRIPTS)
-_JAPANESE = ("Hani", "Hira", "Kana")
-_RANGES = sorted((first, last, code) for code, name in enumerate(_NAMES) for first, last in _SCRIPTS.get(name, ()))
-# boundaries of alternating gaps and ranges: what stands before the first letter, between two ranges, and after is Zyyy
-_STARTS = np.array([0] + [edge for first, last, _ in _RANGES for edge in (first, last + 1)], dtype=np.uint32)
-_CODES = np.array([0] + [code for _, _, script in _RANGES for code in (script, 0)], dtype=np.int64)
+def parse(label: str) -> Name | None:
+    """A language as it is written in ISO 639-1 or 639-3, with a script or without (`zh`, `cmn`, `zho-Hans`); None if it is not."""
+    base, *rest = label.strip().replace("-", "_").split("_")
+    base = base.lower()
+    code = (
+        _PLAIN.get(base) if len(base) == 2 else base if len(base) == 3 and base.isascii() and base.isalpha() else None
+    )
+    if len(rest) > 1 or (rest and not (len(rest[0]) == 4 and rest[0].isascii() and rest[0].isalpha())):
+        return None
+    code = _ALIASES.get(base, code)
+    return None if code is None else Name(_MACRO.get(code, code), rest[0].title() if rest else None)
 
 
-def script_of(text: str) -> str:
-    """The ISO 15924 code of the script that most letters of a text belong to; `Zyyy` if it has none.
+_PLAIN = {label: code for label, code in _ISO639_3.items() if len(label) == 2}
 
-    Han, Hiragana and Katakana count as `Jpan` together where a tenth of them is kana; ties go to the first in code
-    point order of the scripts' first letters.
+
+def names_of(labels: Iterable[str]) -> dict[str, Name | None]:
+    """What each label of a model means; bare labels are names of Wikipedia editions if any of them has two letters."""
+    labels = list(labels)
+    wikipedia = any(len(label) == 2 for label in labels)
+    return {
+        label: Name("gsw", None)
+        if wikipedia and label == "als"
+        else Name("bho", None)
+        if label == "bh"
+        else parse(label)
+        for label in labels
+    }
+
+
+def scripts_of(name: Name | None) -> tuple[str, ...] | None:
+    """The scripts that texts of a label are written in, as `stages.scripts` counts them; None where that is not known."""
+    if name is None:
+        return None
+    if name.script is not None:
+        return (_SAME_SCRIPT.get(name.script, name.script),)
+    return _SCRIPTS_OF.get(name.code, ("Latn",) if name.code in _TWO_LETTER_CODES else None)
+
+
+_TWO_LETTER_CODES = frozenset(_PLAIN.values())
+
+
+def resolve(wanted: str, names: dict[str, Name | None]) -> Wanted:
+    """The labels of a model (`names_of`) that mean what is wanted: a label as it stands, or any code of the language.
+
+    A macrolanguage and its standard variety mean the same (`zh`, `zho`, `cmn`); so do a language and the language with
+    its only script (`en`, `eng_Latn`). Raises ValueError, with the nearest right label, for what no label means and for
+    what labels leave open.
     """
-    if text.isascii():
-        return "Latn" if any(character.isalpha() for character in text) else "Zyyy"
-    points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
-    counts = np.bincount(_CODES[np.searchsorted(_STARTS, points, side="right") - 1], minlength=len(_NAMES))
-    han, hiragana, katakana = (int(counts[_NAMES.index(name)]) for name in _JAPANESE)
-    counts[0] = 0
-    best = _NAMES[int(counts.argmax())]
-    kana = hiragana + katakana
-    if kana * 10 >= han + kana > 0 and han + kana >= int(counts.max()):
-        return "Jpan"
-    return best if counts.any() else "Zyyy"
+    if wanted in names:
+        return Wanted(frozenset([wanted]), None)
+    name = parse(wanted)
+    same = {label: other for label, other in names.items() if name and other and other.code == name.code}
+    if name is None or not same:
+        raise ValueError(f"the model has no label {wanted!r}; {_nearest(wanted, name, names)}")
+    if name.script is None:
+        return Wanted(frozenset(same), None)
+    fits = [label for label, other in same.items() if other.script and _covers(name.script, other.script)]
+    if fits:
+        return Wanted(frozenset(fits), None)
+    bare = frozenset(label for label, other in same.items() if other.script is None)
+    scripts = scripts_of(Name(name.code, None)) or ()
+    if not bare or name.script not in scripts:
+        choice = ", ".join(repr(label) for label in sorted(same))
+        raise ValueError(f"the model has no label for {wanted!r} in that script; it has {choice}")
+    return Wanted(bare, name.script if len(scripts) > 1 else None)
+
+
+def _covers(wanted: str, script: str) -> bool:
+    return script == wanted or _SAME_SCRIPT.get(script) == wanted
+
+
+def _nearest(wanted: str, name: Name | None, names: dict[str, Name | None]) -> str:
+    """What to write instead of a label that the model does not have."""
+    if name is not None and name.code in _MEMBERS:
+        members = sorted(label for label, other in names.items() if other and other.code in _MEMBERS[name.code])
+        if members:
+            return f"it stands for several languages here: choose among {', '.join(map(repr, members))}"
+    macro = _COVERED.get(name.code) if name is not None else None
+    near = sorted(label for label, other in names.items() if macro and other and other.code == macro)
+    near = near or difflib.get_close_matches(wanted, sorted(names), 1, 0.5)
+    if not near and (base := parse(wanted.replace("-", "_").split("_")[0])) is not None:  # `pt-BR`, `de-AT`
+        near = sorted(label for label, other in names.items() if other and other.code == base.code)
+    return f"did you mean {near[0]!r}?" if near else f"it has {', '.join(sorted(names)[:8])}, ..."

@@ -174,7 +174,7 @@ class MapStage(Stage):
     """
 
     kind = "map"
-    edits: ClassVar[bool] = False  # whether `decide` can edit the text
+    edits: bool = False  # whether `decide` can edit the text; an instance sets it where a knob says so
     apply_only: ClassVar[tuple[str, ...]] = ()  # measured columns that `python -m pipeline apply` adds to its output
 
     @abstractmethod

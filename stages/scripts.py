@@ -1,0 +1,110 @@
+"""The script that a text is written in: ISO 15924 codes of its letters, counted."""
+
+from __future__ import annotations
+
+import numpy as np
+
+# Letters of each script as inclusive ranges of code points (Unicode 16, Scripts.txt), the scripts of living languages.
+_SCRIPTS: dict[str, tuple[tuple[int, int], ...]] = {
+    "Latn": (
+        (0x41, 0x5A), (0x61, 0x7A), (0xAA, 0xAA), (0xBA, 0xBA), (0xC0, 0xD6), (0xD8, 0xF6), (0xF8, 0x2B8),
+        (0x1E00, 0x1EFF), (0x2C60, 0x2C7F), (0xA722, 0xA787), (0xA78B, 0xA7FF), (0xAB30, 0xAB64), (0xFB00, 0xFB06),
+        (0xFF21, 0xFF3A), (0xFF41, 0xFF5A),
+    ),
+    "Grek": ((0x370, 0x373), (0x376, 0x37D), (0x37F, 0x37F), (0x386, 0x386), (0x388, 0x3E1), (0x3F0, 0x3FF), (0x1F00, 0x1FFE)),
+    "Copt": ((0x3E2, 0x3EF), (0x2C80, 0x2CFF)),
+    "Cyrl": ((0x400, 0x484), (0x487, 0x52F), (0x1C80, 0x1C8A), (0x1D2B, 0x1D2B), (0x2DE0, 0x2DFF), (0xA640, 0xA69F)),
+    "Armn": ((0x531, 0x556), (0x559, 0x58A), (0xFB13, 0xFB17)),
+    "Hebr": ((0x591, 0x5F4), (0xFB1D, 0xFB4F)),
+    "Arab": (
+        (0x610, 0x61A), (0x620, 0x63F), (0x641, 0x64A), (0x656, 0x65F), (0x66E, 0x66F), (0x671, 0x6D3), (0x6D5, 0x6EF),
+        (0x6FA, 0x6FF), (0x750, 0x77F), (0x870, 0x8FF), (0xFB50, 0xFDFF), (0xFE70, 0xFEFC),
+    ),
+    "Syrc": ((0x710, 0x74F), (0x860, 0x86A)),
+    "Thaa": ((0x780, 0x7B1),),
+    "Nkoo": ((0x7C0, 0x7FA),),
+    "Deva": ((0x900, 0x950), (0x955, 0x963), (0x966, 0x97F), (0xA8E0, 0xA8FF)),
+    "Beng": ((0x980, 0x9FE),),
+    "Guru": ((0xA01, 0xA76),),
+    "Gujr": ((0xA81, 0xAFF),),
+    "Orya": ((0xB01, 0xB77),),
+    "Taml": ((0xB82, 0xBFA),),
+    "Telu": ((0xC00, 0xC7F),),
+    "Knda": ((0xC80, 0xCF3),),
+    "Mlym": ((0xD00, 0xD7F),),
+    "Sinh": ((0xD81, 0xDF4),),
+    "Thai": ((0xE01, 0xE3A), (0xE40, 0xE5B)),
+    "Laoo": ((0xE81, 0xEDF),),
+    "Tibt": ((0xF00, 0xFD4), (0xFD9, 0xFDA)),
+    "Mymr": ((0x1000, 0x109F), (0xA9E0, 0xA9FE), (0xAA60, 0xAA7F)),
+    "Geor": ((0x10A0, 0x10FA), (0x10FC, 0x10FF), (0x1C90, 0x1CBF), (0x2D00, 0x2D2D)),
+    "Hang": ((0x1100, 0x11FF), (0x3131, 0x318E), (0xA960, 0xA97C), (0xAC00, 0xD7FB), (0xFFA0, 0xFFDC)),
+    "Ethi": ((0x1200, 0x1399), (0x2D80, 0x2DDE), (0xAB01, 0xAB2E)),
+    "Cher": ((0x13A0, 0x13FD), (0xAB70, 0xABBF)),
+    "Cans": ((0x1400, 0x167F), (0x18B0, 0x18F5)),
+    "Tglg": ((0x1700, 0x171F),),
+    "Khmr": ((0x1780, 0x17F9), (0x19E0, 0x19FF)),
+    "Mong": ((0x1806, 0x18AA),),
+    "Limb": ((0x1900, 0x194F),),
+    "Tale": ((0x1950, 0x1974),),
+    "Talu": ((0x1980, 0x19DF),),
+    "Bugi": ((0x1A00, 0x1A1F),),
+    "Lana": ((0x1A20, 0x1AAD),),
+    "Bali": ((0x1B00, 0x1B7E),),
+    "Sund": ((0x1B80, 0x1BBF), (0x1CC0, 0x1CC7)),
+    "Lepc": ((0x1C00, 0x1C4F),),
+    "Olck": ((0x1C50, 0x1C7F),),
+    "Tfng": ((0x2D30, 0x2D7F),),
+    "Hira": ((0x3041, 0x3096), (0x309D, 0x309F)),
+    "Kana": ((0x30A1, 0x30FA), (0x30FD, 0x30FF), (0x31F0, 0x31FF), (0xFF66, 0xFF6F), (0xFF71, 0xFF9D)),
+    "Bopo": ((0x3105, 0x312F), (0x31A0, 0x31BF)),
+    "Hani": ((0x2E80, 0x2FD5), (0x3005, 0x3007), (0x3021, 0x3029), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAD9), (0x20000, 0x323AF)),
+    "Yiii": ((0xA000, 0xA4C6),),
+    "Lisu": ((0xA4D0, 0xA4FF),),
+    "Vaii": ((0xA500, 0xA62B),),
+    "Java": ((0xA980, 0xA9DF),),
+    "Mtei": ((0xAAE0, 0xAAF6), (0xABC0, 0xABF9)),
+    "Adlm": ((0x1E900, 0x1E95F),),
+}  # fmt: skip
+
+_NAMES = ("Zyyy", *_SCRIPTS)
+_HAN, _HIRAGANA, _KATAKANA = (_NAMES.index(name) for name in ("Hani", "Hira", "Kana"))
+
+
+def _code_table() -> np.ndarray:
+    table = np.zeros(0x110000, dtype=np.uint8)
+    for code, name in enumerate(_NAMES):
+        for first, last in _SCRIPTS.get(name, ()):
+            table[first : last + 1] = code
+    return table
+
+
+_CODE = _code_table()  # of every code point, an index into _NAMES; 0 for what is in no script
+
+
+def script_shares(text: str) -> dict[str, float]:
+    """The share of a text's letters in each script, by ISO 15924 code, largest first; empty if it has no letters.
+
+    Han, Hiragana and Katakana count as `Jpan` together where a tenth of them is kana; equal shares stand in code point
+    order of the scripts' first letters.
+    """
+    if text.isascii():
+        return {"Latn": 1.0} if any(character.isalpha() for character in text) else {}
+    points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
+    counts = np.bincount(_CODE[points], minlength=len(_NAMES)).tolist()
+    counts[0] = 0
+    kana = counts[_HIRAGANA] + counts[_KATAKANA]
+    japanese = 0
+    if kana * 10 >= counts[_HAN] + kana > 0:
+        japanese = counts[_HAN] + kana
+        counts[_HAN] = counts[_HIRAGANA] = counts[_KATAKANA] = 0
+    total = sum(counts) + japanese
+    found = [(-japanese, "Jpan")] if japanese else []
+    found += [(-count, name) for count, name in zip(counts, _NAMES, strict=True) if count]
+    found.sort(key=lambda pair: pair[0])
+    return {name: -count / total for count, name in found}
+
+
+def script_of(text: str) -> str:
+    """The ISO 15924 code of the script that most letters of a text belong to; `Zyyy` if it has none."""
+    return next(iter(script_shares(text)), "Zyyy")
