@@ -201,6 +201,10 @@ class MapStage(Stage):
         """Verdicts from measured values alone (a table with the columns of `measures`)."""
         return Decision.keep(values.num_rows)
 
+    def explain(self, batch: Batch) -> str | None:
+        """A self-contained HTML page that shows how the stage sees these rows; None if it has no such view."""
+        return None
+
 
 KEY = pa.binary(16)  # keys of messages: 128 bits, compared as bytes
 
@@ -294,7 +298,7 @@ def register(stage: S) -> S:
 def _import_all() -> None:
     import stages
 
-    for module in pkgutil.walk_packages(stages.__path__, "stages."):
+    for module in pkgutil.iter_modules(stages.__path__, "stages."):  # a folder imports its own stages
         importlib.import_module(module.name)
 
 

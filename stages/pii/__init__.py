@@ -1,1 +1,5 @@
+"""Personal data: found and taken out."""
 
+from stages.pii.redact import Pii
+
+__all__ = ["Pii"]
