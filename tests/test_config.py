@@ -99,7 +99,7 @@ VALUES = [
     (changed("url_filter", "url_fliter"), "c.yaml:4: unknown stage 'url_fliter'; did you mean 'url_filter'?"),
     (changed("{method:", "{metod:"), "c.yaml:5: unknown key 'extract.metod'; did you mean 'method'? (`python -m pipeline stages extract`"),
     (changed("{method: trafilatura}", "{method: trafilatur}"),
-     "c.yaml:5: extract.method: expected one of trafilatura, resiliparse, got 'trafilatur'; did you mean 'trafilatura'?"),
+     "c.yaml:5: extract.method: expected one of gristmill, trafilatura, resiliparse, justext, got 'trafilatur'; did you mean 'trafilatura'?"),
     (changed("min_score: 0.5", "min_score: high"), "c.yaml:6: language.min_score: expected a number, got 'high'"),
     (changed("min_score: 0.5", "min_score: true"), "c.yaml:6: language.min_score: expected a number, got true"),
     (changed("min_score: 0.5", "min_score: .nan"), "c.yaml:6: language.min_score: expected a finite number, got nan"),
@@ -135,7 +135,7 @@ VALUES = [
     (changed("{survivor: [longest]}", "{by_language: {de: {ngram: 3}}}"), "c.yaml:9: dedup.fuzzy: by_language is for map stages"),
     (changed("[longest]", "[longer]"), "c.yaml:9: dedup.fuzzy.survivor: 'longer' is no survivor criterion; use longest"),
     (changed("  - pii\n", "  - pii: {entities: [EMAIL]}\n"), "c.yaml:10: pii.entities.0: expected one of EMAIL_ADDRESS"),
-    (changed("{method: trafilatura}", "{method: resiliparse, fast: false}"), "c.yaml:5: extract.fast: false asks for trafilatura's fallback"),
+    (changed("{method: trafilatura}", "{method: resiliparse, fast: false}"), "c.yaml:5: extract.fast: False is for method trafilatura"),
     (changed("preset: cpu-tiny", "preset: cpu-tny"), "c.yaml:13: pretrain.preset: there is no 'cpu-tny'"),
     (changed("{preset: cpu-tiny}", "{steps: 3, tokens: 4}"), "c.yaml:13: pretrain: give either steps or tokens"),
     (changed("{preset: cpu-tiny}", "{learningrate: 1}"), "c.yaml:13: unknown key 'pretrain.learningrate'; did you mean 'learning_rate'?"),
@@ -242,7 +242,10 @@ def test_set_of_stage_knobs(tmp_path: Path) -> None:
         "by_language": {"de": {"min_words": 3}},
         "only": {"language": ("en", "de")},
     }
-    assert knobs(read(tmp_path, GOOD, "extract={fast: false}"), "extract") == {"fast": False}
+    assert knobs(read(tmp_path, GOOD, "extract={method: trafilatura, fast: false}"), "extract") == {
+        "method": "trafilatura",
+        "fast": False,
+    }
     assert [s.name for s in read(tmp_path, GOOD, "pii=null", "quality.gopher=null").stages][-2:] == [
         "quality.gopher_repetition",
         "dedup.fuzzy",
@@ -288,7 +291,7 @@ SETS = [
     ("a..b=3", "expected KEY=VALUE"),
     ("extract.metod=x", "unknown key 'extract.metod'; did you mean 'method'?"),
     ("pii.policy=maskk", "pii.policy: expected one of replace, mask, drop, got 'maskk'; did you mean 'mask'?"),
-    ("extract.method=", "extract.method: expected one of trafilatura, resiliparse, got nothing (null)"),
+    ("extract.method=", "extract.method: expected one of gristmill, trafilatura, resiliparse, justext, got nothing (null)"),
     ("language.keep=en", "language.keep: expected a list, as in [en], got 'en'"),
     ("input.1.paths=[b]", "there is one input, input.0"),
     ("nme=zzz", "no section or stage is called 'nme'; did you mean 'name'?"),

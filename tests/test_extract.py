@@ -1,4 +1,4 @@
-"""The extract stage: charsets, limits, both methods, metadata, broken pages."""
+"""The extract stage: charsets, limits, every method, metadata, broken pages."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from pydantic import ValidationError
-from resiliparse.parse.html import HTMLTree
 
 from stages.extract import Extract, ExtractConfig
 from stages.extract.charset import codec_of, decode, meta_charset
 from stages.extract.metadata import iso_date, read_metadata
 from stages.extract.methods import near_sentences
+from stages.extract.page import Page
 from stages.stage import StageError
 from tests.web_stages import ready, run
 
-METHODS = ("trafilatura", "resiliparse")
+METHODS = ("gristmill", "trafilatura", "resiliparse")  # justext takes only long paragraphs, so it has a test of its own
 SENTENCES = {
     "ru": "Добрый день, это обычный русский текст, который нужно прочитать без ошибок и без потерь.",
     "ja": "これは日本語の文章です。文字コードの判定を試すための、普通の長さの文章になります。カタカナも含みます。",
@@ -128,6 +128,18 @@ def test_tables_and_comments_are_knobs(method: str) -> None:
     assert ["reader remarks" in text for text in texts] == [True, False]
 
 
+def test_justext_keeps_long_paragraphs_by_the_stop_words_of_the_page_s_language() -> None:
+    long = (
+        "Das ist ein gewöhnlicher deutscher Text, der lang genug ist, dass man ihn für den Inhalt der Seite halten kann. "
+        * 3
+    )
+    for page in (article(long), article(long).replace("<html", '<html lang="de-AT"')):
+        values, decision = extract([page, b"", b"<p>x", "<a" * 9], method="justext")
+        (text, *others) = values.column("text").to_pylist()
+        assert text.count("gewöhnlicher") == 12 and "Imprint" not in text and others == [""] * 3
+        assert decision.rule == [None, "empty", "empty", "empty"] and not decision.failed
+
+
 def test_favor_moves_between_precision_and_recall() -> None:
     page = article(body="<div>far</div>" * 9 + "<footer><p>All rights reserved</p></footer>")
     sizes = {
@@ -158,10 +170,10 @@ def test_metadata() -> None:
 
 def test_metadata_from_linked_data_and_broken_pages() -> None:
     script = '<script type="application/ld+json">{"author": [{"@type": "Person", "name": "J\\u00f6rg"}], "datePublished": "2019-05-06", </script>'
-    assert read_metadata(HTMLTree.parse(article(head=script)))[:3] == ("Heading", "Jörg", "2019-05-06")
-    assert read_metadata(HTMLTree.parse("")) == (None,) * 6
+    assert read_metadata(Page(article(head=script)))[:3] == ("Heading", "Jörg", "2019-05-06")
+    assert read_metadata(Page("")) == (None,) * 6
     odd = '<link rel=canonical href="http://[::1"><a rel=license href="javascript:x()"></a><meta name=author content="https://a.example">'
-    assert read_metadata(HTMLTree.parse(odd), "not a url") == (None,) * 6
+    assert read_metadata(Page(odd), "not a url") == (None,) * 6
 
 
 @pytest.mark.parametrize(
@@ -198,7 +210,7 @@ def test_broken_pages_get_a_verdict_each(method: str) -> None:
              b"<html><body><svg><math><table><![CDATA[", b"&#0;&#xD800;&#x110000;", b"<?xml version='1.0' encoding='utf-8'?><html></html>"]  # fmt: skip
     values, decision = extract([*pages, article().encode()], method=method)
     assert decision.rule[-1] is None and not decision.failed
-    assert decision.rule[:4] == ["empty"] * 4 and decision.rule[6] == "empty"
+    assert decision.rule[:4] == ["empty"] * 4 and decision.rule[6] == "shell"
     for text in values.column("text").to_pylist():
         assert text is None or "\x00" not in text
 
@@ -223,14 +235,14 @@ def test_rows_without_html_pass_with_their_text() -> None:
 
 def test_an_exception_of_a_parser_fails_its_row_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     stage = ready(Extract(ExtractConfig(method="resiliparse")))
-    whole = stage._text_of
+    whole = stage._reader._text_of
 
-    def sometimes(page: str, tree: Any) -> str:
-        if "boom" in page:
+    def sometimes(page: Page) -> str:
+        if "boom" in page.text:
             raise RecursionError("secret words of the page")
-        return whole(page, tree)
+        return whole(page)
 
-    monkeypatch.setattr(stage, "_text_of", sometimes)
+    monkeypatch.setattr(stage._reader, "_text_of", sometimes)
     _, decision = run(stage, html=[article("boom"), article()])
     assert decision.rule == ["error", None] and decision.failed == {0} and decision.detail[0] == "RecursionError"
 
@@ -253,9 +265,25 @@ def test_a_broken_installation_is_found_in_setup(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(builtins, "__import__", broken)
     with pytest.raises(StageError, match=r"pip install .*lxml_html_clean"):
-        Extract(ExtractConfig()).setup({})
+        Extract(ExtractConfig(method="trafilatura")).setup({})
 
 
-def test_a_knob_that_a_method_cannot_honour_is_refused() -> None:
-    with pytest.raises(ValidationError, match="fast: false asks for trafilatura"):
-        ExtractConfig(method="resiliparse", fast=False)
+@pytest.mark.parametrize(
+    ("knobs", "message"),
+    [
+        (
+            {"method": "resiliparse", "fast": False},
+            "fast: False is for method trafilatura; method resiliparse has no such choice",
+        ),
+        ({"fast": False}, "fast: False is for method trafilatura; method gristmill"),
+        ({"method": "resiliparse", "format": "markdown"}, "format: 'markdown' is for method gristmill or trafilatura"),
+        (
+            {"method": "justext", "favor": "recall"},
+            "favor: 'recall' is for method gristmill or trafilatura or resiliparse",
+        ),
+        ({"method": "trafilatura", "model": "x.npz"}, "model: 'x.npz' is for method gristmill"),
+    ],
+)
+def test_a_knob_that_a_method_cannot_honour_is_refused(knobs: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        ExtractConfig(**knobs)

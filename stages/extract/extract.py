@@ -1,41 +1,53 @@
-"""The `extract` stage: limits, decoding, the main text by the chosen method, metadata.
+"""The `extract` stage: limits, decoding, the main text by the chosen method, metadata, and pages that hold no document.
 
 Limits are on bytes, tags and depth, so that what is refused never depends on the speed of a machine. They are checked
-before the text extractors see the page: trafilatura's parser silently loses all that lies deeper than 256 elements, and
-resiliparse takes quadratic time on deep nesting (100,000 levels: more than 20 s).
+before other parsers see the page: trafilatura's silently loses all that lies deeper than 256 elements, and resiliparse takes
+quadratic time on deep nesting (100,000 levels: more than 20 s).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
 from pydantic import model_validator
 
 from stages.batch import Batch
-from stages.extract.charset import decode
-from stages.extract.metadata import Metadata, read_metadata
-from stages.extract.methods import TextOf, resiliparse_method, trafilatura_method
-from stages.stage import Decision, Limit, MapStage, Resources, StageConfig, StageError, knob, register
+from stages.stage import ASSETS, Decision, Limit, MapStage, Resources, StageConfig, StageError, knob, register
+
+if TYPE_CHECKING:
+    from stages.extract.reading import Reader
 
 _STRINGS = ("title", "author", "published", "canonical_url", "declared_language", "licence")
+_SIGNALS = ("shell", "frames", "soft_404", "amp")
 _PROBE = (
-    "<html><head><title>Probe</title></head><body><article><h1>Probe</h1><p>A short paragraph that every working "
-    "extractor returns, with enough words in it to count as the main text of a page.</p></article></body></html>"
+    '<html lang="en"><head><title>Probe</title></head><body><article><h1>Probe</h1>'
+    + "<p>A paragraph that every working extractor returns, with enough words in it to count as the main text of a page, and as "
+    "long as it takes for those that look at the lengths of paragraphs, and at the share of frequent words in them.</p>"
+    * 3
+    + "</article></body></html>"
 )
+_TAKES: dict[str, tuple[str, ...]] = {  # knobs that only some methods have, where they are not at their default
+    "fast": ("trafilatura",),
+    "favor": ("gristmill", "trafilatura", "resiliparse"),
+    "format": ("gristmill", "trafilatura"),
+    "include_comments": ("gristmill", "trafilatura", "resiliparse"),
+    "include_tables": ("gristmill", "trafilatura", "resiliparse"),
+    "model": ("gristmill",),
+}
 
 
 class ExtractConfig(StageConfig):
     """Knobs of `extract`."""
 
-    method: Literal["trafilatura", "resiliparse"] = knob(
-        "trafilatura",
-        "trafilatura: best precision (F1 0.919); resiliparse: all of the main text and some of the page's furniture (0.863), "
-        "six times as fast",
-        "measured on 776 of trafilatura's own evaluation pages",
+    method: Literal["gristmill", "trafilatura", "resiliparse", "justext"] = knob(
+        "gristmill",
+        "gristmill: our own, a learned model over the blocks of the page; trafilatura; resiliparse: all of the main text and some "
+        "of the page's furniture; justext: only paragraphs of prose. docs/extraction.md compares them",
+        "measured on 906 pages with gold",
     )
     fast: bool = knob(
         True,
@@ -45,8 +57,16 @@ class ExtractConfig(StageConfig):
     favor: Literal["balanced", "precision", "recall"] = knob(
         "balanced", "when unsure, leave text out (precision) or keep it (recall)", "trafilatura"
     )
+    format: Literal["text", "markdown"] = knob(
+        "text",
+        "markdown keeps headings, nested lists, quotes, tables and the language of code; gristmill and trafilatura have it",
+    )
+    formulas: bool = knob(
+        True, "formulas (MathML, TeX in scripts and in alternative texts of images) as TeX between dollar signs"
+    )
     include_comments: bool = knob(False, "keep readers' comments")
     include_tables: bool = knob(True, "keep the text of tables", "trafilatura")
+    model: str | None = knob(None, "gristmill: path of another block model; null is the one that ships")
     max_bytes: int = knob(20_000_000, "larger pages are dropped (`too_large`)", "trafilatura", ge=1)
     max_tags: int = knob(
         200_000,
@@ -61,13 +81,23 @@ class ExtractConfig(StageConfig):
         ge=1,
         le=256,
     )
+    soft_404: bool = knob(
+        True, "drop short pages whose title says that there is nothing (`soft_404`), though the server answered 200"
+    )
+    amp: Literal["keep", "drop"] = knob(
+        "keep",
+        "what happens to AMP pages that name another page as the canonical one (`amp`): doubles, where that was crawled too",
+    )
 
     @model_validator(mode="after")
-    def _fast_is_for_trafilatura(self) -> ExtractConfig:
-        if self.method != "trafilatura" and not self.fast:
-            raise ValueError(
-                f"fast: false asks for trafilatura's fallback extractors; method {self.method} has none: leave `fast` out"
-            )
+    def _knobs_of_the_method(self) -> ExtractConfig:
+        for name, methods in _TAKES.items():
+            default = type(self).model_fields[name].default
+            if getattr(self, name) != default and self.method not in methods:
+                raise ValueError(
+                    f"{name}: {getattr(self, name)!r} is for method {' or '.join(methods)}; method {self.method} has no such choice: "
+                    f"leave `{name}` out"
+                )
         return self
 
 
@@ -77,14 +107,15 @@ class Extract(MapStage):
 
     Optional columns: `url` resolves relative addresses, `html_charset` is the charset of the HTTP header. A row without
     HTML passes with the text that it has. Scored: the size in bytes, the number of `<`, the length of the text in code
-    points, the codec that decoded the page, and the class of the exception that ended a failed one.
+    points, the codec that decoded the page, the class of the exception that ended a failed one, and what speaks against a page.
     """
 
     name = "extract"
-    version = 1
+    version = 2
     config_model = ExtractConfig
     needs = ("html",)
     consumes = ("html",)
+    decide_knobs = ("soft_404", "amp")
     libraries: ClassVar[tuple[str, ...]] = (
         "trafilatura",
         "resiliparse",
@@ -92,16 +123,14 @@ class Extract(MapStage):
         "lxml_html_clean",
         "jusText",
         "courlan",
+        "numba",
     )
     resources = Resources(memory=512 << 20)
     config: ExtractConfig
 
     def __init__(self, config: ExtractConfig) -> None:
         super().__init__(config)
-        self._text_of: TextOf | None = None
-        self._parse: Callable[[str], Any]
-        # an element with `max_depth` ancestors is too deep; matched in C, in one pass over the tree
-        self._deep = " > ".join(["*"] * (config.max_depth + 1))
+        self._reader: Reader
 
     def provides(self) -> dict[str, pa.DataType]:
         """`text` and the six metadata strings."""
@@ -117,41 +146,45 @@ class Extract(MapStage):
             "extract_chars": pa.int64(),
             "extract_charset": pa.string(),
             "extract_error": pa.string(),
+            **{f"extract_{name}": pa.bool_() for name in _SIGNALS},  # amp: with another canonical page
         }
 
     def scored(self) -> tuple[str, ...]:
-        """Numbers, the codec, and the class name of an exception."""
-        return (*super().scored(), "extract_charset", "extract_error")
+        """Everything that `decide` needs, and what it provides, so that another decision needs no second extraction."""
+        return tuple(self.measures())
 
     def limits(self) -> list[Limit]:
-        """The two limits that are numbers."""
+        """The limits that are numbers."""
         return [
             Limit("extract_bytes", "too_large", self.config.max_bytes),
             Limit("extract_tags", "too_many_tags", self.config.max_tags),
             Limit("extract_chars", "empty", 1),
         ]
 
-    def setup(self, assets: Mapping[str, Path]) -> None:
-        """Import the extractor and try it, so that a broken installation is found before the first record."""
-        config = self.config
-        try:
-            from resiliparse.parse.html import HTMLTree
+    def assets(self) -> dict[str, str]:
+        """The block model."""
+        if self.config.method != "gristmill":
+            return {}
+        return {"model": self.config.model or str(ASSETS / "extract" / "blocks.npz")}
 
-            make = trafilatura_method if config.method == "trafilatura" else resiliparse_method
-            self._parse = HTMLTree.parse
-            self._text_of = make(
-                config.fast, config.favor, config.include_comments, config.include_tables, config.max_bytes
-            )
-            text, title = self._text_of(_PROBE, self._parse(_PROBE)), self._parse(_PROBE).title
+    def setup(self, assets: Mapping[str, Path]) -> None:
+        """Load the extractor and try it, so that a broken installation is found before the first record."""
+        method = self.config.method
+        try:
+            from stages.extract.reading import Reader  # compiled code: only where pages are read
+
+            self._reader = Reader(self.config, assets)
+            text, title = self._reader.try_out(_PROBE)
+        except StageError:
+            raise
         except Exception as error:
+            package = "numba" if method == "gristmill" else f"{method} lxml_html_clean"
             raise StageError(
-                f"extract: method {config.method} cannot be used ({type(error).__name__}: {error}); "
-                f"reinstall it with: pip install --force-reinstall {config.method} lxml_html_clean"
+                f"extract: method {method} cannot be used ({type(error).__name__}: {error}); "
+                f"reinstall it with: pip install --force-reinstall {package}"
             ) from error
-        if "A short paragraph" not in text or title != "Probe":
-            raise StageError(
-                f"extract: method {config.method} found no text in a plain page; reinstall {config.method}"
-            )
+        if "A paragraph that" not in text or title != "Probe":
+            raise StageError(f"extract: method {method} found no text in a plain page; reinstall {method}")
 
     def measure(self, batch: Batch) -> pa.Table:
         """One extraction a row; an exception of a parser is that row's own."""
@@ -160,43 +193,22 @@ class Extract(MapStage):
             batch.values("html"), batch.values("html_charset"), batch.values("url"), batch.values("text"), strict=True
         )
         for html, charset, url, text in rows:
-            row = self._without_html(text) if html is None else self._row(html, charset, url)
+            row = _without_html(text) if html is None else self._reader.read(html, charset, url)
             for name, values in columns.items():
                 values.append(row.get(name))
         return pa.table({name: pa.array(columns[name], kind) for name, kind in self.measures().items()})
 
-    def _without_html(self, text: str | None) -> dict[str, Any]:
-        """A row that brings its text passes; one without anything is as empty as a page without text."""
-        return {"text": text} if text is not None else {"extract_chars": 0}
+    def explain(self, batch: Batch) -> str | None:
+        """The blocks of each page, coloured by what became of them; for method gristmill."""
+        if self.config.method != "gristmill":
+            return None
+        from stages.extract.explain import explain_pages
 
-    def _row(self, html: str | bytes, charset: str | None, url: str | None) -> dict[str, Any]:
-        """The measured values of one page."""
-        config = self.config
-        assert self._text_of is not None, "setup() has not run"
-        row: dict[str, Any] = {}
-        row["extract_bytes"] = len(html) if isinstance(html, bytes) else len(html.encode("utf-8", "surrogatepass"))
-        if row["extract_bytes"] > config.max_bytes:
-            return row
-        try:
-            if isinstance(html, bytes):
-                page, row["extract_charset"] = decode(html, charset)
-            else:
-                page = html.replace("\x00", "").removeprefix("\ufeff")
-            row["extract_tags"] = page.count("<")
-            if row["extract_tags"] > config.max_tags:
-                return row
-            tree = self._parse(page)
-            row["extract_too_deep"] = tree.document.query_selector(self._deep) is not None
-            if row["extract_too_deep"]:
-                return row
-            row.update(_valid(read_metadata(tree, url)))
-            text = _valid_text(self._text_of(page, tree)).strip()
-        except Exception as error:
-            return {**row, "extract_error": type(error).__name__}
-        return {**row, "text": text, "extract_chars": len(text)}
+        rows = zip(batch.values("html"), batch.values("html_charset"), batch.values("url"), strict=True)
+        return explain_pages(self._reader, [row for row in rows if row[0] is not None])
 
     def decide(self, values: pa.Table) -> Decision:
-        """Rules in the order of the checks: too_large, too_many_tags, too_deep, error (failed), empty."""
+        """Rules in the order of the checks: too_large, too_many_tags, too_deep, error (failed), soft_404, amp, frames, shell, empty."""
         decision = Decision.keep(values.num_rows)
         config = self.config
         size, tags, chars = (_numbers(values, name) for name in ("extract_bytes", "extract_tags", "extract_chars"))
@@ -208,23 +220,25 @@ class Extract(MapStage):
         for row, error in enumerate(values.column("extract_error").to_pylist()):
             if error is not None:
                 decision.drop(row, "error", detail=error, failed=True)
+        titles = values.column("title").to_pylist()
+        for rule, on in (
+            ("soft_404", config.soft_404),
+            ("amp", config.amp == "drop"),
+            ("frames", True),
+            ("shell", True),
+        ):
+            for row, found in enumerate(values.column(f"extract_{rule}").to_pylist() if on else ()):
+                if found and (chars[row] == 0 or rule in ("soft_404", "amp")):
+                    decision.drop(row, rule, detail=titles[row] if rule == "soft_404" else None)
         decision.drop_where(chars == 0, "empty", chars, 1)
         return decision
+
+
+def _without_html(text: str | None) -> dict[str, Any]:
+    """A row that brings its text passes; one without anything is as empty as a page without text."""
+    return {"text": text} if text is not None else {"extract_chars": 0}
 
 
 def _numbers(values: pa.Table, name: str) -> np.ndarray:
     """A column of integers as floats, null as NaN (which no comparison holds for)."""
     return np.array([np.nan if value is None else value for value in values.column(name).to_pylist()], dtype=np.float64)
-
-
-def _valid(metadata: Metadata) -> dict[str, str | None]:
-    return {name: None if value is None else _valid_text(value) for name, value in metadata._asdict().items()}
-
-
-def _valid_text(text: str) -> str:
-    """Lone surrogates as U+FFFD: no Arrow string can hold them."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
