@@ -283,6 +283,36 @@ def _runner(job: Job) -> MapRunner:
     return _runners[key]
 
 
+EXPLAINED = 20  # rows that `--explain` shows
+
+
+def explain(stage: str, source: Path, target: Path, overrides: list[str]) -> None:
+    """Write the stage's view of the file's first rows. Raises `ConfigError` for a stage or a choice of knobs that has none."""
+    spec = parse_spec(stage, overrides)
+    check_source(source)
+    job = make_job(spec, source)
+    page = None
+    if isinstance(job.stage, MapStage):
+        try:
+            runner = _runner(job)
+        except StageError as error:
+            raise ConfigError(str(error)) from None
+        page = runner.base.explain(Batch(as_batch(next(read_chunks(source)), 0).table.slice(0, EXPLAINED)))
+    if page is None:
+        raise ConfigError(
+            f"--explain: {stage} has no such view with these knobs; it is for extract with method gristmill"
+        )
+    temporary = target.with_name(f"{TEMPORARY}{uuid.uuid4().hex[:12]}-{target.name}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(page, encoding="utf-8")
+        temporary.replace(target)
+    except OSError as error:
+        raise ConfigError(f"--explain {target}: cannot be written: {error.strerror}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def map_results(job: Job, executor: Executor) -> Iterator[tuple[Chunk, dict[str, pa.Array]]]:
     """The file's chunks with the columns to set, in order.
 

@@ -99,6 +99,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     apply.add_argument("--executor", choices=("inline", "ray"), default="inline")
     apply.add_argument("--workers", type=_positive, metavar="N", help="workers of the ray executor")
+    apply.add_argument(
+        "--explain",
+        type=Path,
+        metavar="FILE",
+        help="write an HTML page that shows how the stage sees the first rows (extract)",
+    )
     apply.set_defaults(command=_apply)
 
     stages = commands.add_parser("stages", help="every stage: knobs, defaults, what they mean, where they come from")
@@ -213,8 +219,10 @@ def _clean(options: argparse.Namespace) -> int:
 
 
 def _apply(options: argparse.Namespace) -> int:
-    from pipeline.apply import apply
+    from pipeline.apply import apply, explain
 
+    if options.explain is not None:
+        explain(options.stage, options.input, options.explain, options.overrides)
     return apply(
         options.stage, options.input, options.output, options.overrides, options.executor, options.workers, _say
     )
