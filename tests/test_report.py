@@ -4,7 +4,6 @@ import html
 import json
 import os
 import re
-import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from markupsafe import escape
 
 from pipeline.report import ReportError, corpus, human, write_report
 from pipeline.report.histogram import histograms
+from tests.browser import opened
 
 HOSTILE = (
     "<script>document.title='owned'</script><img src=http://evil.example/x.png onerror=alert(1)>{{ 7*7 }}\x00\u202eabc"
@@ -335,38 +335,10 @@ def test_numbers_for_people() -> None:
     assert human.shown("a\r\x1b[1m\ud800", 100) == "a\n⟨U+001B⟩[1m⟨U+D800⟩"
 
 
-def chromium() -> str:
-    """A browser's path; without one the test is skipped, or fails where GRISTMILL_REQUIRE_BROWSER=1."""
-    found = os.environ.get("GRISTMILL_BROWSER") or next(
-        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-    )
-    if found is None:
-        reason = "no Chromium on PATH (apt-get install chromium, or set GRISTMILL_BROWSER)"
-        if os.environ.get("GRISTMILL_REQUIRE_BROWSER") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return found
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_in_a_browser(run: Path, scheme: Any) -> None:
-    browser_path = chromium()
-    if os.environ.get("GRISTMILL_REQUIRE_BROWSER") == "1":
-        import playwright.sync_api as api
-    else:
-        api = pytest.importorskip("playwright.sync_api")
     report = write_report(run)
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=browser_path, args=["--no-sandbox", "--disable-dev-shm-usage"]
-        )
-        page = browser.new_page(color_scheme=scheme, viewport={"width": 1280, "height": 900})
-        messages: list[str] = []
-        requests: list[str] = []
-        page.on("console", lambda message: messages.append(message.text))
-        page.on("pageerror", lambda error: messages.append(str(error)))
-        page.on("request", lambda request: requests.append(request.url))
-        page.goto(report.as_uri())
+    with opened(report, color_scheme=scheme, viewport={"width": 1280, "height": 900}) as (page, messages, requests):
         for details in page.locator("details").all():
             details.evaluate("element => { element.open = true }")
         assert page.locator("h1").inner_text() == RUN["name"] and page.title().startswith(RUN["name"])
@@ -393,7 +365,6 @@ def test_in_a_browser(run: Path, scheme: Any) -> None:
         if os.environ.get("GRISTMILL_SCREENSHOTS"):
             page.set_viewport_size({"width": 1280, "height": 900})
             page.screenshot(path=f"{os.environ['GRISTMILL_SCREENSHOTS']}/report-{scheme}.png", full_page=True)
-        browser.close()
     assert messages == []
     assert [url for url in requests if not url.startswith(("file:", "data:"))] == []
     assert len([url for url in requests if url.startswith("file:")]) == 1
