@@ -329,7 +329,7 @@ def test_rows_of_text_alone_are_not_read_again(tmp_path: Path, monkeypatch: pyte
 def bucket(corpus: Path) -> Iterator[str]:
     """An S3 server on this machine with the corpus in it."""
     boto3, moto_server = pytest.importorskip("boto3"), pytest.importorskip("moto.server")
-    pytest.importorskip("s3fs")
+    s3fs = pytest.importorskip("s3fs")
     import logging
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
@@ -340,10 +340,12 @@ def bucket(corpus: Path) -> Iterator[str]:
         host, port = server.get_host_and_port()
         os.environ["AWS_ENDPOINT_URL"] = f"http://{host}:{port}"
         client = boto3.client("s3", region_name="us-east-1")
-        client.create_bucket(Bucket="mill")
+        client.create_bucket(Bucket="reread")
         for path in (corpus / "in").iterdir():
-            client.upload_file(str(path), "mill", f"crawl/{path.name}")
-        yield "s3://mill"
+            client.upload_file(str(path), "reread", f"crawl/{path.name}")
+        s3fs.S3FileSystem.clear_instance_cache()  # of another test with a server of its own
+        yield "s3://reread"
+        s3fs.S3FileSystem.clear_instance_cache()
         server.stop()
 
 
