@@ -2,9 +2,14 @@
 
 import sys
 
-from benchmarks import curation, language, url_filter
+from benchmarks import cheap_first, curation, language, url_filter
 
-BENCHMARKS = {"curation": curation.main, "language": language.main, "url_filter": url_filter.main}
+BENCHMARKS = {
+    "cheap_first": cheap_first.main,
+    "curation": curation.main,
+    "language": language.main,
+    "url_filter": url_filter.main,
+}
 
 for name in sys.argv[1:] or BENCHMARKS:
     if name not in BENCHMARKS:

@@ -219,7 +219,7 @@ def stage_order(config: RunConfig, places: Sequence[Key]) -> list[Mistake]:
     """Stages that stand before what they need: the text of HTML input, a column that only a later stage writes."""
     mistakes: list[Mistake] = []
     pages = next((entry for entry in config.input if entry.format in HTML_FORMATS), None)
-    have = {"id", "record_id", "url", "source", "date", "html"} | (set() if pages else {"text"})
+    have = {"id", "record_id", "url", "source", "date", "html", "payload_hash"} | (set() if pages else {"text"})
     sources = sorted({entry.source for entry in config.input})
     ended: dict[str, str] = {}  # columns that a stage before has used up
     for spec, place in zip(config.stages, places, strict=True):
@@ -251,8 +251,9 @@ def stage_order(config: RunConfig, places: Sequence[Key]) -> list[Mistake]:
                         f"{spec.name}.only.source: no input has the source {source!r}{nearest(source, sources)}",
                     )
                 )
-        have = (have | set(stage.provides())) - set(stage.consumes)
-        ended |= dict.fromkeys(stage.consumes, spec.name)
+        gone = {*stage.consumes, *(["payload_hash"] if "html" in stage.consumes else [])}
+        have = (have | set(stage.provides())) - gone
+        ended |= dict.fromkeys(gone, spec.name)
     if pages and "text" not in have:
         mistakes.append(
             (("stages",), f"input {pages.source!r} holds HTML: add `extract` to the stages, so that there is text")

@@ -28,7 +28,7 @@ from pipeline.engine.shards import check_input, cut, find_input
 from pipeline.engine.store import Store, is_url
 from pipeline.engine.work import Call, describe
 from pipeline.files import InputError
-from pipeline.plan import plan, warnings
+from pipeline.plan import may_hold_pages, plan, warnings
 from pipeline.yamlfile import ConfigError
 from stages.stage import Stage, StageError
 
@@ -67,7 +67,7 @@ def prepare(config: RunConfig, output: str, limit: int | None = None) -> Work:
     store = Store(
         output if is_url(output) else str(Path(output).expanduser().absolute()), config.engine.storage_options
     )
-    return Work(config, plan(config.stages), shards, store, assets, limit)
+    return Work(config, plan(config.stages, may_hold_pages(config)), shards, store, assets, limit)
 
 
 def check_directory(store: Store, name: str) -> None:

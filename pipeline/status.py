@@ -58,7 +58,7 @@ def describe_plan(work: Work) -> str:
     for phase in work.phases:
         names = " > ".join(s.name for s in phase.stages)
         if phase.kind == "map":
-            what = ["read"] if phase.index == 0 else []
+            what = ["read"] if phase.index == 0 else ["read the payloads again"] if phase.reads_again else []
             if phase.index and work.phases[phase.index - 1].kind != "map":
                 what.append(f"apply {work.phases[phase.index - 1].stages[0].name}")
             what += [names] if names else []

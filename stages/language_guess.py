@@ -1,23 +1,30 @@
-"""A cheap guess at the language of an HTML page, before its text is extracted: tags cut out by pattern, long runs of text read."""
+"""The `language_guess` stage: a cheap guess at the language of an HTML page, before its text is extracted.
+
+Tags are cut out by pattern and long runs of text are read; pages that are surely in a language that is not kept end here.
+"""
 
 from __future__ import annotations
 
 import codecs
 import html as entities
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+
+from stages.batch import Batch
 from stages.extract.charset import decode, meta_charset
-from stages.language_model import Identifier
+from stages.language_model import Identifier, load
+from stages.language_names import resolve
+from stages.stage import ASSETS, Decision, MapStage, Resources, StageConfig, StageError, knob, register
 
 LONG_RUN = 60  # bytes between two tags that are read first: sentences rather than menus
 SHORT_RUN = 12  # and where those are few, the shorter ones
 ENOUGH = 1000  # characters that are read
 
-# A page may be dropped unread if its guess is another language with at least this score. Of 1,905 pages that are kept after
-# extraction 6 (0.3%) would be lost, most of them half translated; of those that are not in English, 0.98 (web pages) and
-# 0.78 (half translated manuals) are known before.
-SURE = 0.8
+SURE = 0.8  # score from which a guess of another language drops a page unread; docs/languages.md says what that loses
 
 _PAGE = 1 << 20  # bytes of a page that are looked at
 _PART = 1 << 13  # at a time
@@ -25,6 +32,107 @@ _PART = 1 << 13  # at a time
 _HIDDEN = re.compile(rb"<(?:(script|style|noscript|template|textarea|svg|code|pre)[\s>/]|(!--))", re.IGNORECASE)
 _RUN = re.compile(rb">([^<>]{%d,})(?=<)" % SHORT_RUN)
 _SPACE = re.compile(r"\s+")
+
+
+class LanguageGuessConfig(StageConfig):
+    """Knobs of `language_guess`. Languages are named by any code, as in `language`."""
+
+    keep: tuple[str, ...] = knob(
+        ...,
+        "languages to keep; name every language that later stages are to see, pages in others end here (`not_kept`)",
+        min_length=1,
+    )
+    sure: float = knob(
+        SURE,
+        "a page is dropped only if its guess is another language with at least this score; the others, and pages without "
+        "text to guess by, go on to be extracted and labelled",
+        "measured",
+        ge=0,
+        le=1,
+    )
+    model: str | None = knob(
+        None,
+        "path of another fastText model with `__label__` labels, as in `language`; null is lid.176.ftz, which ships",
+    )
+    lower_case: bool | None = knob(
+        None, "whether the model reads texts in lower case, as in `language`; null does with lid.176"
+    )
+
+
+@register
+class LanguageGuess(MapStage):
+    """Drops pages that are surely in another language, before they are extracted at many times the price.
+
+    Stands before `extract`, which ends the HTML. Reads the first longer runs of text between tags. It takes nothing from
+    `language`, which is to judge the extracted text of what goes on. Scored: the label and its score; rows without HTML
+    have neither, and pass. The ledger's detail is the label.
+    """
+
+    name = "language_guess"
+    version = 1
+    config_model = LanguageGuessConfig
+    needs = ("html",)
+    decide_knobs = ("keep", "sure")
+    libraries = ("fasttext-community",)
+    resources = Resources(memory=64 << 20)
+    config: LanguageGuessConfig
+
+    def __init__(self, config: LanguageGuessConfig) -> None:
+        super().__init__(config)
+        self._model: Identifier
+        self._keep: frozenset[str]
+
+    def provides(self) -> dict[str, pa.DataType]:
+        """Nothing: the verdicts are all."""
+        return {}
+
+    def measures(self) -> dict[str, pa.DataType]:
+        """The label (`und` where a page has no text) and its score, 0 to 1; null without HTML."""
+        return {"language_guess": pa.string(), "language_guess_score": pa.float64()}
+
+    def scored(self) -> tuple[str, ...]:
+        """Both: `decide` needs them."""
+        return tuple(self.measures())
+
+    def assets(self) -> dict[str, str]:
+        """The model file."""
+        return {"model": self.config.model or str(ASSETS / "lid.176.ftz")}
+
+    def setup(self, assets: Mapping[str, Path]) -> None:
+        """Load the model; refuses a broken file, and languages that it does not have."""
+        config = self.config
+        self._model = load(assets["model"], config.model is None if config.lower_case is None else config.lower_case)
+        try:
+            # where a script narrows a name, its label is kept in every script: `language` tells them apart on the text
+            kept = [resolve(name, self._model.names) for name in config.keep]
+        except ValueError as error:
+            raise StageError(f"{self.name}.keep: {error}") from None
+        self._keep = frozenset(label for wanted in kept for label in wanted.labels)
+
+    def measure(self, batch: Batch) -> pa.Table:
+        """One guess a page."""
+        pairs = zip(batch.values("html"), batch.values("html_charset"), strict=True)
+        found = [self._row(html, charset) for html, charset in pairs]
+        columns = zip(*found, strict=True) if found else ((), ())
+        return pa.table(
+            {n: pa.array(column, k) for (n, k), column in zip(self.measures().items(), columns, strict=True)}
+        )
+
+    def _row(self, html: Any, charset: Any) -> tuple[str | None, float | None]:
+        if isinstance(html, str):
+            html, charset = html.encode("utf-8", "replace"), "utf-8"
+        if not isinstance(html, bytes):  # a column of a user's file may hold anything
+            return None, None
+        return guess(html, self._model, charset if isinstance(charset, str) else None)
+
+    def decide(self, values: pa.Table) -> Decision:
+        """One rule, `not_kept`: value is the score, threshold `sure`, detail the label."""
+        decision, sure = Decision.keep(values.num_rows), self.config.sure
+        labels, scores = (values.column(name).to_pylist() for name in self.measures())
+        for row, (label, score) in enumerate(zip(labels, scores, strict=True)):
+            if label is not None and label != "und" and label not in self._keep and score >= sure:
+                decision.drop(row, "not_kept", score, sure, label)
+        return decision
 
 
 def guess(page: bytes, model: Identifier, charset: str | None = None) -> tuple[str, float]:

@@ -239,6 +239,8 @@ class GroupStage(Stage):
     (key, shard, row) - ties in the order of emission - cut anywhere, also inside a key. Only a partition of the keys is
     seen at a time; all messages of a key are in the same partition. A row without a verdict is kept.
     `by_language` is refused for group stages: a group may hold several languages.
+    Before `extract` there is no `html` here, since payloads are not stored between phases, but `payload_hash`: its XXH3,
+    16 bytes, null for documents that came as text (no column where no input can hold HTML).
     """
 
     kind = "group"
@@ -290,6 +292,8 @@ def register(stage: S) -> S:
     """Class decorator: makes the stage known under its name."""
     if _REGISTRY.get(stage.name, stage).__qualname__ != stage.__qualname__:
         raise ValueError(f"two stages are called {stage.name!r}")
+    if stage.kind != "map" and "html" in stage.needs:
+        raise ValueError(f"{stage.name}: a {stage.kind} stage is never given `html`; `payload_hash` stands for it")
     _REGISTRY[stage.name] = stage
     return stage
 

@@ -121,7 +121,7 @@ def test_sizes_add_up_over_stages():
 
 
 def test_partitions_batches_and_cuts_change_nothing(monkeypatch):
-    monkeypatch.setattr("stages.dedup.exact.PIECE", 5)
+    monkeypatch.setattr("stages.dedup.equal.PIECE", 5)
     monkeypatch.setattr("stages.dedup.columns.PIECE", 3)
     texts = [f"text {i * i % 17}" if i % 3 else "boilerplate" + " " * (i % 5) for i in range(120)]
     tables = [shard(f"s{s}-", texts[s * 40 : s * 40 + 40], source="one") for s in range(3)]

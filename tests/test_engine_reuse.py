@@ -111,6 +111,8 @@ ROWS = {
 NEEDED = {  # knobs without which another is refused
     ("language", "min_share"): {"paragraphs": True},
     ("language", "cut"): {"paragraphs": True, "keep": ("en",)},
+    ("language_guess", "keep"): {"keep": ("en",)},
+    ("language_guess", "sure"): {"keep": ("en",)},
 }
 
 

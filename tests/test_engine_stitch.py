@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zlib
 from pathlib import Path
 
@@ -73,6 +74,29 @@ def test_every_record_once_wherever_the_file_is_cut(matryoshka: Path) -> None:
         code, said = run_toy(config, out, f"engine.shard_bytes={size}", debug=True)
         assert "everything is done already" in said
     assert again >= 1
+
+
+def test_payloads_are_read_again_from_where_records_truly_start(matryoshka: Path, tmp_path: Path) -> None:
+    """Also by a later process, which did not find the true starts itself."""
+    stages = "stages=[dedup.payload, {extract: {method: resiliparse}}, {toy.length: {shortest: 40}}]"
+    config = matryoshka / "config.yaml"
+    assert run_toy(config, tmp_path / "whole", stages, debug=True)[0] == 0
+    assert run_toy(config, tmp_path / "other", stages, "extract.favor=precision", debug=True)[0] == 0
+    for size in (5_000, 17_001):
+        out = tmp_path / f"cut-{size}"
+        for name, more in (("whole", ()), ("other", ("extract.favor=precision",))):
+            code, said = run_toy(config, out, stages, f"engine.shard_bytes={size}", *more, debug=True)
+            assert code == 0, said
+            for folder in ("ledger", "documents"):
+                assert rows(out, folder) == rows(tmp_path / name, folder), f"shards of {size} bytes"
+    again = [
+        segment
+        for path in (out / "journal/00-read").glob("*.json")
+        for segment in json.loads(path.read_text())["extra"]["spans"]
+    ]
+    assert any(span["first"] not in (None, span["planned"]) for span in again), (
+        "no segment began elsewhere than planned"
+    )
 
 
 @pytest.mark.parametrize("limit", [1, 19, 21, 30, 46])

@@ -18,7 +18,15 @@ from pipeline.engine.journal import Manifest, Output
 from pipeline.engine.ledger import Lost, WholeLedger, ledger_facts
 from pipeline.engine.mapping import MEASURE_BATCH, AggregateRunner, MapRunner
 from pipeline.engine.poison import Poison, poison_of, stop_poison
-from pipeline.engine.rows import LOST_SCHEMA, READ_SCHEMA, SAMPLE_SCHEMA, as_documents, documents_schema
+from pipeline.engine.rows import (
+    LOST_SCHEMA,
+    PAYLOAD_HASH,
+    READ_SCHEMA,
+    SAMPLE_SCHEMA,
+    as_documents,
+    documents_schema,
+    without_payload,
+)
 from pipeline.engine.store import Store
 from pipeline.engine.unit_input import UnitCounts, input_batches
 from pipeline.engine.verdicts import VerdictCursor
@@ -43,12 +51,14 @@ class MapTask:
     assets: dict[str, str]  # path -> SHA-256
     keep_dropped: str = "sample"
     record_seconds: float | None = 60.0
-    # where the rows come from: segments of the input, or the file of an earlier map phase
+    # where the rows come from: segments of the input, or the file of an earlier map phase, or both: see `reread.py`
     segments: tuple[Segment, ...] = ()
     planned: tuple[int, ...] = ()  # where each segment was planned to begin, before its start was corrected
     limits: Limits = field(default_factory=Limits)
     max_records: int | None = None
     upstream: str | None = None
+    reads_again: bool = False  # payloads come from the segments, all else from the file
+    leaves_payload: bool = False  # rows are stored without `html`, with its hash
     # verdicts of the group phase in between, or the summary of the aggregate phase
     group: StageSpec | None = None
     verdicts: tuple[Slices, ...] = ()
@@ -124,6 +134,8 @@ def run_map(task: MapTask) -> Manifest:
                 for source, number in Counter(table.column("source").to_pylist()).items():
                     counts.kept[source] += number
                 table = as_documents(table, final_schema)
+            if task.leaves_payload:
+                table = without_payload(table)
             if table.num_rows:  # a batch that lost all its rows early lacks the later stages' columns
                 kept_writer = kept_writer or TableWriter(kept_file, table.schema)
                 kept_writer.add(table)
@@ -192,6 +204,8 @@ def score_schema(runner: MapRunner) -> pa.Schema:
 def empty_schema(runners: list[MapRunner | AggregateRunner], task: MapTask) -> pa.Schema:
     """The columns of a phase's output when no row came through it."""
     fields = {f.name: f.type for f in READ_SCHEMA}
+    if task.leaves_payload:
+        fields = {name: kind for name, kind in fields.items() if name != "html"} | {"payload_hash": PAYLOAD_HASH}
     for spec in task.all_stages:
         stage = spec.stage_class(spec.config)
         for name, kind in stage.provides().items():

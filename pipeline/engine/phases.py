@@ -173,6 +173,9 @@ class Work:
                 components[between.name] = verdicts
         for spec in phase.stages:
             components[f"stage {spec.name}"] = self._stage_prints[spec.name]
+        if phase.leaves_payload:
+            # rows without payloads, with their hashes: what a phase that reads them again makes is a function of those
+            components["payloads"] = "hashed"
         components["engine.keep_dropped"] = self.config.engine.keep_dropped
         components["engine.record_seconds"] = str(self.config.engine.record_seconds)
         if phase.final:

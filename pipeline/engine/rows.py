@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from xxhash import xxh3_128_digest
 
 from pipeline.engine.store import Store
 from pipeline.readers.record import Record
@@ -33,6 +34,8 @@ READ_SCHEMA = pa.schema(
         ("http_opt_out", pa.string()),
     ]
 )
+
+PAYLOAD_HASH = pa.binary(16)  # the column `payload_hash`, which stands for `html` where that is not stored
 
 DOCUMENT_COLUMNS = {  # every documents/ file begins with these; stage columns follow
     "id": pa.string(),
@@ -93,8 +96,16 @@ def record_id(source: str, key: str, offset: int, sub: int) -> str:
     return hashlib.sha256(place.encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
-def rows_table(rows: Iterable[tuple[int, str, str, Record]]) -> pa.Table:
-    """Read records as a table of `READ_SCHEMA`; each row is (place in the shard, source, file key, record)."""
+def payload_hash(payload: bytes) -> bytes:
+    """XXH3 of a payload, 128 bits."""
+    return xxh3_128_digest(payload)
+
+
+def rows_table(rows: Iterable[tuple[int, str, str, Record]], hashed: bool = False) -> pa.Table:
+    """Read records as a table of `READ_SCHEMA`; each row is (place in the shard, source, file key, record).
+
+    `hashed` adds `payload_hash`, null where a record came as text.
+    """
     columns: dict[str, list[Any]] = {name: [] for name in READ_SCHEMA.names}
     for seq, source, key, record in rows:
         columns["id"].append(record_id(source, key, record.offset, record.sub))
@@ -114,7 +125,16 @@ def rows_table(rows: Iterable[tuple[int, str, str, Record]]) -> pa.Table:
         kind = pa.int64() if field.name == "date" else field.type
         array = pa.array(columns[field.name], type=kind)
         arrays.append(array.cast(DATE) if field.name == "date" else array)
-    return pa.table(arrays, schema=READ_SCHEMA)
+    table = pa.table(arrays, schema=READ_SCHEMA)
+    if not hashed:
+        return table
+    hashes = [None if page is None else payload_hash(page) for page in columns["html"]]
+    return table.append_column("payload_hash", pa.array(hashes, PAYLOAD_HASH))
+
+
+def without_payload(table: pa.Table) -> pa.Table:
+    """Rows as they are stored where their payloads are read again."""
+    return table.drop_columns(["html"]) if "html" in table.column_names else table
 
 
 STORED_BATCH = 256  # rows of a stored shard handed on at once

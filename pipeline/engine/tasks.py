@@ -9,7 +9,9 @@ from pipeline.engine.group_unit import AggregateTask, GroupTask
 from pipeline.engine.journal import digest
 from pipeline.engine.map_unit import MapTask
 from pipeline.engine.poison import Poison, load_poison, poison_from
+from pipeline.engine.reread import read_segments
 from pipeline.engine.shards import Shard, unit_name
+from pipeline.engine.stitch import spans_from
 from pipeline.plan import Phase
 from pipeline.readers.record import Limits, Segment
 
@@ -67,6 +69,8 @@ def map_task(work: Work, phase: Phase, shard: Shard) -> MapTask:
         limits=Limits(max_record_bytes=work.config.engine.max_record_bytes),
         reuse=reuse,
         measured=measured,
+        reads_again=phase.reads_again,
+        leaves_payload=phase.leaves_payload,
     )
     if phase.final:
         task = replace(
@@ -83,6 +87,10 @@ def map_task(work: Work, phase: Phase, shard: Shard) -> MapTask:
             planned=tuple(p for _, p in segments),
             max_records=work.remaining.get(shard.index),
         )
+    if phase.reads_again:
+        first = work.manifest(work.phases[0], unit)
+        assert first is not None
+        task = replace(task, segments=read_segments(shard, spans_from(first.extra["spans"])))
     task = replace(task, poison=load_poison(task))
     if phase.index == 0:
         return task

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
 from pipeline.engine.ledger import Lost
 from pipeline.engine.mapping import MEASURE_BATCH, AggregateRunner, MapRunner, StageCounts, cpu_seconds
+from pipeline.engine.reread import rows_with_payload
 from pipeline.engine.rows import rows_table, stored_rows
 from pipeline.engine.verdicts import VerdictCursor
 from pipeline.engine.writers import SampleKeeper, row_bytes
@@ -21,6 +22,8 @@ from stages.batch import Batch
 
 if TYPE_CHECKING:
     from pipeline.engine.map_unit import MapTask
+
+T = TypeVar("T")
 
 BATCH_BYTES = 8 << 20  # payload bytes of a batch
 
@@ -46,6 +49,8 @@ class UnitCounts:
             stages[self.verdict_stage] = self.verdicts.to_dict()
         for runner in runners:
             stages[runner.spec.name] = runner.counts.to_dict()
+        if not self.read.rows_in and self.read.seconds:  # read again: the records were counted before, the time was not
+            stages["read"] = self.read.to_dict()
         return {
             "stages": stages,
             "sources": self.sources,
@@ -78,7 +83,7 @@ def input_batches(
             yield Batch(table.slice(start, end - start)), places[start:end]
 
 
-def timed(tables: Iterator[pa.Table], counts: StageCounts) -> Iterator[pa.Table]:
+def timed(tables: Iterator[T], counts: StageCounts) -> Iterator[T]:
     """The same tables, with the CPU time that making them took added to the counts."""
     while True:
         started = cpu_seconds()
@@ -146,7 +151,7 @@ def read_batches(task: MapTask, counts: UnitCounts, lost: Lost) -> Iterator[pa.T
                 size += payload
             seq += 1
             if len(waiting) >= MEASURE_BATCH or size >= BATCH_BYTES:
-                yield rows_table(waiting)
+                yield rows_table(waiting, task.leaves_payload)
                 waiting, size = [], 0
         counts.other_records.update(reader.other_records)
         spans.append(
@@ -161,7 +166,7 @@ def read_batches(task: MapTask, counts: UnitCounts, lost: Lost) -> Iterator[pa.T
     counts.extra["spans"] = spans
     counts.extra["records"] = seq
     if waiting:
-        yield rows_table(waiting)
+        yield rows_table(waiting, task.leaves_payload)
 
 
 def stored_batches(task: MapTask, counts: UnitCounts, lost: Lost, keeper: SampleKeeper | None) -> Iterator[pa.Table]:
@@ -173,7 +178,8 @@ def stored_batches(task: MapTask, counts: UnitCounts, lost: Lost, keeper: Sample
             StageCounts(),
             verdicts.stage.name if task.group is None else task.group.name,
         )
-    for stored, row in stored_rows(task.store, task.upstream):
+    rows = timed(rows_with_payload(task), counts.read) if task.reads_again else stored_rows(task.store, task.upstream)
+    for stored, row in rows:
         table = stored
         if verdicts is not None and counts.verdicts is not None:
             table = verdicts.apply(Batch(stored), row, counts.verdicts, lost, keeper).table

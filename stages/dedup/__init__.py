@@ -2,5 +2,6 @@
 
 from stages.dedup.exact import Exact
 from stages.dedup.fuzzy import Fuzzy
+from stages.dedup.payload import Payload
 
-__all__ = ["Exact", "Fuzzy"]
+__all__ = ["Exact", "Fuzzy", "Payload"]
