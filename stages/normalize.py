@@ -14,6 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import regex
 
 from stages.batch import Batch
 from stages.mojibake import repair
@@ -48,6 +49,8 @@ _INVISIBLE = re.compile(
 )
 _TRAILING = re.compile("[ \t\u3000]+(?=\n|\\Z)")
 _MANY_BLANK = re.compile("\n{3,}")
+_MARKS = 1000
+_MARK_RUN = regex.compile(rf"(\p{{M}}{{{_MARKS},}}+)")
 
 
 class Normalized(NamedTuple):
@@ -76,14 +79,22 @@ def normalize(text: str, mojibake: bool = True) -> Normalized:
             text = _BLANK.sub(" ", text)
             text, count = _INVISIBLE.subn("", text)
             removed += count
-        if not unicodedata.is_normalized("NFC", text):
-            text = unicodedata.normalize("NFC", text)
+        text = _composed(text)
         text = _white_space(text)
         if text == before:
             return Normalized(text, removed, repaired)
     # never seen to end here with repairs; without them every step only shortens or composes, so this settles
     rest = normalize(text, mojibake=False)
     return Normalized(rest.text, removed + rest.removed, repaired)
+
+
+def _composed(text: str) -> str:
+    """NFC, but for runs of a thousand combining marks and more, which no language has: ordering them takes quadratic time."""
+    if text.isascii():
+        return text
+    if len(text) > _MARKS and _MARK_RUN.search(text):
+        return "".join(part if _MARK_RUN.fullmatch(part) else _composed(part) for part in _MARK_RUN.splititer(text))
+    return text if unicodedata.is_normalized("NFC", text) else unicodedata.normalize("NFC", text)
 
 
 def _white_space(text: str) -> str:
@@ -113,7 +124,7 @@ class Normalize(MapStage):
     """
 
     name = "normalize"
-    version = 1
+    version = 2
     config_model = NormalizeConfig
     libraries: ClassVar[tuple[str, ...]] = ("ftfy",)
     config: NormalizeConfig

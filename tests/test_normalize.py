@@ -132,3 +132,11 @@ def test_one_enormous_line_is_passed_over_by_ftfy_and_done_in_time() -> None:
     text = "é" + "x Ã© " * 300_000
     result = normalize(text)
     assert result.repaired == 0 and len(result.text) == len(text) - 1
+
+
+def test_endless_combining_marks_cost_no_quadratic_time() -> None:
+    marks = "\u0301\u0327" * 100_000
+    text = f"e\u0301 a{marks} u\u0308"
+    result = normalize(text)
+    assert result.text == f"\u00e9 a{marks} \u00fc"
+    assert normalize(result.text).text == result.text
