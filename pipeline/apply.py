@@ -22,7 +22,7 @@ from pipeline.engine.journal import Manifest
 from pipeline.engine.map_unit import MapTask, VerdictCursor
 from pipeline.engine.mapping import MEASURE_BATCH, MapRunner, apply_edits, only_mask
 from pipeline.engine.poison import poison_from
-from pipeline.engine.rows import DATE
+from pipeline.engine.rows import DATE, PAYLOAD_HASH, payload_hash
 from pipeline.engine.schedule import RunFailed, run_tasks
 from pipeline.engine.store import TEMPORARY, Store
 from pipeline.engine.work import Call, Failure
@@ -40,6 +40,7 @@ SPLIT = 8  # parts that rows whose worker died are tried again in
 SPREAD = 8  # partitions of a group stage's exchange
 STRINGS = {"text": pa.large_string(), "url": pa.string(), "source": pa.string(), "language": pa.string()}
 GIVEN = ("id", "source")  # a file need not have them
+HASH = "payload_hash"  # nor this: it is taken of `html`
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ def check_columns(spec: StageSpec, source: Path, first: Chunk, added: dict[str, 
     if not len(first) and not first.names:
         return
     only = spec.config.only
-    needs = {name: "" for name in spec.stage_class.needs if name not in GIVEN}
+    needs = {"html" if name == HASH else name: "" for name in spec.stage_class.needs if name not in GIVEN}
     if only is not None:
         needs |= {n: f" for `only: {{{n}: ...}}`" for n in ("language", "source") if getattr(only, n) is not None}
     if spec.config.by_language:
@@ -208,10 +209,17 @@ def as_batch(chunk: Chunk, first: int) -> Batch:
         if any(isinstance(page, bytes) for page in pages):
             columns["html"] = pa.array([page if isinstance(page, bytes) else None for page in pages], pa.large_binary())
         else:
-            columns["html"] = pa.array([clean(p) if isinstance(p, str) else None for p in pages], pa.large_string())
+            pages = [clean(page) if isinstance(page, str) else None for page in pages]
+            columns["html"] = pa.array(pages, pa.large_string())
+        columns[HASH] = pa.array([_hash(page) for page in pages], PAYLOAD_HASH)
     if "date" in have:
         columns["date"] = pa.array([seconds_of(value) for value in chunk.values("date")], pa.int64()).cast(DATE)
     return Batch(table).with_columns(columns)
+
+
+def _hash(page: Any) -> bytes | None:
+    data = page.encode() if isinstance(page, str) else page
+    return payload_hash(data) if isinstance(data, bytes) else None
 
 
 @dataclass(frozen=True)
@@ -435,7 +443,7 @@ def write_rows(job: Job, path: Path) -> None:
     first = 0
     for chunk in read_chunks(job.source):
         batch = as_batch(chunk, first)
-        fixed = ("id", *STRINGS, "html", "date")
+        fixed = ("id", *STRINGS, "html", HASH, "date")
         rest = as_table(chunk, pa.schema([f for f in schema if f.name not in fixed]))
         known = Batch(batch.table.select([n for n in fixed if batch.has(n)]))
         table = known.with_columns({n: rest.column(n) for n in rest.column_names}).table

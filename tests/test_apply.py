@@ -101,11 +101,12 @@ def test_every_stage_on_every_format(tmp_path: Path, here: Apply, stage: str, ki
     ]
     source, target = write(tmp_path / f"in.{kind}", rows), tmp_path / f"out.{kind}"
     before = source.read_bytes()
-    assert here(stage, source, target) == 0
+    required = {"language_guess": {"keep": ["en"]}}.get(stage, {})
+    assert here(stage, source, target, *(f"{name}={value}" for name, value in required.items())) == 0
     out = read(target)
     assert [row["id"] for row in out] == [row["id"] for row in rows]
     stage_class = registry()[stage]
-    instance = stage_class(stage_class.config_model())
+    instance = stage_class(stage_class.config_model(**required))
     expected = [name for name in rows[0] if name not in instance.consumes]
     added = [*instance.provides(), *getattr(instance, "apply_only", ()), "verdict"]
     assert list(out[0]) == [*expected, *(name for name in added if name not in expected)]
@@ -466,3 +467,16 @@ def test_exit_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result, message = code("dedup.exact", str(source), target, "--set", "survivor=['best:x']")
     assert (result, "needs the column 'x'" in message) == (2, True)
     assert not Path(target).exists()
+
+
+def test_payloads_are_compared_by_their_bytes(tmp_path: Path, here: Apply) -> None:
+    rows = [{"id": str(i), "html": page} for i, page in enumerate(["<p>a", "<p>b", "<p>a", None, None])]
+    here("dedup.payload", write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl")
+    assert [row["verdict"] for row in read(tmp_path / "out.jsonl")] == [
+        "keep",
+        "keep",
+        "dedup.payload:duplicate",
+        "keep",
+        "keep",
+    ]
+    assert [row["duplicate_of"] for row in read(tmp_path / "out.jsonl")] == [None, None, "0", None, None]
