@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from stages.extract import Extract, ExtractConfig
 from stages.extract.blocks import LENGTH, LINKED, WORDS, Cues, find_blocks
 from stages.extract.formulas import has_formulas, to_tex, with_formulas
-from stages.extract.gristmill import LEAST, THRESHOLDS, Extractor, choose
+from stages.extract.gristmill import LEAST, THRESHOLDS, Extractor, choose, with_headings
 from stages.extract.metadata import Metadata, read_metadata
 from stages.extract.model import DEPTH, Trees, load_model, predict, save_model
 from stages.extract.page import Page
@@ -179,6 +179,17 @@ def test_threshold_and_its_fallback() -> None:
     assert choose(likely / 3, 0.55).tolist() == [False, True, True, True]
     assert choose(np.zeros(0, np.float32), 0.5).tolist() == []
     assert THRESHOLDS["recall"] < THRESHOLDS["balanced"] < THRESHOLDS["precision"] and 0 < LEAST < 1
+
+
+def test_a_heading_right_before_kept_text_stays() -> None:
+    tree = Page(
+        "<h1>One</h1><h2>Two</h2><p>text</p><h2><a href=x>Link</a></h2><p>text</p><h2>Far</h2><div>no</div><h2>Last</h2>"
+    ).tree
+    blocks = find_blocks(tree, NO_CUES)
+    likely = np.array([0.3, 0.3, 0.9, 0.3, 0.9, 0.4, 0.0, 0.4], np.float32)
+    kept = with_headings(tree, blocks, likely, likely > 0.5)
+    assert kept.tolist() == [True, True, True, False, True, False, False, False]
+    assert with_headings(tree, blocks, likely / 2, likely > 0.5).tolist() == (likely > 0.5).tolist()
 
 
 def test_modes_keep_more_or_less() -> None:

@@ -11,10 +11,12 @@ import numpy.typing as npt
 from stages.extract.blocks import LENGTH, LINKED, Blocks, Floats, find_blocks
 from stages.extract.model import BlockModel, load_model, probabilities
 from stages.extract.page import Page
+from stages.extract.parse import HEADING_1, HEADING_6, Tree
 from stages.extract.render import in_data_rows, render
 
 # How likely a block must be, chosen on pages that the model had not seen (docs/extraction.md).
 THRESHOLDS = {"balanced": 0.55, "precision": 0.7, "recall": 0.3}
+HEADING = 0.2  # a heading right before kept text needs no more: as good by every score, and the structure stays
 LEAST_COMMENT = 20  # characters outside links that a block among comments must have
 LEAST = 0.5  # where nothing is so likely: what is more likely than this share of the likeliest
 
@@ -26,6 +28,19 @@ def choose(probability: Floats, threshold: float) -> npt.NDArray[np.bool_]:
     most = float(probability.max())
     found: Any = probability > (threshold if most > threshold else LEAST * most)
     return np.asarray(found)
+
+
+def with_headings(
+    tree: Tree, blocks: Blocks, probability: Floats, kept: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.bool_]:
+    """The kept blocks, and the headings right before them that are not unlikely: a text keeps its structure."""
+    kept = kept.copy()
+    tags = tree.tag[blocks.container]
+    heading = (blocks.container >= 0) & (tags >= HEADING_1) & (tags <= HEADING_6)
+    prose = 2 * blocks.text[:, LINKED] < blocks.text[:, LENGTH]
+    for block in np.flatnonzero((heading & prose & (probability > HEADING))[:-1])[::-1].tolist():
+        kept[block] |= kept[block + 1]
+    return kept
 
 
 class Choice(NamedTuple):
@@ -50,7 +65,7 @@ class Extractor:
         """Judge the blocks of a page."""
         blocks = find_blocks(page.tree, self._model.cues)
         probability = probabilities(self._model, page.tree, blocks)
-        kept = choose(probability, self._threshold)
+        kept = with_headings(page.tree, blocks, probability, choose(probability, self._threshold))
         length, linked = blocks.text[:, LENGTH], blocks.text[:, LINKED]
         if self._comments:
             kept = kept | (blocks.comment & (length - linked >= LEAST_COMMENT) & (linked * 2 < length))
