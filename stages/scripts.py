@@ -103,8 +103,3 @@ def script_shares(text: str) -> dict[str, float]:
     found += [(-count, name) for count, name in zip(counts, _NAMES, strict=True) if count]
     found.sort(key=lambda pair: pair[0])
     return {name: -count / total for count, name in found}
-
-
-def script_of(text: str) -> str:
-    """The ISO 15924 code of the script that most letters of a text belong to; `Zyyy` if it has none."""
-    return next(iter(script_shares(text)), "Zyyy")

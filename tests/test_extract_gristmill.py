@@ -257,6 +257,22 @@ def test_formulas(markup: str, tex: str) -> None:
     assert render(tree, blocks, np.ones(len(blocks.first), np.bool_)) == f"so {tex} it is"
 
 
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "<math>",
+        "<math ",
+        "<math></math>",
+        "<script type=math/tex>",
+        '<script type="math/tex">',
+        "<math><annotation ",
+        "<img class=tex ",
+    ],
+)
+def test_formulas_that_never_end_take_linear_time(piece: str) -> None:
+    assert with_formulas(f"a{piece * 100_000}z").startswith("a")
+
+
 def test_pages_without_formulas_are_not_searched_twice() -> None:
     assert not has_formulas(
         Page('<script type="text/javascript">math()</script><img alt="text" src="/context.png"><p>math tex</p>').tree

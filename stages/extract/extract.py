@@ -115,7 +115,6 @@ class Extract(MapStage):
     config_model = ExtractConfig
     needs = ("html",)
     consumes = ("html",)
-    decide_knobs = ("soft_404", "amp")
     libraries: ClassVar[tuple[str, ...]] = (
         "trafilatura",
         "resiliparse",
@@ -150,8 +149,8 @@ class Extract(MapStage):
         }
 
     def scored(self) -> tuple[str, ...]:
-        """Everything that `decide` needs, and what it provides, so that another decision needs no second extraction."""
-        return tuple(self.measures())
+        """Numbers, signals, the codec, and the class name of an exception; no text, which would double what a run stores."""
+        return (*super().scored(), "extract_charset", "extract_error")
 
     def limits(self) -> list[Limit]:
         """The limits that are numbers."""
@@ -220,7 +219,6 @@ class Extract(MapStage):
         for row, error in enumerate(values.column("extract_error").to_pylist()):
             if error is not None:
                 decision.drop(row, "error", detail=error, failed=True)
-        titles = values.column("title").to_pylist()
         for rule, on in (
             ("soft_404", config.soft_404),
             ("amp", config.amp == "drop"),
@@ -229,7 +227,7 @@ class Extract(MapStage):
         ):
             for row, found in enumerate(values.column(f"extract_{rule}").to_pylist() if on else ()):
                 if found and (chars[row] == 0 or rule in ("soft_404", "amp")):
-                    decision.drop(row, rule, detail=titles[row] if rule == "soft_404" else None)
+                    decision.drop(row, rule)
         decision.drop_where(chars == 0, "empty", chars, 1)
         return decision
 

@@ -18,15 +18,14 @@ from stages.extract.tags import NUMBER
 from stages.jit import kernel
 
 IMG, SCRIPT = NUMBER["img"], NUMBER["script"]
-_MATH = re.compile(r"<math\b([^>]*)>(.*?)</math\s*>", re.IGNORECASE | re.DOTALL)
+_MATH, _MATH_END = re.compile(r"<math\b([^>]{0,1000})>", re.IGNORECASE), re.compile(r"</math\s{0,9}>", re.IGNORECASE)
+_SCRIPT = re.compile(r"<script\b[^>]{0,300}?type\s*=\s*[\"']math/tex([^\"'>]{0,100})[\"'][^>]{0,300}>", re.IGNORECASE)
+_SCRIPT_END = re.compile(r"</script\s{0,9}>", re.IGNORECASE)
 _ANNOTATION = re.compile(
-    r"<annotation\b[^>]*encoding\s*=\s*[\"'](?:application/x-tex|TeX|LaTeX)[\"'][^>]*>(.*?)</annotation\s*>",
-    re.IGNORECASE | re.DOTALL,
+    r"<annotation\b[^>]{0,200}?encoding\s*=\s*[\"'](?:application/x-tex|TeX|LaTeX)[\"'][^>]{0,200}>", re.IGNORECASE
 )
-_SCRIPT = re.compile(
-    r"<script\b[^>]*type\s*=\s*[\"']math/tex([^\"']*)[\"'][^>]*>(.*?)</script\s*>", re.IGNORECASE | re.DOTALL
-)
-_IMAGE = re.compile(r"<img\b[^>]*>", re.IGNORECASE)
+_ANNOTATION_END = re.compile(r"</annotation\s{0,9}>", re.IGNORECASE)
+_IMAGE = re.compile(r"<img\b[^>]{0,2000}>", re.IGNORECASE)
 _ALT = re.compile(r"\balt\s*=\s*(?:\"([^\"]*)\"|'([^']*)')", re.IGNORECASE)
 _TEX_CLASS = re.compile(r"\bclass\s*=\s*[\"'][^\"']*\b(?:tex|latex|math|mwe-math-fallback[\w-]*)\b", re.IGNORECASE)
 _DISPLAY = re.compile(r"display\s*=\s*[\"']?block|mode\s*=\s*display", re.IGNORECASE)
@@ -64,9 +63,21 @@ def _has_formulas(page: Bytes, tags: npt.NDArray[np.int16], begins: Ints, ends: 
 def with_formulas(page: str) -> str:
     """The page with each formula as TeX text."""
     had_math = "<math" in page
-    page = _MATH.sub(_from_mathml, page)
-    page = _SCRIPT.sub(lambda found: _dollars(html.unescape(found[2]), "display" in found[1]), page)
+    page = _replaced(page, _MATH, _MATH_END, _from_mathml)
+    page = _replaced(page, _SCRIPT, _SCRIPT_END, lambda kind, tex: _dollars(html.unescape(tex), "display" in kind))
     return _IMAGE.sub(_from_image(had_math), page)
+
+
+def _replaced(page: str, start: re.Pattern[str], end: re.Pattern[str], write: Callable[[str, str], str]) -> str:
+    """The page with what stands from a start to the next end written anew: `write(first group of the start, inside)`.
+
+    Two searches instead of one pattern: where ends are missing, that would look through the rest of the page for each start.
+    """
+    parts, done = [], 0
+    while (opens := start.search(page, done)) and (closes := end.search(page, opens.end())):
+        parts += [page[done : opens.start()], write(opens[1], page[opens.end() : closes.start()])]
+        done = closes.end()
+    return "".join(parts) + page[done:]
 
 
 def _dollars(tex: str, display: bool) -> str:
@@ -79,11 +90,12 @@ def _dollars(tex: str, display: bool) -> str:
     return html.escape(f"{mark}{tex}{mark}", quote=False)
 
 
-def _from_mathml(found: re.Match[str]) -> str:
-    body = found[2][:_LONGEST]
-    annotation = _ANNOTATION.search(body)
-    tex = html.unescape(annotation[1]) if annotation else to_tex(body)
-    return _dollars(tex, _DISPLAY.search(found[1]) is not None)
+def _from_mathml(attributes: str, body: str) -> str:
+    body = body[:_LONGEST]
+    opens = _ANNOTATION.search(body)
+    closes = _ANNOTATION_END.search(body, opens.end()) if opens else None
+    tex = html.unescape(body[opens.end() : closes.start()]) if opens and closes else to_tex(body)
+    return _dollars(tex, _DISPLAY.search(attributes) is not None)
 
 
 def _from_image(had_math: bool) -> Callable[[re.Match[str]], str]:

@@ -41,7 +41,7 @@ HEAD_TAG, HTML, LI, MATH, OL, OPTGROUP, OPTION, P = (
 SVG, TABLE, TBODY, TD, TFOOT, TH, THEAD, TR, UL = (
     NUMBER[name] for name in ("svg", "table", "tbody", "td", "tfoot", "th", "thead", "tr", "ul")
 )
-ADDRESS, DIV, BUTTON, PLAINTEXT = (NUMBER[name] for name in ("address", "div", "button", "plaintext"))
+ADDRESS, DIV, BUTTON = (NUMBER[name] for name in ("address", "div", "button"))
 assert list(range(HEADING_1, HEADING_6 + 1)) == [NUMBER[f"h{level}"] for level in range(1, 7)]
 
 FNV, PRIME, SLOT = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3), np.uint64(len(KEYS) - 1)
@@ -186,21 +186,12 @@ def has_href(page: Bytes, begin: int, end: int) -> bool:
 def closed_by_start(tag: int, stack: Ints, top: int, tags: npt.NDArray[np.int16], open_count: Ints) -> int:
     """How many open elements are left once the start of `tag` has ended those that it implies the end of."""
     flags = FLAGS[tag]
-    if tag == LI and open_count[LI] > 0:
-        at = top - 1
+    if tag == LI or tag == DD or tag == DT:  # ends an item of its own kind
+        first, second = (LI, LI) if tag == LI else (DD, DT)
+        at = top - 1 if open_count[first] + open_count[second] > 0 else -1
         while at >= 0:
             found = tags[stack[at]]
-            if found == LI:
-                top = at
-                break
-            if FLAGS[found] & SPECIAL and found != ADDRESS and found != DIV and found != P:
-                break
-            at -= 1
-    elif (tag == DD or tag == DT) and open_count[DD] + open_count[DT] > 0:
-        at = top - 1
-        while at >= 0:
-            found = tags[stack[at]]
-            if found == DD or found == DT:
+            if found == first or found == second:
                 top = at
                 break
             if FLAGS[found] & SPECIAL and found != ADDRESS and found != DIV and found != P:
