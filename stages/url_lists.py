@@ -196,18 +196,6 @@ def file_hashes(path: Path, form: Form) -> Iterator[np.ndarray]:
         yield np.fromiter(map(xxhash.xxh3_64_intdigest, entries), dtype=np.uint64, count=len(entries))
 
 
-def entry_hashes(entries: Iterable[str]) -> Iterator[np.ndarray]:
-    """Hashes of entries that are in normal form."""
-    buffer: list[int] = []
-    for entry in entries:
-        buffer.append(_hash(entry))
-        if len(buffer) == _CHUNK:
-            yield np.array(buffer, dtype=np.uint64)
-            buffer.clear()
-    if buffer:
-        yield np.array(buffer, dtype=np.uint64)
-
-
 def host_key(host: str) -> str:
     """A host name for comparison: lower case, no dot at the ends, no leading `www.` or `*.`, IDNA names in ASCII."""
     host = host.lower().strip().strip(".").removeprefix("*.").removeprefix("www.")

@@ -6,6 +6,7 @@ import gzip
 import json
 import random
 import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from unittest import mock
 
@@ -19,8 +20,13 @@ import stages.url_address
 from stages.stage import StageError
 from stages.url_address import any_of
 from stages.url_filter import UrlFilter, UrlFilterConfig, is_ip, parse_address
-from stages.url_lists import ADDRESSES, DOMAINS, Form, HashedList, _entry, entry_hashes, file_hashes
+from stages.url_lists import ADDRESSES, DOMAINS, Form, HashedList, _entry, _hash, file_hashes
 from tests.web_stages import ready, run
+
+
+def entry_hashes(entries: Iterable[str]) -> Iterator[np.ndarray]:
+    """Hashes of entries in normal form, one by one: what reading a file must come to."""
+    yield np.array([_hash(entry) for entry in entries], dtype=np.uint64)
 
 
 def rules(urls: list[str | None], **knobs: object) -> list[str | None]:
