@@ -136,17 +136,20 @@ def identifiers(gold: list[Row]) -> None:
     sample = gold[::EVERY]
     texts = [row["text"] for row in sample]
     timed = texts[:: max(1, len(texts) // TIMED)]
-    ours, alone = stage(), bare()
-    found = {"ours": [fair(label) for label, _ in labels(ours, texts)], "lid.176 bare": [fair(alone(t)) for t in texts]}
+    alone = bare()
+    ours, both = stage(), stage(second_opinion=True)
+    ways: dict[str, Callable[[list[str]], list[str]]] = {
+        "ours": lambda texts: [label for label, _ in labels(ours, texts)],
+        "ours, second_opinion": lambda texts: [label for label, _ in labels(both, texts)],
+        "lid.176 bare": lambda texts: [alone(text) for text in texts],
+    }
+    found = {name: [fair(label) for label in run(texts)] for name, run in ways.items()}
     known = [{fair(label) for label in load(MODEL).names}]
-    seconds: dict[str, list[float]] = {"ours": [], "lid.176 bare": []}
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(ROUNDS):
-        for name, run in (
-            ("ours", lambda: labels(ours, timed)),
-            ("lid.176 bare", lambda: [alone(text) for text in timed]),
-        ):
+        for name, run in ways.items():
             start = time.process_time()
-            run()
+            run(timed)
             seconds[name].append(time.process_time() - start)
     for name in ("py3langid", "heliport", "lingua"):
         python = os.environ.get("GRISTMILL_PEERS")
@@ -244,34 +247,35 @@ def guessing(gold: Path) -> None:
     html = list(pages(gold))
     if not html:
         return
-    extract = Extract(ExtractConfig(method="trafilatura"))
-    extract.setup({})
     batches = [Batch(pa.table({"html": pa.array([body], pa.large_binary())})) for _, body in html]
-    texts, extracting = [], []
-    for batch in batches:
-        start = time.process_time()
-        texts.append(extract.measure(batch)["text"][0].as_py() or "")
-        extracting.append(time.process_time() - start)
-    full = labels(stage(), texts)
-    for sure in (0.5, 0.65, SURE, 0.9):
-        ready = LanguageGuess(LanguageGuessConfig(keep=("en",), sure=sure))
-        ready.setup({"model": MODEL})
-        dropped, guessing = [], []
+    for method in ("trafilatura", "gristmill"):
+        extract = Extract(ExtractConfig.model_validate({"method": method}))
+        extract.setup({name: Path(path) for name, path in extract.assets().items()})
+        texts, extracting = [], []
         for batch in batches:
             start = time.process_time()
-            dropped.append(ready.decide(ready.measure(batch)).rule[0] is not None)
-            guessing.append(time.process_time() - start)
-        for kind in sorted({kind for kind, _ in html}):
-            mine = [row for row, (k, _) in enumerate(html) if k == kind]
-            kept = [row for row in mine if texts[row] and full[row][0] == "en" and full[row][1] >= 0.65]
-            lost = sum(dropped[row] for row in kept)
-            known = sum(dropped[row] for row in mine) - lost
-            print(
-                f"guess, sure {sure}, {kind}: of {len(mine)} pages {len(kept)} are kept without it, {lost} of them lost "
-                f"({lost / len(kept):.4f}); {known} of {len(mine) - len(kept)} others known before; guessing "
-                f"{sum(guessing[row] for row in mine):.2f} CPU s, extraction {sum(extracting[row] for row in mine):.1f}, "
-                f"of which saved {sum(extracting[row] for row in mine if dropped[row]):.1f}"
-            )
+            texts.append(extract.measure(batch)["text"][0].as_py() or "")
+            extracting.append(time.process_time() - start)
+        full = labels(stage(), texts)
+        for sure in (0.5, 0.65, SURE, 0.9):
+            ready = LanguageGuess(LanguageGuessConfig(keep=("en",), sure=sure))
+            ready.setup({"model": MODEL})
+            dropped, guessing = [], []
+            for batch in batches:
+                start = time.process_time()
+                dropped.append(ready.decide(ready.measure(batch)).rule[0] is not None)
+                guessing.append(time.process_time() - start)
+            for kind in sorted({kind for kind, _ in html}):
+                mine = [row for row, (k, _) in enumerate(html) if k == kind]
+                kept = [row for row in mine if texts[row] and full[row][0] == "en" and full[row][1] >= 0.65]
+                lost = sum(dropped[row] for row in kept)
+                known = sum(dropped[row] for row in mine) - lost
+                print(
+                    f"guess, sure {sure}, {method}, {kind}: of {len(mine)} pages {len(kept)} are kept without it, {lost} of them lost "
+                    f"({lost / len(kept):.4f}); {known} of {len(mine) - len(kept)} others known before; guessing "
+                    f"{sum(guessing[row] for row in mine):.2f} CPU s, extraction {sum(extracting[row] for row in mine):.1f}, "
+                    f"of which saved {sum(extracting[row] for row in mine if dropped[row]):.1f}"
+                )
 
 
 def main() -> None:

@@ -64,12 +64,13 @@ class LanguageGuess(MapStage):
     """Drops pages that are surely in another language, before they are extracted at many times the price.
 
     Stands before `extract`, which ends the HTML. Reads the first longer runs of text between tags. It takes nothing from
-    `language`, which is to judge the extracted text of what goes on. Scored: the label and its score; rows without HTML
-    have neither, and pass. The ledger's detail is the label.
+    `language`, which is to judge the extracted text of what goes on. Scored: the label, its score, and the labels of the
+    halves of what was read, as half-translated pages begin in one language and go on in another; rows without HTML have
+    none, and pass. The ledger's detail is the label.
     """
 
     name = "language_guess"
-    version = 1
+    version = 2
     config_model = LanguageGuessConfig
     needs = ("html",)
     decide_knobs = ("keep", "sure")
@@ -87,11 +88,15 @@ class LanguageGuess(MapStage):
         return {}
 
     def measures(self) -> dict[str, pa.DataType]:
-        """The label (`und` where a page has no text) and its score, 0 to 1; null without HTML."""
-        return {"language_guess": pa.string(), "language_guess_score": pa.float64()}
+        """The label (`und` where a page has no text), its score (0 to 1), the labels of both halves; null without HTML."""
+        return {
+            "language_guess": pa.string(),
+            "language_guess_score": pa.float64(),
+            "language_guess_halves": pa.list_(pa.string()),
+        }
 
     def scored(self) -> tuple[str, ...]:
-        """Both: `decide` needs them."""
+        """All: `decide` needs them."""
         return tuple(self.measures())
 
     def assets(self) -> dict[str, str]:
@@ -113,38 +118,40 @@ class LanguageGuess(MapStage):
         """One guess a page."""
         pairs = zip(batch.values("html"), batch.values("html_charset"), strict=True)
         found = [self._row(html, charset) for html, charset in pairs]
-        columns = zip(*found, strict=True) if found else ((), ())
+        columns = zip(*found, strict=True) if found else [()] * len(self.measures())
         return pa.table(
             {n: pa.array(column, k) for (n, k), column in zip(self.measures().items(), columns, strict=True)}
         )
 
-    def _row(self, html: Any, charset: Any) -> tuple[str | None, float | None]:
+    def _row(self, html: Any, charset: Any) -> tuple[str | None, float | None, list[str] | None]:
         if isinstance(html, str):
             html, charset = html.encode("utf-8", "replace"), "utf-8"
         if not isinstance(html, bytes):  # a column of a user's file may hold anything
-            return None, None
+            return None, None, None
         return guess(html, self._model, charset if isinstance(charset, str) else None)
 
     def decide(self, values: pa.Table) -> Decision:
         """One rule, `not_kept`: value is the score, threshold `sure`, detail the label."""
         decision, sure = Decision.keep(values.num_rows), self.config.sure
-        labels, scores = (values.column(name).to_pylist() for name in self.measures())
-        for row, (label, score) in enumerate(zip(labels, scores, strict=True)):
-            if label is not None and label != "und" and label not in self._keep and score >= sure:
+        columns = (values.column(name).to_pylist() for name in self.measures())
+        for row, (label, score, halves) in enumerate(zip(*columns, strict=True)):
+            if label is not None and label != "und" and score >= sure and self._keep.isdisjoint((label, *halves)):
                 decision.drop(row, "not_kept", score, sure, label)
         return decision
 
 
-def guess(page: bytes, model: Identifier, charset: str | None = None) -> tuple[str, float]:
-    """The label of a page and its score (0 to 1), from its first longer pieces of text; `und` and 0 where it has none.
+def guess(page: bytes, model: Identifier, charset: str | None = None) -> tuple[str, float, list[str]]:
+    """The label of a page, its score (0 to 1), and the labels of both halves, from its first longer pieces of text.
 
-    `charset` is that of the HTTP header. Never raises: what is not HTML has no runs between tags and is read as it is.
+    `und`, 0 and no halves where it has no text. `charset` is that of the HTTP header. Never raises: what is not HTML has no
+    runs between tags and is read as it is.
     """
     text = page_text(page, charset)
     if not text:
-        return "und", 0.0
+        return "und", 0.0, []
     label, score, _ = model.best(text)
-    return label, score
+    half = len(text) // 2
+    return label, score, [model.best(part).label for part in (text[:half], text[half:]) if part.strip()]
 
 
 def page_text(page: bytes, charset: str | None = None) -> str:

@@ -35,7 +35,7 @@ def page(text: str, head: str = "", menu: str = "") -> str:
 
 @pytest.mark.parametrize("language", TEXTS)
 def test_pages_in_utf8(language: str, model: Identifier) -> None:
-    label, score = guess(page(TEXTS[language] * 3).encode(), model)
+    label, score, _ = guess(page(TEXTS[language] * 3).encode(), model)
     assert label == language and score >= SURE
 
 
@@ -80,12 +80,12 @@ def test_only_the_beginning_is_read_and_characters_are_not_cut() -> None:
      b"\xff\xfe<\x00", b"<p>&#xD800;&#1114112;&bogus;&#0; and more text here</p>", b"<meta charset=bogus><p>\xe9" + b"x" * 30 + b"</p>"],
 )  # fmt: skip
 def test_broken_pages_never_raise(html: bytes, model: Identifier) -> None:
-    label, score = guess(html, model)
+    label, score, _ = guess(html, model)
     assert isinstance(label, str) and 0 <= score <= 1
 
 
 def test_a_page_without_text_has_no_language_and_plain_text_is_read(model: Identifier) -> None:
-    assert guess(b"<html><body><script>var x</script></body></html>", model) == ("und", 0.0)
+    assert guess(b"<html><body><script>var x</script></body></html>", model) == ("und", 0.0, [])
     assert guess(TEXTS["fr"].encode(), model)[0] == "fr"
 
 
@@ -105,7 +105,7 @@ def test_it_agrees_with_the_language_of_the_extracted_text(model: Identifier) ->
     kept = [row for row, rule in enumerate(decision.rule) if rule is None]
     labels = values.column("language").to_pylist()
     lost = [
-        row for row in kept for label, score in [guess(pages[row], model)] if label != labels[row] and score >= SURE
+        row for row in kept for label, score, _ in [guess(pages[row], model)] if label != labels[row] and score >= SURE
     ]
     assert len(kept) >= 30 and len(lost) <= len(kept) // 10  # pages half translated: either language is right
 
@@ -129,6 +129,13 @@ def test_pages_surely_in_other_languages_are_dropped_and_the_ledger_is_told() ->
     assert stage.provides() == {} and stage.consumes == ()
 
 
+def test_a_page_that_changes_its_language_half_way_is_kept_for_either() -> None:
+    two = page(f"<p>{TEXTS['de'] * 4}</p><p>{TEXTS['en'] * 3}</p>").encode()
+    (row,), rules = judged([two], keep=["en"], sure=0)
+    assert row["language_guess"] == "de" and "en" in row["language_guess_halves"] and rules == [None]
+    assert judged([two], keep=["de"], sure=0)[1] == [None] and judged([two], keep=["fr"], sure=0)[1] == ["not_kept"]
+
+
 def test_only_a_sure_guess_drops() -> None:
     mixed = page(f"{TEXTS['en']} {TEXTS['de']}").encode()
     (row,), _ = judged([mixed], keep=["en"])
@@ -149,7 +156,7 @@ def test_a_script_does_not_narrow_a_guess() -> None:
 def test_columns_of_the_wrong_type_and_strings_with_anything_in_them() -> None:
     stage = ready(LanguageGuess(LanguageGuessConfig(keep=("en",))))
     values, decision = run(stage, html=[1, 2], html_charset=[True, None])
-    assert values.to_pylist() == [{"language_guess": None, "language_guess_score": None}] * 2
+    assert values.to_pylist() == [dict.fromkeys(stage.measures())] * 2
     text = page(TEXTS["fr"] * 3)
     values, decision = run(
         stage, html=[text, "\x00", "x" * (1 << 20), ""], html_charset=["latin-1", "bogus", None, "utf-16"]

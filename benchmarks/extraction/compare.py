@@ -1,6 +1,6 @@
 """Extractors side by side: `python -m benchmarks.extraction.compare --gold DIR ... [--work DIR]`.
 
-Scores on each gold set, by language, and pages per CPU second from bytes to text, medians of interleaved rounds. With `--work`, the
+Scores on each gold set, by language and by what pages say they are, and pages per CPU second from bytes to text, medians of interleaved rounds. With `--work`, the
 folder that `learn` filled, our own extractor judges each page by the model of its fold, which has never seen its site; without, by the
 model that ships, which was taught by these pages: its scores are then too good.
 """
@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.extraction.gold import FOLDS, Page, fold_of, read_set, score
+from benchmarks.extraction.gold import FOLDS, Page, declared_type, fold_of, read_set, score
 from stages.extract import ExtractConfig
 from stages.extract.reading import Reader
 from stages.language_model import load
@@ -32,7 +32,7 @@ METHODS: dict[str, dict[str, object]] = {
     "resiliparse": {"method": "resiliparse"},
     "justext": {"method": "justext"},
 }
-LEAST_PAGES = 20  # of a language, to be shown
+LEAST_PAGES = 10  # of a language or type, to be shown
 
 
 def main() -> None:
@@ -51,15 +51,24 @@ def main() -> None:
         print(f"\n{set_name}, {len(pages)} pages: F1 (precision / recall), pages/CPU-s")
         for name in METHODS:
             print(f"  {name:24} {score(pages, texts[name][set_name])}  {speeds[name][set_name]:8.1f}")
-        by_language = languages(pages, texts["trafilatura, recall"][set_name])
-        for language, places in sorted(by_language.items(), key=lambda item: -len(item[1])):
-            if len(places) >= LEAST_PAGES:
-                mine = [pages[place] for place in places]
-                best = {name: score(mine, [texts[name][set_name][place] for place in places]).f1 for name in METHODS}
-                print(
-                    f"  {language} ({len(places)}): "
-                    + ", ".join(f"{name} {f1:.3f}" for name, f1 in best.items() if "," not in name)
-                )
+        kinds = [declared_type(page) for page in pages]
+        for part, places in [
+            *groups(languages(pages, texts["trafilatura, recall"][set_name])),
+            *groups(kinds),
+        ]:
+            mine = [pages[place] for place in places]
+            best = {name: score(mine, [texts[name][set_name][place] for place in places]).f1 for name in METHODS}
+            print(f"  {part} ({len(places)}): " + ", ".join(f"{name} {f1:.3f}" for name, f1 in best.items()))
+
+
+def groups(names: list[str]) -> list[tuple[str, list[int]]]:
+    """Places by name, largest first, of names that occur often enough to be shown."""
+    found: dict[str, list[int]] = defaultdict(list)
+    for place, name in enumerate(names):
+        found[name].append(place)
+    return sorted(
+        ((name, places) for name, places in found.items() if len(places) >= LEAST_PAGES), key=lambda one: -len(one[1])
+    )
 
 
 def reader(knobs: dict[str, object], model: Path | None = None) -> Reader:
@@ -109,13 +118,10 @@ def cpu_seconds(read: Callable[[bytes, str | None, str | None], object], pages: 
     return time.process_time() - started
 
 
-def languages(pages: list[Page], texts: list[str]) -> dict[str, list[int]]:
-    """Places of the pages by the language of their text."""
+def languages(pages: list[Page], texts: list[str]) -> list[str]:
+    """The language of each page's text."""
     identify = load(ASSETS / "lid.176.ftz")
-    found: dict[str, list[int]] = defaultdict(list)
-    for place, (page, text) in enumerate(zip(pages, texts, strict=True)):
-        found[identify.best((page.text or text)[:2000]).label].append(place)
-    return found
+    return [identify.best((page.text or text)[:2000]).label for page, text in zip(pages, texts, strict=True)]
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Gold sets of web pages, read from a folder with one sub-folder a set, and their scores.
 
 A set is `gold.jsonl.xz` (`id`, `file`, and either `with` and `without`, lists of wanted and unwanted segments, or `text`, the whole
-main text) beside `html.tar.xz` with the pages as they were served.
+main text) beside `html.tar.xz` with the pages as they were served; or `pages.jsonl.xz` with `html` and `markdown`, as WebMainBench
+has them (its annotators' attributes are taken out).
 """
 
 from __future__ import annotations
@@ -19,7 +20,21 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 WORD = re.compile(r"\w+")
+ANNOTATION = re.compile(r' (?:cc|data-anno)-[a-z-]+="[^"]*"')
 FOLDS = 5
+
+# What a page says it is: Open Graph's `og:type`, or types of schema.org in JSON-LD and microdata. The first that fits counts.
+DECLARED = {
+    "forum": rb"DiscussionForumPosting|QAPage|\bSocialMediaPosting",
+    "product": rb"schema\.org/Product|\"Product\"|og:type\"? content=\"(?:og:)?product",
+    "recipe": rb"schema\.org/Recipe|\"Recipe\"",
+    "article": rb"Article\b|BlogPosting|og:type\"? content=\"(?:article|blog)",
+    "website": rb"og:type\"? content=\"(?:website|webpage|company)",
+}
+_TYPES = {name: re.compile(pattern) for name, pattern in DECLARED.items()}
+_SAID = re.compile(
+    rb"<meta[^>]{0,300}og:type[^>]{0,300}>|application/ld\+json.{0,20000}?</script|itemtype=[^>]{0,100}", re.DOTALL
+)
 
 
 @dataclass
@@ -46,8 +61,20 @@ def fold_of(page: Page) -> int:
     return int(hashlib.sha256(page.group.encode()).hexdigest(), 16) % FOLDS
 
 
+def declared_type(page: Page) -> str:
+    """What a page says it is; `undeclared` where it says nothing."""
+    said = b"\n".join(_SAID.findall(page.html))
+    return next((name for name, pattern in _TYPES.items() if pattern.search(said)), "undeclared")
+
+
 def read_set(folder: Path) -> list[Page]:
     """The pages of one set."""
+    if (folder / "pages.jsonl.xz").exists():
+        with lzma.open(folder / "pages.jsonl.xz", "rt", encoding="utf-8") as lines:
+            return [
+                Page(folder.name, row["id"], ANNOTATION.sub("", row["html"]).encode(), row["url"], row["markdown"])
+                for row in map(json.loads, lines)
+            ]
     with tarfile.open(folder / "html.tar.xz") as archive:
         files = {
             PurePosixPath(member.name).name: content.read()
