@@ -18,7 +18,10 @@ from stages.extract.render import in_data_rows, render
 THRESHOLDS = {"balanced": 0.55, "precision": 0.7, "recall": 0.3}
 HEADING = 0.2  # a heading right before kept text needs no more: as good by every score, and the structure stays
 LEAST_COMMENT = 20  # characters outside links that a block among comments must have
-FEW, SMALL_SHARE = 500, 0.2  # characters outside links, and share of the page's: less than both is too little, `balanced` asks for less
+FEW, SMALL_SHARE = (
+    500,
+    0.2,
+)  # characters outside links, and share of the page's: less than both is too little, `balanced` asks for less
 LEAST = 0.5  # where nothing is so likely: what is more likely than this share of the likeliest
 
 
