@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ print(json.dumps([verdicts, seconds]))
 Verdicts = list[list[str | None]]
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: Sequence[str]) -> None:
     """Print speeds and differences."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--documents", type=Path, nargs="+", required=True)
@@ -78,7 +79,9 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     rows = [row for path in given.documents for row in read(path) if row[1] in given.languages and row[0].strip()]
     print(f"{len(rows)} documents, {sum(len(text) for text, _ in rows) / len(rows):.0f} characters each:", end=" ")
-    print(", ".join(f"{language} {count}" for language, count in Counter(language for _, language in rows).most_common()))
+    print(
+        ", ".join(f"{language} {count}" for language, count in Counter(language for _, language in rows).most_common())
+    )
     ours = {"paper": families(definition="paper"), "datatrove, our words": families(definition="datatrove")}
     seconds: dict[str, list[list[float]]] = {}
     verdicts: dict[str, Verdicts] = {}
@@ -114,7 +117,9 @@ def read(path: Path) -> list[tuple[str, str]]:
         with opened as lines:
             found = [json.loads(line) for line in lines]
     model = load(ASSETS / "lid.176.ftz")
-    return [(row["text"], row.get("language") or row.get("lang") or model.best(row["text"][:1000]).label) for row in found]
+    return [
+        (row["text"], row.get("language") or row.get("lang") or model.best(row["text"][:1000]).label) for row in found
+    ]
 
 
 def families(**knobs: Any) -> list[RuleStage]:
@@ -189,4 +194,4 @@ def differences(name: str, mine: Verdicts, theirs: Verdicts, rows: list[tuple[st
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
