@@ -113,9 +113,9 @@ def read(path: Path) -> list[tuple[str, str]]:
     if path.suffix == ".parquet":
         found = pq.read_table(path).to_pylist()
     else:
-        opened = lzma.open(path, "rt") if path.suffix == ".xz" else path.open()
-        with opened as lines:
-            found = [json.loads(line) for line in lines]
+        data = path.read_bytes()
+        lines = (lzma.decompress(data) if path.suffix == ".xz" else data).splitlines()
+        found = [json.loads(line) for line in lines]
     model = load(ASSETS / "lid.176.ftz")
     return [
         (row["text"], row.get("language") or row.get("lang") or model.best(row["text"][:1000]).label) for row in found
