@@ -45,7 +45,7 @@ def catalogue(name: str | None = None) -> str:
 
 def _stage(stage: type[Stage]) -> str:
     doc = (stage.__doc__ or "").strip().split("\n\n")[0].replace("\n    ", " ")
-    instance = _default_instance(stage)
+    instance = default_instance(stage)
     writes = list(instance.provides()) if instance else []
     if isinstance(instance, MapStage) and instance.edits and "text" not in writes:
         writes.insert(0, "text (edited)")
@@ -58,7 +58,7 @@ def _stage(stage: type[Stage]) -> str:
     return "\n".join(lines)
 
 
-def _default_instance(stage: type[Stage]) -> Stage | None:
+def default_instance(stage: type[Stage]) -> Stage | None:
     try:
         return stage(stage.config_model.model_validate({}))
     except ValueError:  # a required knob: its columns are the same, but need a config
@@ -82,7 +82,7 @@ def _knobs(model: type[BaseModel], without: set[str]) -> list[str]:
     for name, field in model.model_fields.items():
         if name in without:
             continue
-        default = "required" if field.is_required() or field.default is PydanticUndefined else _plain(field.default)
+        default = "required" if field.is_required() or field.default is PydanticUndefined else plain(field.default)
         lines.append(f"    {field.alias or name}: {default}  ({expected(field)})")
         extra: Any = field.json_schema_extra
         source = extra.get("source", "") if isinstance(extra, dict) else ""
@@ -94,7 +94,7 @@ def _knobs(model: type[BaseModel], without: set[str]) -> list[str]:
 def expected(field: FieldInfo) -> str:
     """What a knob takes, in words: its choices or type, and its bounds."""
     bounds = [
-        f"{words} {_plain(getattr(limit, name))}"
+        f"{words} {plain(getattr(limit, name))}"
         for limit in field.metadata
         for name, words in (("ge", "at least"), ("gt", "more than"), ("le", "at most"), ("lt", "less than"))
         if hasattr(limit, name)
@@ -115,7 +115,7 @@ def _type(annotation: Any) -> str:
         return SIZE
     origin = get_origin(annotation)
     if origin is Literal:
-        return " | ".join(_plain(choice) for choice in arguments)
+        return " | ".join(plain(choice) for choice in arguments)
     if origin is Annotated:
         return _type(arguments[0])
     if origin in (Union, types.UnionType):
@@ -130,12 +130,12 @@ def _type(annotation: Any) -> str:
     return "mapping"
 
 
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
     if value is None:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list | tuple):
-        shown = ", ".join(_plain(v) for v in value)
+        shown = ", ".join(plain(v) for v in value)
         return f"[{shown}]" if len(shown) < 200 else f"[{shown[:200]}...]"
     return str(value)

@@ -109,6 +109,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     stages = commands.add_parser("stages", help="every stage: knobs, defaults, what they mean, where they come from")
     stages.add_argument("name", nargs="?", help="only this stage, or section")
+    stages.add_argument("--markdown", metavar="FOLDER", help="write a page for each stage into FOLDER instead")
     stages.set_defaults(command=_stages)
     return parser
 
@@ -231,5 +232,10 @@ def _apply(options: argparse.Namespace) -> int:
 def _stages(options: argparse.Namespace) -> int:
     from pipeline.catalogue import catalogue
 
+    if options.markdown is not None:
+        from pipeline.stage_pages import write_pages
+
+        print(f"{len(write_pages(Path(options.markdown)))} pages in {options.markdown}")
+        return 0
     print(catalogue(options.name))
     return 0
