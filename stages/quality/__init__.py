@@ -1,8 +1,10 @@
-"""Heuristic filters: what reads like a document, one file a paper."""
+"""Heuristic filters, one file a paper: what reads like a document; and filters by models."""
 
 from stages.quality.c4 import C4
+from stages.quality.classifier import QualityClassifier
 from stages.quality.fineweb import FineWeb
 from stages.quality.gopher import Gopher
 from stages.quality.gopher_repetition import GopherRepetition
+from stages.quality.quantile import ClassifierQuantile
 
-__all__ = ["C4", "FineWeb", "Gopher", "GopherRepetition"]
+__all__ = ["C4", "ClassifierQuantile", "FineWeb", "Gopher", "GopherRepetition", "QualityClassifier"]
