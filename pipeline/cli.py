@@ -116,6 +116,14 @@ def build_parser() -> argparse.ArgumentParser:
     _training_arguments(train)
     train.set_defaults(command=_train_classifier)
 
+    train = commands.add_parser(
+        "train-perplexity",
+        help="train an n-gram model of a corpus, for quality.perplexity",
+        description="Train an n-gram model (ARPA) of the corpus that a YAML file names (docs/quality-models.md).",
+    )
+    _training_arguments(train)
+    train.set_defaults(command=_train_perplexity)
+
     stages = commands.add_parser("stages", help="every stage: knobs, defaults, what they mean, where they come from")
     stages.add_argument("name", nargs="?", help="only this stage, or section")
     stages.set_defaults(command=_stages)
@@ -254,6 +262,17 @@ def _train_classifier(options: argparse.Namespace) -> int:
     held_out = train(config, output, _say)["held_out"]
     low, high = held_out["roc_auc_95"]
     print(f"{output}: held-out ROC AUC {held_out['roc_auc']:.4f} ({low:.4f} to {high:.4f}); see {output / 'README.md'}")
+    return 0
+
+
+def _train_perplexity(options: argparse.Namespace) -> int:
+    from pipeline.corpora import read_training
+    from pipeline.train_perplexity import PerplexityTraining, train
+
+    config = read_training(PerplexityTraining, options.config, options.overrides)
+    output = options.output or Path("models") / config.name
+    held_out = train(config, output, _say)["held_out"]
+    print(f"{output}: held-out perplexity {held_out['perplexity']:g}; see {output / 'README.md'}")
     return 0
 
 

@@ -26,6 +26,9 @@ OF_STAGES = {  # contracts, scrubbing, and how a text is prepared for a model th
     "stages.batch",
     "stages.pii.scrub",
     "stages.fasttext_classifier",
+    "stages.ngram.arpa",
+    "stages.ngram.kneser_ney",
+    "stages.ngram.model",
 }
 LIGHT = {"numpy", "pyarrow", "pydantic", "regex", "xxhash"}  # what stages may import before `setup`
 

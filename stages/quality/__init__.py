@@ -5,6 +5,7 @@ from stages.quality.classifier import QualityClassifier
 from stages.quality.fineweb import FineWeb
 from stages.quality.gopher import Gopher
 from stages.quality.gopher_repetition import GopherRepetition
+from stages.quality.perplexity import Perplexity
 from stages.quality.quantile import ClassifierQuantile
 
-__all__ = ["C4", "ClassifierQuantile", "FineWeb", "Gopher", "GopherRepetition", "QualityClassifier"]
+__all__ = ["C4", "ClassifierQuantile", "FineWeb", "Gopher", "GopherRepetition", "Perplexity", "QualityClassifier"]
