@@ -7,5 +7,15 @@ from stages.quality.gopher import Gopher
 from stages.quality.gopher_repetition import GopherRepetition
 from stages.quality.perplexity import Perplexity
 from stages.quality.quantile import ClassifierQuantile
+from stages.quality.regression import Regression
 
-__all__ = ["C4", "ClassifierQuantile", "FineWeb", "Gopher", "GopherRepetition", "Perplexity", "QualityClassifier"]
+__all__ = [
+    "C4",
+    "ClassifierQuantile",
+    "FineWeb",
+    "Gopher",
+    "GopherRepetition",
+    "Perplexity",
+    "QualityClassifier",
+    "Regression",
+]
