@@ -12,6 +12,8 @@ from pydantic_core import PydanticUndefined
 
 from pipeline.config import EngineConfig, InputConfig, RunConfig, parse_bytes
 from pipeline.mistakes import nearest
+from pipeline.train_classifier import ClassifierTraining
+from pipeline.train_perplexity import PerplexityTraining
 from pipeline.yamlfile import ConfigError
 from stages.stage import MapStage, Stage, StageConfig, registry
 from tokenizer_training.config import PackConfig, TokenizerConfig
@@ -23,7 +25,12 @@ SECTION_MODELS: dict[str, type[BaseModel]] = {
     "pack": PackConfig,
     "pretrain": PretrainConfig,
     "engine": EngineConfig,
+    "train-classifier": ClassifierTraining,
+    "train-perplexity": PerplexityTraining,
 }
+
+
+TRAININGS = ("train-classifier", "train-perplexity")  # commands with a config of their own
 
 
 def catalogue(name: str | None = None) -> str:
@@ -68,7 +75,7 @@ def _default_instance(stage: type[Stage]) -> Stage | None:
 def _section(name: str, model: type[BaseModel]) -> str:
     return "\n".join(
         [
-            f"{name}  (section)",
+            f"{name}  ({'config of its own' if name in TRAININGS else 'section'})",
             textwrap.fill(
                 (model.__doc__ or "").strip().split("\n\n")[0], 110, initial_indent="  ", subsequent_indent="  "
             ),

@@ -257,7 +257,9 @@ def _train_classifier(options: argparse.Namespace) -> int:
     from pipeline.corpora import read_training
     from pipeline.train_classifier import ClassifierTraining, train
 
-    config = read_training(ClassifierTraining, options.config, options.overrides)
+    config = read_training(
+        ClassifierTraining, options.config, options.overrides, "`python -m pipeline stages train-classifier`"
+    )
     output = options.output or Path("models") / config.name
     held_out = train(config, output, _say)["held_out"]
     low, high = held_out["roc_auc_95"]
@@ -269,7 +271,9 @@ def _train_perplexity(options: argparse.Namespace) -> int:
     from pipeline.corpora import read_training
     from pipeline.train_perplexity import PerplexityTraining, train
 
-    config = read_training(PerplexityTraining, options.config, options.overrides)
+    config = read_training(
+        PerplexityTraining, options.config, options.overrides, "`python -m pipeline stages train-perplexity`"
+    )
     output = options.output or Path("models") / config.name
     held_out = train(config, output, _say)["held_out"]
     print(f"{output}: held-out perplexity {held_out['perplexity']:g}; see {output / 'README.md'}")

@@ -79,8 +79,8 @@ class TrainingConfig(BaseModel):
         raise NotImplementedError
 
 
-def read_training(model: type[M], path: Path, overrides: Sequence[str]) -> M:
-    """Read, override (`KEY=VALUE`) and validate a small model's config, and look at its files. Raises `ConfigError`."""
+def read_training(model: type[M], path: Path, overrides: Sequence[str], help: str = "") -> M:
+    """Read, override (`KEY=VALUE`) and validate a small model's config, and look at its files; `help` prints its keys. Raises `ConfigError`."""
     raw = load(path)
     for override in overrides:
         parts, value = split_override(override, "seed=1")
@@ -89,7 +89,7 @@ def read_training(model: type[M], path: Path, overrides: Sequence[str]) -> M:
     try:
         config = model.model_validate(raw.data)
     except ValidationError as error:
-        found += unsaid(explain(error, model, raw.data), found)
+        found += unsaid(explain(error, model, raw.data, help=help), found)
     mistakes = [*raw.mistakes, *unsaid(found, raw.mistakes)]
     if mistakes:
         raise raw.report(mistakes)

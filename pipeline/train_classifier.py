@@ -228,9 +228,14 @@ def _fit(config: ClassifierTraining, lines: Path, model: Path) -> None:
         if config.quantize:
             trained.quantize(input=str(lines), qnorm=True, retrain=config.cutoff > 0, cutoff=config.cutoff, thread=1)
     except (RuntimeError, ValueError) as error:
-        raise ConfigError(
-            f"training failed: {error}; a NaN wants a smaller learning_rate, quantizing few words none"
-        ) from error
+        advice = (
+            "there are fewer words and n-grams than quantize needs: set quantize: false"
+            if "quantiz" in str(error)
+            else "set a smaller learning_rate"
+            if "NaN" in str(error)
+            else "give more texts, or a smaller min_count"
+        )
+        raise ConfigError(f"fastText cannot train on these corpora: {error}; {advice}") from error
     trained.save_model(str(model))
 
 

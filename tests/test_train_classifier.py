@@ -180,6 +180,7 @@ def test_the_interval_has_a_width_at_the_ends_and_covers() -> None:
         ({"good": {"paths": ["no/such.jsonl"]}}, "good: .*no such file"),
         ({"good": {}}, "either `paths` or `documents`"),
         ({"ordinary_label": "hq"}, "the labels must differ"),
+        ({"quantize": True, "buckets": 1}, "set quantize: false"),
         ({"cutoff": 10}, "needs quantize: true"),
         ({"held_out": 0}, "held_out: expected more than 0"),
         ({"seed": True}, "seed: expected a number"),
@@ -190,7 +191,7 @@ def test_the_interval_has_a_width_at_the_ends_and_covers() -> None:
 def test_mistakes_name_the_key(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], change: dict[str, object], message: str
 ) -> None:
-    config = corpora(tmp_path, texts(GOOD, 10, 1), texts(OTHER, 10, 2), **change)
+    config = corpora(tmp_path, texts(GOOD, 40, 1), texts(OTHER, 40, 2), **change)
     assert main(["train-classifier", str(config), "--output", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert re.search(message, error), error
