@@ -116,7 +116,7 @@ def page_texts(gold: Path) -> list[tuple[str, bool]]:
 
 
 def registers(gold: Path) -> None:
-    """Swedish and French documents: sales text against the rest. The model is English: no better than chance is expected."""
+    """Swedish and French documents: sales text against the rest. The model is English: as a stage it would skip them."""
     path = gold / "quality/registers_dev.jsonl.xz"
     if not path.exists():
         return

@@ -36,13 +36,17 @@ class CorpusConfig(BaseModel):
     def _one_place(self) -> CorpusConfig:
         if (self.paths is None) == (self.documents is None):
             raise ValueError("a corpus needs either `paths` or `documents`")
+        if self.documents is not None and "format" in self.model_fields_set:
+            raise ValueError("format: a run's documents are Parquet; leave it out with `documents`")
         return self
 
     def files(self) -> list[InputFile]:
         """Its files, sorted by their key. Raises `InputError`."""
         if self.documents is None:
             return list_files("corpus", self.format, self.paths or (), self.storage_options)
-        return list_files("corpus", "parquet", [f"{self.documents.rstrip('/')}/documents/*.parquet"])
+        return list_files(
+            "corpus", "parquet", [f"{self.documents.rstrip('/')}/documents/*.parquet"], self.storage_options
+        )
 
     def options(self) -> ReadOptions:
         """How its rows are read."""
@@ -103,11 +107,11 @@ def read_training(model: type[M], path: Path, overrides: Sequence[str], help: st
     return config
 
 
-def check_output(folder: Path, mark: str) -> None:
-    """Refuse a folder with anything in it but an earlier model, which holds the file `mark`. Raises `ConfigError`."""
+def check_output(folder: Path, *marks: str) -> None:
+    """Refuse a folder with anything in it but an earlier model, which holds one of the files `marks`. Raises `ConfigError`."""
     if folder.is_file():
         raise ConfigError(f"--output {folder}: is a file; give a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / mark).is_file():
+    if folder.is_dir() and any(folder.iterdir()) and not any((folder / mark).is_file() for mark in marks):
         raise ConfigError(
-            f"--output {folder}: holds other files and no {mark} of an earlier training; give a new folder"
+            f"--output {folder}: holds other files and no {' or '.join(marks)} of an earlier training; give a new folder"
         )

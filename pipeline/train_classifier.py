@@ -39,6 +39,10 @@ class ClassifierTraining(TrainingConfig):
     ordinary: Corpora = knob(..., "the corpus, or a list of them, whose texts should score low")
     label: str = knob("hq", "name of the good label", "DCLM", pattern=r"^[A-Za-z0-9_.\-]+$")
     ordinary_label: str = knob("ordinary", "name of the other label", pattern=r"^[A-Za-z0-9_.\-]+$")
+    languages: tuple[str, ...] = knob(
+        (),
+        "languages that the corpora are in, as the `language` column labels them: documents in others get no score; empty: any",
+    )
     max_documents: int | None = knob(
         None, "take at most this many documents of either side, those of the smallest hashes; null takes all", ge=10
     )
@@ -75,7 +79,7 @@ class ClassifierTraining(TrainingConfig):
 
     def settings(self) -> Settings:
         """How texts become lines, for training and for scoring."""
-        return Settings(self.label, self.lower_case, self.split_punctuation, self.max_characters)
+        return Settings(self.label, self.lower_case, self.split_punctuation, self.max_characters, self.languages)
 
 
 def _listed(corpora: Corpora) -> tuple[CorpusConfig, ...]:
@@ -87,7 +91,7 @@ def train(config: ClassifierTraining, output: Path, say: Callable[[str], None]) 
 
     Raises `ConfigError` if a corpus gives too little to train or to measure on.
     """
-    check_output(output, "report.json")
+    check_output(output, "model.bin.json", "model.ftz.json")
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".training-") as work:
         folder = Path(work)

@@ -68,7 +68,7 @@ class PerplexityTraining(TrainingConfig):
 
 def train(config: PerplexityTraining, output: Path, say: Callable[[str], None]) -> dict[str, Any]:
     """Train, measure, and write the model, report.json and README.md; returns the report. Raises `ConfigError` for too little text."""
-    check_output(output, "report.json")
+    check_output(output, MODEL)
     read = {"train": 0, "held_out": 0}
 
     def training() -> Iterator[list[str]]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.fasttext_file import check_fasttext
+from stages.language_names import iso639_3
 from stages.stage import StageError
 
 PREFIX = "__label__"
@@ -26,7 +27,7 @@ _PUNCTUATION = re.compile(r"([!-/:-@\[-^`{-~¡¿«»‐-‧‹›。、，．！
 
 @dataclass(frozen=True)
 class Settings:
-    """How texts become lines, and which label's probability is the score.
+    """How texts become lines, which label's probability is the score, and for which languages it means something.
 
     The defaults are those of models trained elsewhere: DCLM's `oh_eli5` reads whole texts as they are and calls its good ones `hq`.
     """
@@ -35,6 +36,12 @@ class Settings:
     lower_case: bool = False
     split_punctuation: bool = False
     max_characters: int = 10_000
+    languages: tuple[str, ...] = ()  # those that it was taught; empty: any
+
+    def knows(self, language: str | None) -> bool:
+        """Whether the model was taught this language, whichever way its label is written; an unknown one counts as known."""
+        known = {iso639_3(name) or name for name in self.languages}
+        return not known or not language or (iso639_3(language) or language) in known
 
 
 def line_of(text: str, settings: Settings) -> str:
@@ -92,8 +99,8 @@ def read_settings(path: Path, stage: str) -> Settings:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if content.pop("format") > FORMAT:
             raise ValueError("they are of a newer release")
-        settings = Settings(**content)
-        if [type(value) for value in asdict(settings).values()] != [str, bool, bool, int]:
+        settings = Settings(**{**content, "languages": tuple(content.get("languages", ()))})
+        if [type(value) for value in asdict(settings).values()] != [str, bool, bool, int, tuple]:
             raise ValueError("a value has another type")
         return settings
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

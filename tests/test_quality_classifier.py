@@ -74,6 +74,18 @@ def test_another_model_and_its_settings(tmp_path: Path) -> None:
         ready(QualityClassifier(ClassifierConfig(model=str(path))))
 
 
+def test_languages_that_the_model_was_not_taught_are_skipped() -> None:
+    languages = pa.array(["en", "eng_Latn", "de", "xx", None])
+    for keep in ("threshold", "pareto"):
+        stage = ready(QualityClassifier(ClassifierConfig(keep=keep)))
+        values, decision = run(stage, id=list("abcde"), text=[MENU] * 5, language=languages)
+        assert [score is None for score in values.column(SCORE).to_pylist()] == [False, False, True, True, False]
+        rule = "low_score" if keep == "threshold" else "not_drawn"
+        assert decision.rule == [rule, rule, None, None, rule] and decision.skipped == {rule: 2}
+    stage = ready(QualityClassifier(ClassifierConfig(languages=())))
+    assert None not in run(stage, id=list("abcde"), text=[MENU] * 5, language=languages)[0].column(SCORE).to_pylist()
+
+
 def _scores(config: ClassifierConfig, texts: list[str]) -> tuple[list[float], list[str | None]]:
     values, decision = run(ready(QualityClassifier(config)), id=[str(n) for n in range(len(texts))], text=texts)
     return values.column(SCORE).to_pylist(), decision.rule

@@ -17,7 +17,7 @@ from pipeline.classifier_figures import auc, auc_interval, calibration, threshol
 from pipeline.cli import main
 from pipeline.corpora import read_training
 from pipeline.train_classifier import ClassifierTraining, _Lines
-from stages.fasttext_classifier import Settings, line_of, load_classifier
+from stages.fasttext_classifier import Settings, line_of, load_classifier, read_settings
 from tests.support import tree
 
 GOOD = ["river", "mountain", "forest", "harbour", "meadow", "island", "valley", "orchard", "garden", "glacier"]
@@ -63,7 +63,7 @@ def test_two_trainings_give_equal_bytes_whatever_the_order_of_rows(tmp_path: Pat
 
 
 def test_the_model_tells_the_corpora_apart_and_the_report_says_how_well(tmp_path: Path) -> None:
-    config = corpora(tmp_path, texts(GOOD, 200, 1), texts(OTHER, 200, 2))
+    config = corpora(tmp_path, texts(GOOD, 200, 1), texts(OTHER, 200, 2), languages=["en", "de"])
     assert main(["train-classifier", str(config), "--output", str(tmp_path / "model")]) == 0
     report = json.loads((tmp_path / "model/report.json").read_text())
     held_out = report["held_out"]
@@ -75,7 +75,9 @@ def test_the_model_tells_the_corpora_apart_and_the_report_says_how_well(tmp_path
         assert len(facts["corpora"][0]["files"][0]["sha256"]) == 64
     card = (tmp_path / "model/README.md").read_text()
     assert facts["corpora"][0]["files"][0]["sha256"] in card and report["model"]["sha256"] in card and "own" in card
-    model = load_classifier(tmp_path / "model/model.bin", "test", Settings("hq", True, True))
+    settings = read_settings(tmp_path / "model/model.bin.json", "test")
+    assert settings == Settings("hq", True, True, 10_000, ("en", "de"))
+    model = load_classifier(tmp_path / "model/model.bin", "test", settings)
     assert model.score("The river and the valley of the glacier") > 0.9 > 0.1 > model.score("login menu coupon banner")
     assert model.score("") == 0.0
 
@@ -184,6 +186,7 @@ def test_the_interval_has_a_width_at_the_ends_and_covers() -> None:
         ({"cutoff": 10}, "needs quantize: true"),
         ({"held_out": 0}, "held_out: expected more than 0"),
         ({"seed": True}, "seed: expected a number"),
+        ({"good": {"documents": "x", "format": "text"}}, "documents are Parquet"),
         ({"held_out": 0.0001}, "held out, of .*; at least 2 of each"),
         ({"good": {"documents": "no/run"}}, "good: .*no/run/documents"),
     ],

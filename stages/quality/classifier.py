@@ -56,6 +56,11 @@ class ClassifierConfig(StageConfig):
     split_punctuation: bool | None = knob(
         None, "whether punctuation marks are words of their own; without settings: false"
     )
+    languages: tuple[str, ...] | None = knob(
+        None,
+        "languages that the model was taught; documents with another label have no score and stay (skipped). Without settings: any; "
+        "prose.ftz: English",
+    )
     max_characters: int | None = knob(
         None, "how much of each text is read, from its beginning; without settings: 10,000", ge=1
     )
@@ -73,7 +78,7 @@ class ClassifierConfig(StageConfig):
 class QualityClassifier(MapStage):
     """Scores each document by a fastText model, 0 to 1, and drops low ones by threshold or by Pareto sampling.
 
-    Whether a document is drawn depends on its id, the seed and its score alone: never on shards, workers or order.
+    A document in a language that the model was not taught has no score and stays. Whether a document is drawn depends on its id, the seed and its score alone: never on shards, workers or order.
     """
 
     name = "quality.classifier"
@@ -107,7 +112,11 @@ class QualityClassifier(MapStage):
         self._model = classifier_of(assets, self.name, self.config)
 
     def measure(self, batch: Batch) -> pa.Table:
-        scores = [self._model.score(text) for text in batch.texts()]
+        labels = batch.values("language")
+        known = {label: self._model.settings.knows(label) for label in set(labels)}
+        scores = [
+            self._model.score(text) if known[label] else None for text, label in zip(batch.texts(), labels, strict=True)
+        ]
         draws = [uniform(str(one), self.config.seed) for one in batch.values("id")]
         return table(self.measures(), {SCORE: scores, DRAW: draws})
 
@@ -115,6 +124,9 @@ class QualityClassifier(MapStage):
         """`low_score` shows the score and the threshold, `not_drawn` the score and the least one that would have been kept."""
         decision = Decision.keep(values.num_rows)
         score = column(values, SCORE)
+        skipped = int(np.isnan(score).sum())
+        if skipped and self.config.keep != "all":
+            decision.skipped["low_score" if self.config.keep == "threshold" else "not_drawn"] = skipped
         if self.config.keep == "threshold":
             decision.drop_where(score < self.config.threshold, "low_score", score, self.config.threshold)
         elif self.config.keep == "pareto":
@@ -133,9 +145,8 @@ def model_assets(model: str) -> dict[str, str]:
 def classifier_of(assets: Mapping[str, Path], stage: str, knobs: Any) -> Classifier:
     """The model among a stage's assets, with its settings, where the knobs of that name do not say otherwise."""
     settings = read_settings(assets["settings"], stage) if "settings" in assets else Settings()
-    given = {
-        name: getattr(knobs, name, None) for name in ("label", "lower_case", "split_punctuation", "max_characters")
-    }
+    names = ("label", "lower_case", "split_punctuation", "max_characters", "languages")
+    given = {name: getattr(knobs, name, None) for name in names}
     return load_classifier(
         assets["model"], stage, replace(settings, **{name: value for name, value in given.items() if value is not None})
     )

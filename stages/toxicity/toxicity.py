@@ -155,7 +155,9 @@ class Toxicity(MapStage):
             [name for name in COUNTS if values[P + name][row] >= least.get(name, 1)] for row in range(len(texts))
         ]
         if self._model is not None:
-            values[P + "score"] = [self._model.score(text) for text in texts]
+            knows = self._model.settings.knows
+            pairs = zip(texts, batch.values("language"), strict=True)
+            values[P + "score"] = [self._model.score(text) if knows(label) else None for text, label in pairs]
         self._count_words(batch, lowered, values)
         return table(self.measures(), values)
 
