@@ -1,4 +1,4 @@
-"""`quality.regression` beside transformers' own pipeline, on a model of FineWeb-Edu's shape (BERT base, 109 million weights) with random weights.
+"""`quality.regression` beside transformers' own pipeline, on a model of MiniLM's shape (6 layers of 384) with random weights.
 
 What is compared is speed and agreement, not quality: no trained model is bundled. GRISTMILL_GOLD: see benchmarks/classifier.py.
 """
@@ -22,7 +22,7 @@ from benchmarks.prose_corpora import corpora
 from stages.batch import Batch
 from stages.quality.regression import Regression, RegressionConfig
 
-TEXTS = 16
+TEXTS = 24
 ROUNDS = 3
 
 
@@ -37,7 +37,11 @@ def main() -> None:
         learner.train_from_iterator(texts, vocab_size=8000, show_progress=False)
         learner.save_model(folder)
         BertTokenizerFast(vocab=f"{folder}/vocab.txt", vocab_file=f"{folder}/vocab.txt").save_pretrained(folder)
-        BertForSequenceClassification(BertConfig(num_labels=1, initializer_range=0.1)).save_pretrained(folder)
+        BertForSequenceClassification(
+            BertConfig(
+                num_labels=1, hidden_size=384, num_hidden_layers=6, intermediate_size=1536, initializer_range=0.1
+            )
+        ).save_pretrained(folder)
         stage = Regression(RegressionConfig(model=folder, device="cpu"))
         stage.setup({"model": Path(folder)})
         theirs = pipeline("text-classification", model=folder, function_to_apply="none", device="cpu")

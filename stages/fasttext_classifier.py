@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -123,3 +123,19 @@ def load_classifier(path: Path, stage: str, settings: Settings) -> Classifier:
         known = ", ".join(labels[:20]) or "none at all (word vectors?)"
         raise StageError(f"{stage}: the model {path} has no label {settings.label!r}; its labels: {known}; set `label`")
     return Classifier(model.f.predict, len(labels), settings)
+
+
+def model_assets(model: str) -> dict[str, str]:
+    """The assets of a stage with this model."""
+    settings = settings_path(model)
+    return {"model": model, **({"settings": str(settings)} if settings.expanduser().is_file() else {})}
+
+
+def classifier_of(assets: Mapping[str, Path], stage: str, knobs: Any) -> Classifier:
+    """The model among a stage's assets, with its settings, where the knobs of that name do not say otherwise."""
+    settings = read_settings(assets["settings"], stage) if "settings" in assets else Settings()
+    names = ("label", "lower_case", "split_punctuation", "max_characters", "languages")
+    given = {name: getattr(knobs, name, None) for name in names}
+    return load_classifier(
+        assets["model"], stage, replace(settings, **{name: value for name, value in given.items() if value is not None})
+    )

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipeline.config import resolve
 from pipeline.yamlfile import ConfigError, parse
@@ -18,6 +20,7 @@ from stages.words import tokenise
 from tests.web_stages import ready, run
 
 P = "toxicity_"
+READY = ready(Toxicity(ToxicityConfig()))
 
 
 def found(text: str, entries: list[str], contexts: tuple[str, ...] = ()) -> tuple[int, int, int]:
@@ -51,9 +54,59 @@ def test_contexts_excuse() -> None:
     assert found("Zonk education is same zonk; zonk!", ["zonk"], contexts) == (1, 2, 1)
     assert found("The doctor said " + "word " * 8 + "zonk", ["zonk"], contexts) == (0, 1, 0)
     assert found("The doctor said " + "word " * 9 + "zonk", ["zonk"], contexts) == (1, 0, 1)
+    assert found("blip doctor zonk", ["zonk"], ("near: blip doctor",)) == (0, 1, 0)
+    assert found("doctor blip zonk", ["zonk"], ("near: blip doctor",)) == (1, 0, 1)
+    assert found("患者說壞話", ["壞話"], ("near: 患者",)) == (0, 1, 0)
     assert found("same. zonk", ["zonk"], contexts) == (1, 0, 1), "a phrase does not run over a full stop"
     assert found("zonk blip education", ["zonk blip"], ("zonk blip education", "zonk")) == (0, 1, 0)
     assert found("zonk blip", ["zonk blip"], ("zonk",)) == (1, 0, 1), "an excuse covers the whole entry"
+
+
+def slowly(words: list[str], entries: list[list[str]], phrases: list[list[str]], near: str) -> tuple[int, int, int]:
+    """The same over plain lists of words."""
+
+    def longest(options: list[list[str]], at: int) -> int:
+        return max((len(one) for one in options if words[at : at + len(one)] == one), default=0)
+
+    counted, excused, kinds, at = 0, 0, set(), 0
+    while at < len(words):
+        size = longest(entries, at)
+        if not size:
+            at += 1
+            continue
+        end = at + size
+        inside = any(
+            start + longest(phrases, start) >= end
+            for start in range(max(0, at - 10), at + 1)
+            if longest(phrases, start)
+        )
+        if inside or near in words[max(0, at - 10) : end + 10]:
+            excused += 1
+        else:
+            counted += 1
+            kinds.add(tuple(words[at:end]))
+        at = end
+    return counted, excused, len(kinds)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.sampled_from(["zonk", "blip", "plop", "x", "y", "near"]), max_size=40),
+    st.lists(st.lists(st.sampled_from(["zonk", "blip", "plop"]), min_size=1, max_size=3), min_size=1, max_size=4),
+    st.lists(st.lists(st.sampled_from(["zonk", "blip", "x"]), min_size=1, max_size=3), max_size=3),
+)
+def test_entries_and_contexts_as_a_slow_search_finds_them(
+    words: list[str], entries: list[list[str]], phrases: list[list[str]]
+) -> None:
+    contexts = (*(" ".join(one) for one in phrases), "near: near")
+    expected = slowly(words, entries, phrases, "near")
+    assert found(" ".join(words), [" ".join(one) for one in entries], contexts) == expected
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.text(max_size=60), max_size=4))
+def test_any_text_can_be_judged(texts: list[str]) -> None:
+    run(READY, text=pa.array(texts, pa.string()))
 
 
 def lists(folder: Path, **entries: str) -> str:

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
 from pydantic import model_validator
 
 from stages.batch import Batch
-from stages.fasttext_classifier import Classifier, Settings, load_classifier, read_settings, settings_path
+from stages.fasttext_classifier import Classifier, classifier_of, model_assets
 from stages.quality.rules import column, table
 from stages.stage import ASSETS, Decision, Limit, MapStage, Resources, StageConfig, knob, register
 
@@ -134,22 +133,6 @@ class QualityClassifier(MapStage):
             for row in np.flatnonzero(score <= least).tolist():
                 decision.drop(row, "not_drawn", score[row], least[row])
         return decision
-
-
-def model_assets(model: str) -> dict[str, str]:
-    """The assets of a stage with this model."""
-    settings = settings_path(model)
-    return {"model": model, **({"settings": str(settings)} if settings.expanduser().is_file() else {})}
-
-
-def classifier_of(assets: Mapping[str, Path], stage: str, knobs: Any) -> Classifier:
-    """The model among a stage's assets, with its settings, where the knobs of that name do not say otherwise."""
-    settings = read_settings(assets["settings"], stage) if "settings" in assets else Settings()
-    names = ("label", "lower_case", "split_punctuation", "max_characters", "languages")
-    given = {name: getattr(knobs, name, None) for name in names}
-    return load_classifier(
-        assets["model"], stage, replace(settings, **{name: value for name, value in given.items() if value is not None})
-    )
 
 
 def uniform(name: str, seed: int) -> float:

@@ -35,8 +35,9 @@ class RegressionConfig(StageConfig):
         10_000, "how much of each text is given to the tokenizer, which would read all of it only to cut it", ge=8
     )
     batch_tokens: int = knob(
-        8192,
-        "tokens, padding included, that go through the model together; changes scores by rounding errors only",
+        2048,
+        "tokens, padding included, that go through the model together: enough for a CPU, a GPU wants 32768 or more. Changes scores by "
+        "rounding errors only",
         ge=64,
     )
     device: Literal["auto", "cpu", "cuda"] = knob(

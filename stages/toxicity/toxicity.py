@@ -11,9 +11,8 @@ import pyarrow as pa
 from pydantic import model_validator
 
 from stages.batch import Batch
-from stages.fasttext_classifier import Classifier
+from stages.fasttext_classifier import Classifier, classifier_of, model_assets
 from stages.language_names import iso639_3
-from stages.quality.classifier import classifier_of, model_assets
 from stages.quality.rules import Rule, column, judge, limits, table
 from stages.stage import ASSETS, Decision, Limit, MapStage, Resources, StageConfig, StageError, knob, register
 from stages.toxicity.cues import COUNTS

@@ -1,7 +1,7 @@
 """Lists of words and phrases, found as whole words, with contexts that excuse them.
 
 A list is a file LANGUAGE.txt, one entry a line, lower case or not; `#` begins a comment line. A list of contexts is such a file too: a
-phrase excuses every entry inside it (`sex education`), `near: WORD` every entry up to NEAR words away.
+phrase excuses every entry inside it (`sex education`), `near: WORD` every entry up to NEAR words away (a phrase may stand there too; its first word counts).
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ class WordList:
         self._symbols = tuple(without_words)  # emoji: found anywhere
         self._phrases, _ = _by_first_word(phrases)
         self._phrase_first = np.array(list(self._phrases), dtype=np.uint64)
-        self._near = np.array(list(_by_first_word(near)[0]), dtype=np.uint64)
+        self._near, _ = _by_first_word(near)
+        self._near_first = np.array(list(self._near), dtype=np.uint64)
         self._first = np.sort(np.array(list(self._entries), dtype=np.uint64))
 
     def candidates(self, words: Words) -> npt.NDArray[np.int64]:
@@ -87,10 +88,12 @@ class WordList:
         if not spans or not (len(self._near) or self._phrases):
             return [False] * len(spans)
         keys = words.key[first:end]
-        near = np.concatenate([[0], np.cumsum(np.isin(keys, self._near))])  # how many stand before each word
-        begins = first + np.flatnonzero(np.isin(keys, self._phrase_first))
+        begins = np.isin(keys, self._near_first)
+        for place in np.flatnonzero(begins).tolist():
+            begins[place] = _match(self._near, text, words, first + place, end) is not None
+        near = np.concatenate([[0], np.cumsum(begins)])  # how many begin before each word
         around = {}  # where a context's phrase begins: where it ends
-        for place in begins.tolist():
+        for place in (first + np.flatnonzero(np.isin(keys, self._phrase_first))).tolist():
             phrase = _match(self._phrases, text, words, place, end)
             if phrase is not None:
                 around[place] = place + len(phrase.keys)
