@@ -2,12 +2,24 @@
 
 import sys
 
-from benchmarks import cheap_first, curation, language, url_filter, warc_to_text
+from benchmarks import (
+    cheap_first,
+    classifier,
+    curation,
+    language,
+    perplexity,
+    toxicity,
+    url_filter,
+    warc_to_text,
+)
 
 BENCHMARKS = {
     "cheap_first": cheap_first.main,
+    "classifier": classifier.main,
     "curation": curation.main,
     "language": language.main,
+    "perplexity": perplexity.main,
+    "toxicity": toxicity.main,
     "url_filter": url_filter.main,
     "warc_to_text": warc_to_text.main,
 }

@@ -12,6 +12,8 @@ from pydantic_core import PydanticUndefined
 
 from pipeline.config import EngineConfig, InputConfig, RunConfig, parse_bytes
 from pipeline.mistakes import nearest
+from pipeline.train_classifier import ClassifierTraining
+from pipeline.train_perplexity import PerplexityTraining
 from pipeline.yamlfile import ConfigError
 from stages.stage import MapStage, Stage, StageConfig, registry
 from tokenizer_training.config import PackConfig, TokenizerConfig
@@ -23,7 +25,12 @@ SECTION_MODELS: dict[str, type[BaseModel]] = {
     "pack": PackConfig,
     "pretrain": PretrainConfig,
     "engine": EngineConfig,
+    "train-classifier": ClassifierTraining,
+    "train-perplexity": PerplexityTraining,
 }
+
+
+TRAININGS = ("train-classifier", "train-perplexity")  # commands with a config of their own
 
 
 def catalogue(name: str | None = None) -> str:
@@ -59,6 +66,7 @@ def _stage(stage: type[Stage]) -> str:
 
 
 def default_instance(stage: type[Stage]) -> Stage | None:
+    """The stage as it is without any knob; None if it needs one."""
     try:
         return stage(stage.config_model.model_validate({}))
     except ValueError:  # a required knob: its columns are the same, but need a config
@@ -68,7 +76,7 @@ def default_instance(stage: type[Stage]) -> Stage | None:
 def _section(name: str, model: type[BaseModel]) -> str:
     return "\n".join(
         [
-            f"{name}  (section)",
+            f"{name}  ({'config of its own' if name in TRAININGS else 'section'})",
             textwrap.fill(
                 (model.__doc__ or "").strip().split("\n\n")[0], 110, initial_indent="  ", subsequent_indent="  "
             ),
@@ -131,6 +139,7 @@ def _type(annotation: Any) -> str:
 
 
 def plain(value: Any) -> str:
+    """A value as it is written in YAML."""
     if value is None:
         return "null"
     if isinstance(value, bool):

@@ -107,6 +107,23 @@ def build_parser() -> argparse.ArgumentParser:
     )
     apply.set_defaults(command=_apply)
 
+    train = commands.add_parser(
+        "train-classifier",
+        help="train a fastText classifier from two corpora, for quality.classifier or toxicity",
+        description="Train a fastText classifier from the two corpora that a YAML file names (docs/quality-models.md); the same corpora and knobs "
+        "give the same bytes.",
+    )
+    _training_arguments(train)
+    train.set_defaults(command=_train_classifier)
+
+    train = commands.add_parser(
+        "train-perplexity",
+        help="train an n-gram model of a corpus, for quality.perplexity",
+        description="Train an n-gram model (ARPA) of the corpus that a YAML file names (docs/quality-models.md).",
+    )
+    _training_arguments(train)
+    train.set_defaults(command=_train_perplexity)
+
     stages = commands.add_parser("stages", help="every stage: knobs, defaults, what they mean, where they come from")
     stages.add_argument("name", nargs="?", help="only this stage, or section")
     stages.add_argument("--markdown", metavar="FOLDER", help="write a page for each stage into FOLDER instead")
@@ -133,6 +150,14 @@ def _config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--executor", choices=("ray", "inline"), help="engine.executor")
     parser.add_argument("--workers", type=_positive, metavar="N", help="engine.workers")
     parser.add_argument("--address", help="engine.address: an existing Ray cluster")
+
+
+def _training_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", type=Path, help="YAML file")
+    parser.add_argument(
+        "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="another value, as YAML"
+    )
+    parser.add_argument("--output", type=Path, metavar="DIR", help="folder; default models/<name of the config>")
 
 
 def _overrides(options: argparse.Namespace) -> list[str]:
@@ -227,6 +252,33 @@ def _apply(options: argparse.Namespace) -> int:
     return apply(
         options.stage, options.input, options.output, options.overrides, options.executor, options.workers, _say
     )
+
+
+def _train_classifier(options: argparse.Namespace) -> int:
+    from pipeline.corpora import read_training
+    from pipeline.train_classifier import ClassifierTraining, train
+
+    config = read_training(
+        ClassifierTraining, options.config, options.overrides, "`python -m pipeline stages train-classifier`"
+    )
+    output = options.output or Path("models") / config.name
+    held_out = train(config, output, _say)["held_out"]
+    low, high = held_out["roc_auc_95"]
+    print(f"{output}: held-out ROC AUC {held_out['roc_auc']:.4f} ({low:.4f} to {high:.4f}); see {output / 'README.md'}")
+    return 0
+
+
+def _train_perplexity(options: argparse.Namespace) -> int:
+    from pipeline.corpora import read_training
+    from pipeline.train_perplexity import PerplexityTraining, train
+
+    config = read_training(
+        PerplexityTraining, options.config, options.overrides, "`python -m pipeline stages train-perplexity`"
+    )
+    output = options.output or Path("models") / config.name
+    held_out = train(config, output, _say)["held_out"]
+    print(f"{output}: held-out perplexity {held_out['perplexity']:g}; see {output / 'README.md'}")
+    return 0
 
 
 def _stages(options: argparse.Namespace) -> int:

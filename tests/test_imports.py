@@ -20,7 +20,16 @@ MAY_IMPORT = {
     "training": {"tokenizer_training"},
 }
 OF_TOKENIZER_TRAINING = {"tokenizer_training.read"}  # the reader of token datasets: all that training may know
-OF_STAGES = {"stages", "stages.stage", "stages.batch", "stages.pii.scrub"}  # contracts and scrubbing; no filtering rule
+OF_STAGES = {  # contracts, scrubbing, and how a text is prepared for a model that is trained here; no filtering rule
+    "stages",
+    "stages.stage",
+    "stages.batch",
+    "stages.pii.scrub",
+    "stages.fasttext_classifier",
+    "stages.ngram.arpa",
+    "stages.ngram.kneser_ney",
+    "stages.ngram.model",
+}
 LIGHT = {"numpy", "pyarrow", "pydantic", "regex", "xxhash"}  # what stages may import before `setup`
 
 
