@@ -264,6 +264,10 @@ def _remove_stale(work: Work, store: Store) -> None:
     for name in store.folders("journal"):
         if name not in phases | {sections.PHASE, samples.PHASE, "poison"}:
             store.remove(f"journal/{name}")
+    findings = {f"{p.stages[0].name}/{unit}" for p in work.phases if p.kind == "group" for unit in work.units(p)}
+    for path in store.files("findings"):
+        if path.removeprefix("findings/").removesuffix(".parquet") not in findings:
+            store.remove(path)
     mapped = {spec.name for spec in work.config.stages if spec.stage_class.kind == "map"}
     for name in store.folders("scores"):
         for path in store.files(f"scores/{name}"):

@@ -225,8 +225,11 @@ VERDICT = {  # the columns of a group stage's verdicts; document columns of `pro
 }
 
 
+FINDINGS = -1  # the `round` of rows for findings/
+
+
 class Addressed(NamedTuple):
-    """A table on its way: messages to a round, or (`round` None) verdicts back to the shards."""
+    """A table on its way: messages to a round, or verdicts back to the shards (`round` None), or `FINDINGS`."""
 
     round: int | None
     table: pa.Table
@@ -252,6 +255,13 @@ class GroupStage(Stage):
     def partitions(self, round: int, wanted: int) -> int:
         """How many partitions a round is cut into; 1 where it must see all of its (small) messages."""
         return wanted
+
+    def findings(self) -> dict[str, pa.DataType]:
+        """Columns of what the stage reports beside its verdicts, about other things than documents; none: nothing.
+
+        What is sent to `FINDINGS` stands, in the order of sending, in findings/<stage>/<unit>.parquet of the run.
+        """
+        return {}
 
     @abstractmethod
     def emit(self, batch: Batch, shard: int, rows: np.ndarray) -> Iterable[Addressed]:
