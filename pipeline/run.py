@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline import facts as run_facts
 from pipeline import sections
-from pipeline.config import SECTIONS, RunConfig, StageSpec
+from pipeline.config import LATER, SECTIONS, RunConfig, StageSpec
 from pipeline.engine import journal, samples
 from pipeline.engine.assets import hash_assets, local_copy, variants
 from pipeline.engine.executors import Executor, make_executor
@@ -199,7 +199,7 @@ def _carry_out(
     failed = run_facts.too_many_failed(facts, config.engine.max_failed)
     if failed:
         raise RunFailed("\n".join(failed))
-    for name in SECTIONS[1:]:
+    for name in LATER:
         if options.until is not None and SECTIONS.index(name) > SECTIONS.index(options.until):
             break
         if getattr(config, name) is not None:

@@ -175,10 +175,11 @@ def _pack(
     ]
     built = iter(_calls("shuffle", calls, executor))
     splits = {split: [next(built) for _ in shards] for split, shards in plan["shards"].items()}
+    shared = {"out_dir": out, "config": pack, "phases": plan["phases"]}
     packed = _calls(
         "pack",
         [
-            Call(f"pack {split}", build_pack, {"out_dir": out, "split": split, "shards": shards, "config": pack})
+            Call(f"pack {split}", build_pack, {**shared, "split": split, "shards": shards})
             for split, shards in splits.items()
         ],
         executor,

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import RunConfig, parse_bytes, read_config, redact
+from pipeline.config import RunConfig, read_config, redact
 from pipeline.yamlfile import ConfigError, parse_value
+from stages.stage import parse_bytes
 
 GOOD = """\
 name: test

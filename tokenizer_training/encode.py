@@ -7,7 +7,9 @@ the documents, the tokenizer and the seed; validation, shards and packing are de
 from __future__ import annotations
 
 import json
+from bisect import bisect_right
 from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tokenizer_training.config import PackConfig, TokenizerError
-from tokenizer_training.documents import hash64, open_parquet, read_documents
+from tokenizer_training.documents import PHASE_BITS, hash64, open_parquet, phase_names, read_documents
 from tokenizer_training.encoder import Encoder
 from tokenizer_training.layout import atomic, schema
 
@@ -59,7 +61,9 @@ def encode_documents(
     """
     source_path, out = Path(documents_path), Path(out_path)
     encoder = Encoder(tokenizer_dir)
+    phases = phase_names(open_parquet(source_path, ["id", "text"]))
     columns: dict[str, list[Any]] = {name: [] for name in ("id", "source", "cluster", "repeat", "bytes", "length")}
+    in_phases: list[list[int]] = []
     arrays: list[np.ndarray] = []
     for batch in read_documents(source_path):
         encoded = encoder.encode_batch(batch.texts)
@@ -67,11 +71,12 @@ def encode_documents(
         columns["source"] += batch.sources
         columns["cluster"] += [hash64("cluster", cluster) for cluster in batch.clusters]
         columns["repeat"] += batch.repeats
+        in_phases += batch.phases
         columns["bytes"] += [len(text.encode("utf-8")) for text in batch.texts]
         columns["length"] += [len(tokens) for tokens in encoded]
         arrays += encoded
     places = sorted(
-        Place(hash64(str(config.seed), identity, str(copy)), identity, copy, row)
+        Place(_key(hash64(str(config.seed), identity, str(copy)), copy, in_phases[row]), identity, copy, row)
         for row, (identity, repeat) in enumerate(zip(columns["id"], columns["repeat"], strict=True))
         for copy in range(repeat)
     )
@@ -83,6 +88,7 @@ def encode_documents(
         "dtype": encoder.dtype.name,
         "eos_id": encoder.eos_id,
         "special_ids": encoder.special_ids,
+        "phases": phases,
         "documents": len(arrays),
         "copies": len(places),
         "tokens": sum(columns["length"][row] + 1 for row in rows),
@@ -96,6 +102,14 @@ def encode_documents(
         for part in _row_groups(places, columns["length"]):
             writer.write_table(_table(part, columns, arrays, target), row_group_size=len(part))
     return facts
+
+
+def _key(key: int, copy: int, phases: list[int]) -> int:
+    """The place of a copy: with phases its first bits are the copy's phase, so that places go phase by phase."""
+    if not phases:
+        return key
+    phase = bisect_right(list(accumulate(phases)), copy)
+    return phase << (64 - PHASE_BITS) | key >> PHASE_BITS
 
 
 def _row_groups(places: list[Place], lengths: list[int]) -> Iterator[list[Place]]:

@@ -232,7 +232,8 @@ def run_aggregate(task: AggregateTask) -> Manifest:
     with task.store.writing(path) as temporary:
         pq.write_table(summary, temporary, compression="zstd")
         written = journal.output(path, temporary, summary.num_rows)
-    manifest = Manifest(task.phase, task.unit, task.fingerprint, task.components, [written])
+    counts = {} if task.upstream else {"plan": stage.plan(summary)}
+    manifest = Manifest(task.phase, task.unit, task.fingerprint, task.components, [written], counts)
     journal.commit(task.store, manifest)
     return manifest
 
