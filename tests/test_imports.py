@@ -21,7 +21,7 @@ MAY_IMPORT = {
 }
 OF_TOKENIZER_TRAINING = {"tokenizer_training.read"}  # the reader of token datasets: all that training may know
 OF_STAGES = {"stages", "stages.stage", "stages.batch", "stages.pii.scrub"}  # contracts and scrubbing; no filtering rule
-LIGHT = {"numpy", "pyarrow", "pydantic", "regex", "xxhash"}  # what stages may import before `setup`
+LIGHT = {"numpy", "pyarrow", "pydantic", "pydantic_core", "regex", "xxhash"}  # what stages may import before `setup`
 
 
 class Imported(NamedTuple):

@@ -47,6 +47,7 @@ class Mix(AggregateStage):
     config_model = MixConfig
     needs = ("id", "text", "source")
     consumes = tuple(OVER)
+    decide_knobs = ("budget", "temperature", "groups", "max_epochs", "shortfall", "phases", "seed")
     libraries: ClassVar[tuple[str, ...]] = ("tldextract",)
     config: MixConfig
 
