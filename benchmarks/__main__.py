@@ -2,11 +2,12 @@
 
 import sys
 
-from benchmarks import cheap_first, curation, language, url_filter
+from benchmarks import cheap_first, curation, decontamination, language, url_filter
 
 BENCHMARKS = {
     "cheap_first": cheap_first.main,
     "curation": curation.main,
+    "decontamination": decontamination.main,
     "language": language.main,
     "url_filter": url_filter.main,
 }
