@@ -167,6 +167,15 @@ def fill(facts: dict[str, Any], work: Work) -> None:
         )
 
 
+def add_tokens(facts: dict[str, Any]) -> None:
+    """Put the packer's tokens beside the bytes of the mix: all copies, those of held-out documents too."""
+    tokens = facts["sections"].get("pack", {}).get("mixture", {})
+    for stage in facts["stages"]:
+        if tokens and stage["stage"] == "mix":
+            for row in stage.get("table", []):
+                row["got_tokens"] = tokens.get(row["name"], 0)
+
+
 def _summary(work: Work, phase: Phase) -> Manifest | None:
     """The manifest of an aggregate phase's last unit."""
     return work.manifest(phase, "summary") if phase.kind == "aggregate" else None

@@ -206,6 +206,7 @@ def _carry_out(
             if name == "pretrain":
                 executor.close()  # training has the machine to itself
             facts["sections"][name] = sections.run_section(name, config, work, store, executor, say)
+            run_facts.add_tokens(facts)
             run_facts.write(store, facts)
         else:
             _drop_section(store, name)

@@ -314,6 +314,10 @@ def test_phases_reach_the_packed_rows_and_the_trainer(tmp_path: Path) -> None:
         assert run_toy(path, out, *sections, debug=True)[0] == 0
         assert verify(out / "tokens") == []
         facts = json.loads((out / "tokens/dataset.json").read_text())
+        mix = json.loads((out / "run.json").read_text())["stages"][-1]["table"]
+        assert {row["name"] for row in mix} == {"main: web", "main: wiki", "last: web", "last: wiki"}
+        total = sum(shard["tokens"] for shards in facts["splits"].values() for shard in shards)
+        assert 0 <= sum(row["got_tokens"] for row in mix) - total < 0.2 * total, "but for copies of held-out documents"
         assert facts["format"] == 2 and facts["phases"] == ["main", "last"]
         dataset = TokenDataset(out / "tokens")
         packed = PackedSplit(out / "tokens", "train", 32)

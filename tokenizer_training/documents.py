@@ -29,6 +29,7 @@ class Documents(NamedTuple):
     languages: list[str]  # empty where unknown
     clusters: list[str]  # the duplicate cluster, else the id
     repeats: list[int]
+    groups: list[str]  # of the mix, empty where there was none
     phases: list[list[int]]  # how many of the copies stand in each phase of training; empty lists without phases
 
 
@@ -90,7 +91,7 @@ def read_documents(path: Path, text: bool = True) -> Iterator[Documents]:
     """
     file = open_parquet(path, ["id", "text"])
     names = phase_names(file)
-    wanted = ["id", "source", "language", "dup_cluster", "repeat", PHASES, *(["text"] if text else [])]
+    wanted = ["id", "source", "language", "dup_cluster", "repeat", "mix_group", PHASES, *(["text"] if text else [])]
     columns = [name for name in wanted if name in file.schema_arrow.names]
     row = 0
     for batch in file.iter_batches(BATCH_ROWS, columns=columns):
@@ -113,6 +114,7 @@ def read_documents(path: Path, text: bool = True) -> Iterator[Documents]:
             [value or "" for value in values("language")],
             [value or own for value, own in zip(values("dup_cluster"), known, strict=True)],
             repeats,
+            [value or "" for value in values("mix_group")],
             _phases(table, names, repeats, path, row),
         )
         row += rows

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
@@ -56,7 +57,7 @@ def encode_documents(
     """Encode one documents file to one encoded file, written atomically. Uses only `seed` of the config.
 
     Memory: the tokens of the file (2 or 4 bytes each), once more while they are sorted, and a batch of texts.
-    Returns counts: documents, copies, tokens (of copies, end tokens included), bytes, and the smallest and largest
+    Returns counts: documents, copies, tokens (of copies, end tokens included), bytes, tokens by group of the mix, and the smallest and largest
     cluster hash (null without documents).
     """
     source_path, out = Path(documents_path), Path(out_path)
@@ -64,6 +65,7 @@ def encode_documents(
     phases = phase_names(open_parquet(source_path, ["id", "text"]))
     columns: dict[str, list[Any]] = {name: [] for name in ("id", "source", "cluster", "repeat", "bytes", "length")}
     in_phases: list[list[int]] = []
+    groups: list[str] = []
     arrays: list[np.ndarray] = []
     for batch in read_documents(source_path):
         encoded = encoder.encode_batch(batch.texts)
@@ -72,6 +74,7 @@ def encode_documents(
         columns["cluster"] += [hash64("cluster", cluster) for cluster in batch.clusters]
         columns["repeat"] += batch.repeats
         in_phases += batch.phases
+        groups += batch.groups
         columns["bytes"] += [len(text.encode("utf-8")) for text in batch.texts]
         columns["length"] += [len(tokens) for tokens in encoded]
         arrays += encoded
@@ -93,6 +96,7 @@ def encode_documents(
         "copies": len(places),
         "tokens": sum(columns["length"][row] + 1 for row in rows),
         "bytes": sum(columns["bytes"][row] for row in rows),
+        "mixture": _mixture(groups, phases, in_phases, columns),
         "cluster_min": min(columns["cluster"], default=None),
         "cluster_max": max(columns["cluster"], default=None),
     }
@@ -102,6 +106,18 @@ def encode_documents(
         for part in _row_groups(places, columns["length"]):
             writer.write_table(_table(part, columns, arrays, target), row_group_size=len(part))
     return facts
+
+
+def _mixture(
+    groups: list[str], names: list[str], phases: list[list[int]], columns: dict[str, list[Any]]
+) -> dict[str, int]:
+    """Tokens of the copies, end tokens included, by group of the mix (and phase: `phase: group`); empty without a mix."""
+    tokens: Counter[str] = Counter()
+    for group, counts, repeat, length in zip(groups, phases, columns["repeat"], columns["length"], strict=True):
+        if group:
+            for name, copies in zip(names or [""], counts or [repeat], strict=True):
+                tokens[f"{name}: {group}" if name else group] += copies * (length + 1)
+    return dict(sorted((+tokens).items()))
 
 
 def _key(key: int, copy: int, phases: list[int]) -> int:

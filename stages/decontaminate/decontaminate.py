@@ -43,7 +43,7 @@ WIDTH = 4  # numbers of one place in SPANS
 class DecontaminateConfig(StageConfig):
     """Knobs of `decontaminate`."""
 
-    benchmarks: tuple[Benchmark, ...] = knob(..., "the evaluation sets, each a mapping", min_length=1)
+    benchmarks: tuple[Benchmark, ...] = knob(..., "the evaluation sets, each a mapping")
     n: int = knob(
         13, "words of an n-gram; one n-gram in common is an overlap", "GPT-3 (Brown et al. 2020)", ge=3, le=64
     )
@@ -87,6 +87,10 @@ class DecontaminateConfig(StageConfig):
 
     @model_validator(mode="after")
     def _fits(self) -> DecontaminateConfig:
+        if not self.benchmarks:
+            raise ValueError("benchmarks: is empty; give at least one, with name, paths, fields")
+        if empty := [benchmark.name for benchmark in self.benchmarks if not benchmark.fields]:
+            raise ValueError(f"benchmarks: {empty[0]} has no `fields`; give at least one")
         if self.min_words > self.n:
             raise ValueError(f"min_words: expected at most n = {self.n}, got {self.min_words}")
         seed = -(-(self.n - self.gap) // (self.gap + 1))

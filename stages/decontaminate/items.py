@@ -29,7 +29,6 @@ class Benchmark(BaseModel):
         ...,
         "what is taken of each item, in this order: question, choices, answer, context. A dotted path goes into mappings "
         "and, entry by entry, into lists: choices.text, turns.content; a number in it picks one entry: turns.0",
-        min_length=1,
     )
     id: str | None = knob(None, "the field (dotted path) that names an item in the report; null: its row, from 0")
 

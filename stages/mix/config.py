@@ -69,7 +69,6 @@ class MixConfig(StageConfig):
         ("source",),
         "what a group is: documents of one source, language, registrable domain or quality bucket, or of a combination; "
         "groups are called by their values, joined by a slash: web/de",
-        min_length=1,
     )
     budget: Bytes | None = knob(
         None, "bytes of text in all, repeats included; null: what there is, and what `epochs` and shares make of it"
@@ -114,6 +113,8 @@ class MixConfig(StageConfig):
         if ("quality" in self.by) != (self.quality is not None):
             which = "`by` names quality" if self.quality is None else "`by` does not name quality"
             raise ValueError(f"quality: {which}; give both `by: [quality]` and `quality: {{column: ...}}`, or neither")
+        if not self.by:
+            raise ValueError("by: is empty; give at least one of source, language, domain, quality")
         if len(set(self.by)) < len(self.by):
             raise ValueError(f"by: {next(name for name in self.by if self.by.count(name) > 1)} stands there twice")
         if self.domains is not None and self.domains.bytes is None and self.domains.documents is None:
