@@ -26,7 +26,7 @@ from stages.stage import AggregateStage, Decision, StageError, register
 
 pc: Any = pyarrow.compute  # its stubs know too little
 NONE = "(none)"  # a group's value where a document has none
-VALUE_BITS = 24  # of a float's 64, from the top: values that agree in these are one in the quantiles (1 in 2,048)
+VALUE_BITS = 24  # of a float's 64, from the top: values that agree in these are one in the quantiles (1 in 4,096)
 NO_VALUE = np.iinfo(np.int64).min
 COUNTED = ("documents", "bytes", "weighted", "over")
 SUMMARY = pa.schema(
