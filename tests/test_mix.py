@@ -194,6 +194,17 @@ def test_languages_domains_and_quality_are_groups() -> None:
         mixed(table, by=["quality"], quality={"column": "url"})
 
 
+def test_the_table_of_many_groups_is_short() -> None:
+    table = documents(1500, source=[f"s{i % 700:03d}" for i in range(1500)])
+    out, stage, summary = mixed(table, groups={"s00*": {"epochs": 2}})
+    plan = stage.plan(summary)
+    assert len(plan) == 501 and sum(row["available_documents"] for row in plan.values()) == 1500
+    decision, _ = stage.decide(Batch(table), summary)
+    assert set(decision.tally) <= set(plan)
+    copies = sum(row["got_copies"] for row in decision.tally.values())
+    assert copies == sum(out.column("repeat").to_pylist()) == 1500 + sum(i % 700 < 10 for i in range(1500))
+
+
 def test_rehydration_repeats_by_the_size_of_the_cluster() -> None:
     sizes = [1, 2, 3, 9, 10, 1000, None] * 100
     table = documents(700, source=["a"] * 700, dup_cluster_size=pa.array(sizes, pa.int32()))

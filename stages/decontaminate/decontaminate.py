@@ -130,11 +130,6 @@ class Decontaminate(GroupStage):
             return {}
         return {"decontaminate_items": pa.list_(pa.string()), "decontaminate_coverage": pa.float64()}
 
-    @property
-    def edits(self) -> bool:
-        """Whether the text can change."""
-        return self.config.mode == "trim"
-
     def assets(self) -> dict[str, str]:
         """Every file of every benchmark, as `<benchmark>/<number>`."""
         return {

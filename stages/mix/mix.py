@@ -27,6 +27,8 @@ from stages.stage import AggregateStage, Decision, StageError, register
 pc: Any = pyarrow.compute  # its stubs know too little
 NONE = "(none)"  # a group's value where a document has none
 VALUE_BITS = 24  # of a float's 64, from the top: values that agree in these are one in the quantiles (1 in 4,096)
+MOST_ROWS = 500  # groups with a row of their own in the table, those of the most bytes
+OTHERS = "(others)"
 NO_VALUE = np.iinfo(np.int64).min
 COUNTED = ("documents", "bytes", "weighted", "over")
 SUMMARY = pa.schema(
@@ -114,16 +116,17 @@ class Mix(AggregateStage):
         solved = self.solved(summary)
         rows: dict[str, dict[str, Any]] = {}
         for phase in solved.phases:
-            for place, group in enumerate(solved.names):
-                epochs = phase.given[place] / solved.sizes[place] if solved.sizes[place] else 0.0
-                rows[_row_name(phase.name, group)] = {
-                    "available_documents": int(solved.documents[place]),
-                    "available_bytes": int(solved.bytes[place]),
-                    "over_domain_cap": int(solved.over[place]),
-                    "asked_bytes": round(float(phase.asked[place])),
-                    "asked_share": round(float(phase.asked[place]) / phase.budget, 6) if phase.budget else 0.0,
-                    "planned_bytes": round(float(phase.given[place])),
-                    "epochs": round(epochs, 6),
+            for row in dict.fromkeys(solved.rows):
+                of = np.array([name == row for name in solved.rows], dtype=bool) if row == OTHERS else solved.place[row]
+                size, given, asked = (float(np.sum(part[of])) for part in (solved.sizes, phase.given, phase.asked))
+                rows[_row_name(phase.name, row)] = {
+                    "available_documents": int(np.sum(solved.documents[of])),
+                    "available_bytes": int(np.sum(solved.bytes[of])),
+                    "over_domain_cap": int(np.sum(solved.over[of])),
+                    "asked_bytes": round(asked),
+                    "asked_share": round(asked / phase.budget, 6) if phase.budget else 0.0,
+                    "planned_bytes": round(given),
+                    "epochs": round(given / size, 6) if size else 0.0,
                 }
         return rows
 
@@ -154,7 +157,8 @@ class Mix(AggregateStage):
             if rule is None:
                 for number, phase in enumerate(solved.phases):
                     if copies := int(repeats[number, row]):
-                        told = decision.tally.setdefault(_row_name(phase.name, groups[row]), Counter())
+                        shown = solved.rows[place[row]]
+                        told = decision.tally.setdefault(_row_name(phase.name, shown), Counter())
                         told.update(got_documents=1, got_copies=copies, got_bytes=copies * int(sizes[row]))
         columns: dict[str, Any] = {
             "repeat": pa.array(np.maximum(before, 1).astype(np.int32)),
@@ -227,6 +231,8 @@ class Solved:
         row = np.array([self.place[name] for name in names], dtype=np.int64)
         self.documents, self.bytes, weighted, self.over = (_by_group(row, summary, c, len(self.names)) for c in COUNTED)
         self.sizes = weighted / MICRO
+        largest = set(np.argsort(-self.bytes, kind="stable")[:MOST_ROWS].tolist())
+        self.rows = [name if at in largest else OTHERS for at, name in enumerate(self.names)]  # of the table
         self.phases: list[PhaseAmounts] = amounts(self.names, self.sizes, config)
         self.epochs = [np.where(self.sizes > 0, p.given / np.maximum(self.sizes, 1e-9), 0.0) for p in self.phases]
 
