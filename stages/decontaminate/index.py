@@ -2,7 +2,7 @@
 
 Words are numbered exactly (by their letters, not by a hash), and n-grams are numbered exactly from those (by doubling:
 a window of 2k words is a pair of windows of k), so that no number ever stands for two things. Hashes only find places
-to look at; what is found there is compared word by word. An index takes some 75 bytes for each word of the items.
+to look at; what is found there is compared word by word. An index takes some 45 bytes for each word of the items.
 """
 
 from __future__ import annotations
@@ -52,17 +52,17 @@ class Index:
     word_slots: Small  # hash table of word numbers, -1 where empty
     # evidence: gram g has gram_size[g] words; it stands at the positions gram_at[gram_first[g]:gram_first[g + 1]]
     gram_size: Small
-    gram_at: Ints
-    gram_first: Ints
+    gram_at: Small
+    gram_first: Small
     window: Small  # the gram of n words that begins at a position, -1 for none
-    # what is looked for: entry e is the entry_size[e] words from entry_at[e]; of a seed all its positions, of a short
-    # item, which is matched whole, its gram
-    entry_at: Ints
+    # what is looked for: entry e is the entry_size[e] words from entry_at[e], a whole gram (entry_gram[e]) or, with a gap,
+    # a seed of some, which stands at the positions posting[posting_first[e]:posting_first[e + 1]]
+    entry_at: Small
     entry_size: Small
     entry_kind: Small
     entry_gram: Small
-    posting: Ints
-    posting_first: Ints
+    posting: Small
+    posting_first: Small
     entry_slots: Small
     sizes: Small  # the lengths of entries, with their kinds in `size_kinds`
     size_kinds: Small
@@ -77,7 +77,7 @@ class Index:
         """The items that hold a gram, and the word of each at which it begins."""
         at = self.gram_at[self.gram_first[gram] : self.gram_first[gram + 1]]
         items = self.item_of[at].astype(np.int64)
-        return items, at - self.item_start[items]
+        return items, at.astype(np.int64) - self.item_start[items]
 
 
 def build_index(items: Iterable[tuple[str, str, list[str]]], rules: Rules) -> Index:
@@ -142,6 +142,8 @@ def _vocabulary(letters: Small, starts: Ints, keys: Keys) -> tuple[Small, Small,
     lengths = starts[first + 1] - starts[first] if count else np.zeros(0, np.int64)
     own = np.concatenate([np.zeros(0, np.int32), *(letters[starts[w] : starts[w + 1]] for w in first.tolist())])
     word_start = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    slots = np.full(_slots(count), -1, np.int32)  # for the distinct words alone
+    place_words(own, word_start, keys[first], slots, np.empty(count, np.int32), np.empty(count, np.int64))
     return stream, own, word_start, keys[first], slots
 
 
@@ -192,9 +194,9 @@ class _Grams:
         at, size, gram = at[keep], size[keep], gram[keep]
         _, gram = np.unique(gram, return_inverse=True)
         order = np.lexsort((at, gram))
-        self.at: Ints = at[order]
+        self.at: Small = at[order].astype(np.int32)
         count = int(gram.max()) + 1 if len(gram) else 0
-        self.first: Ints = np.searchsorted(gram[order], np.arange(count + 1)).astype(np.int64)
+        self.first: Small = np.searchsorted(gram[order], np.arange(count + 1)).astype(np.int32)
         self.size: Small = size[order][self.first[:-1]].astype(np.int32) if count else np.zeros(0, np.int32)
         self.window: Small = np.full(len(stream), -1, np.int32)
         full = size == n
@@ -220,9 +222,13 @@ class _Grams:
 
 def _entries(
     stream: Small, grams: _Grams, rules: Rules
-) -> tuple[Ints, Small, Small, Small, Ints, Ints, Small, Small, Small]:
-    """What is looked for in documents: seeds of n-grams, and short items as a whole."""
+) -> tuple[Small, Small, Small, Small, Small, Small, Small, Small, Small]:
+    """What is looked for in documents: whole grams; with a gap seeds of the n-grams, and short items whole."""
     seed, n = rules.seed, rules.n
+    if rules.gap == 0:
+        at, whole = grams.at[grams.first[:-1]], np.arange(len(grams.size), dtype=np.int32)
+        none = np.zeros(0, np.int32)
+        return _placed(stream, at, grams.size, np.full(len(at), WHOLE, np.int32), whole, none, none)
     inside = np.zeros(len(stream) + 1, np.int64)  # how many windows that are evidence hold the seed at a place
     begins = np.flatnonzero(grams.window >= 0)
     np.add.at(inside, begins, 1)
@@ -238,7 +244,14 @@ def _entries(
     size = np.concatenate([np.full(count, seed), grams.size[short]]).astype(np.int32)
     kind = np.concatenate([np.full(count, SEED), np.full(len(short), WHOLE)]).astype(np.int32)
     gram = np.concatenate([np.full(count, -1), short]).astype(np.int32)
-    first = np.concatenate([first, np.full(len(short), first[-1])])
+    posting_first = np.concatenate([first, np.full(len(short), first[-1])]).astype(np.int32)
+    return _placed(stream, at.astype(np.int32), size, kind, gram, posting.astype(np.int32), posting_first)
+
+
+def _placed(
+    stream: Small, at: Small, size: Small, kind: Small, gram: Small, posting: Small, first: Small
+) -> tuple[Small, Small, Small, Small, Small, Small, Small, Small, Small]:
+    """Entries with their hash table and the lengths that they have."""
     slots = np.full(_slots(len(at)), -1, np.int32)
     place_entries(stream, at, size, kind, slots)
     looked = np.unique(np.stack([size, kind]), axis=1)

@@ -89,7 +89,7 @@ def window_hash(prefix: Keys, at: int, size: int, power: np.uint64, kind: int) -
 
 
 @kernel
-def place_entries(stream: Small, at: Ints, size: Small, kind: Small, slots: Small) -> None:
+def place_entries(stream: Small, at: Small, size: Small, kind: Small, slots: Small) -> None:
     """Put entries, all different, into the hash table."""
     low = np.uint64(len(slots) - 1)
     for entry in range(len(at)):
@@ -168,12 +168,12 @@ def find(
     window: Small,
     n: int,
     gap: int,
-    entry_at: Ints,
+    entry_at: Small,
     entry_size: Small,
     entry_kind: Small,
     entry_gram: Small,
-    posting: Ints,
-    posting_first: Ints,
+    posting: Small,
+    posting_first: Small,
     slots: Small,
     sizes: Small,
     kinds: Small,
@@ -221,10 +221,6 @@ def find(
                     continue
                 if entry_kind[entry] == WHOLE:
                     out = put(out, count, entry_gram[entry], place, place + size)
-                    count += 1
-                    break
-                if gap == 0:
-                    out = put(out, count, window[entry_at[entry]], place, place + size)
                     count += 1
                     break
                 first, last = posting_first[entry], posting_first[entry + 1]
