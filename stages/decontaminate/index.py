@@ -2,7 +2,7 @@
 
 Words are numbered exactly (by their letters, not by a hash), and n-grams are numbered exactly from those (by doubling:
 a window of 2k words is a pair of windows of k), so that no number ever stands for two things. Hashes only find places
-to look at; what is found there is compared word by word. An index takes some 45 bytes for each word of the items.
+to look at; what is found there is compared word by word. An index takes some 40 bytes for each word of the items.
 """
 
 from __future__ import annotations
