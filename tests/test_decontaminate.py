@@ -278,6 +278,16 @@ def test_tag_says_so_and_keeps(tmp_path: Path) -> None:
     assert rows[2]["decontaminate_items"] == ["toy/river", "toy/baker"] and rows[2]["decontaminate_coverage"] == 1.0
 
 
+def test_a_second_stage_keeps_what_the_first_found(tmp_path: Path) -> None:
+    texts = [RIVER, BAKER, prose(20, 16)]
+    table = pa.table({"id": ["a", "b", "c"], "text": texts})
+    (first,) = run_group(stage(write_items(tmp_path, ITEMS[:1]), mode="tag"), [table])
+    table = first.select(["id", "text", "decontaminate_items", "decontaminate_coverage"])
+    (second,) = run_group(stage(write_items(tmp_path, ITEMS[1:]), mode="tag"), [table])
+    assert second.column("decontaminate_items").to_pylist() == [["toy/river"], ["toy/baker"], None]
+    assert second.column("decontaminate_coverage").null_count == 1
+
+
 def test_scripts_without_spaces(tmp_path: Path) -> None:
     question = "古い水車の左の車輪には歯がいくつあるか、粉屋に聞いてください"
     path = write_items(tmp_path, [{"question": question, "id": "ja"}])

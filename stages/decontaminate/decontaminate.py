@@ -215,6 +215,16 @@ class Decontaminate(GroupStage):
             for table in findings(self.index, messages):
                 yield Addressed(FINDINGS, table)
 
+    def columns(self, batch: Batch, verdicts: pa.Table) -> dict[str, pa.Array]:
+        """What this stage found, else what an earlier one did: it may stand twice, for two languages."""
+        found = super().columns(batch, verdicts)
+        for name in found:
+            if batch.has(name):
+                old, new = batch.column(name).cast(found[name].type), found[name]
+                index = np.arange(len(batch)) + np.where(new.is_valid().to_numpy(zero_copy_only=False), len(batch), 0)
+                found[name] = pa.chunked_array([*old.chunks, new]).take(pa.array(index)).combine_chunks()
+        return found
+
     def _rare(self, messages: Iterator[pa.Table]) -> Iterator[Addressed]:
         """Round 0: n-grams go on to their documents unless too many have them; of those the items are told."""
         most = self.config.common_documents
