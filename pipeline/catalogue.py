@@ -10,12 +10,12 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from pipeline.config import EngineConfig, InputConfig, RunConfig, parse_bytes
+from pipeline.config import EngineConfig, InputConfig, RunConfig
 from pipeline.mistakes import nearest
 from pipeline.train_classifier import ClassifierTraining
 from pipeline.train_perplexity import PerplexityTraining
 from pipeline.yamlfile import ConfigError
-from stages.stage import MapStage, Stage, StageConfig, registry
+from stages.stage import MapStage, Stage, StageConfig, parse_bytes, registry
 from tokenizer_training.config import PackConfig, TokenizerConfig
 from training.config import PretrainConfig
 

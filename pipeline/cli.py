@@ -51,7 +51,9 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("config", nargs="?", type=Path, help="YAML file")
     _config_arguments(run)
     run.add_argument("--limit", type=_positive, metavar="N", help="only the first N records, in file order")
-    run.add_argument("--until", metavar="SECTION", help="stop after this section (stages, tokenizer, pack, pretrain)")
+    run.add_argument(
+        "--until", metavar="SECTION", help="stop after this section (stages, mix, tokenizer, pack, pretrain)"
+    )
     run.add_argument(
         "--retry-failed",
         action="store_true",

@@ -6,34 +6,19 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.mistakes import NAME, explain, nearest, odd_numbers, unsaid
 from pipeline.overrides import apply_override
 from pipeline.yamlfile import ConfigError, Key, Located, Mistake, load, shown
-from stages.stage import MapStage, Stage, StageConfig, knob, registry
+from stages.stage import Bytes, MapStage, Stage, StageConfig, knob, registry
 from tokenizer_training.config import PackConfig, TokenizerConfig
 from training.config import PretrainConfig
 
-SECTIONS = ("stages", "tokenizer", "pack", "pretrain")  # in the order of the flow; `--until` takes one of them
-
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
-
-
-def parse_bytes(value: Any) -> Any:
-    """'64MB', '2GiB', 1000 -> bytes. Raises pydantic's error of the kind `size` for anything else."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", value, re.I) if isinstance(value, str) else None
-    if match is None or (match.group(3) and not match.group(2)):
-        raise PydanticCustomError("size", "not a size")
-    return int(float(match.group(1)) * _UNITS[(match.group(2) + match.group(3)).lower()])
-
-
-Bytes = Annotated[int, BeforeValidator(parse_bytes)]
+SECTIONS = ("stages", "mix", "tokenizer", "pack", "pretrain")  # in the order of the flow; `--until` takes one of them
+LATER = SECTIONS[2:]  # those behind documents/: the stages and the mix write it together
 
 
 class Section(BaseModel):
@@ -100,6 +85,7 @@ class StageSpec:
     kind: str  # registered name
     name: str  # `as`, or the registered name: how ledger and scores call it
     config: StageConfig
+    implied: bool = False  # put there by the stage behind it
 
     @property
     def stage_class(self) -> type[Stage]:
@@ -115,6 +101,7 @@ class RunConfig(Section):
     name: str = knob(..., "name of the run; `--output` defaults to runs/<name>", pattern=NAME)
     input: tuple[InputConfig, ...] = knob(..., "where the records come from: a mapping, or a list of mappings")
     stages: tuple[StageSpec, ...] = knob((), "the stages in their order: a name, or a name with its knobs")
+    mix: dict[str, Any] | None = knob(None, "which documents are taken, and how often: the knobs of the stage `mix`")
     tokenizer: TokenizerConfig | None = knob(None, "train a tokenizer on the curated documents")
     pack: PackConfig | None = knob(None, "encode, shuffle and pack the documents into token binaries")
     pretrain: PretrainConfig | None = knob(None, "pretrain a model on the packed tokens")
@@ -140,6 +127,7 @@ def resolve(raw: Located, overrides: Sequence[str] = ()) -> RunConfig:
     if one_input:
         data["input"] = [data["input"]]
     specs, places = _stages(data.get("stages"), raw, mistakes)
+    data["mix"] = _mix(data.get("mix"), raw, mistakes, specs, places)
     data["stages"] = specs
     if data.get("engine") is None:
         data.pop("engine", None)
@@ -309,16 +297,45 @@ def _stages(entries: Any, raw: Located, mistakes: list[Mistake]) -> tuple[list[S
                 (place, f"stages: expected a stage name, or one `name: {{knob: value}}`, got {entry!r}{hint}")
             )
             continue
-        try:
-            spec = stage_spec(str(name), knobs, raw, place)
-        except StageMistakes as error:
-            mistakes += error.mistakes
-            continue
-        if any(other.name == spec.name for other in specs):
-            mistakes.append((place, f"stage {spec.name!r} is used twice; give one of them `as: NAME`"))
-        specs.append(spec)
-        places.append(place)
+        _add_stage(str(name), knobs, raw, place, mistakes, specs, places)
     return specs, places
+
+
+def _mix(
+    knobs: Any, raw: Located, mistakes: list[Mistake], specs: list[StageSpec], places: list[Key]
+) -> dict[str, Any] | None:
+    """The section `mix`: the stage of that name behind all others. Returns its knobs, resolved."""
+    if knobs is None:
+        return None
+    before = len(specs)
+    _add_stage("mix", knobs, raw, ("mix",), mistakes, specs, places)
+    return specs[-1].config.model_dump(mode="json", by_alias=True) if len(specs) > before else None
+
+
+def _add_stage(
+    name: str,
+    knobs: Any,
+    raw: Located,
+    place: Key,
+    mistakes: list[Mistake],
+    specs: list[StageSpec],
+    places: list[Key],
+) -> None:
+    """Add a stage, and before it those that it puts there itself."""
+    try:
+        spec = stage_spec(name, knobs, raw, place)
+    except StageMistakes as error:
+        mistakes += error.mistakes
+        return
+    for kind, given in spec.stage_class.preceded_by(spec.config):
+        before = registry()[kind]
+        label = f"{kind}.{spec.name}" if spec.name != spec.kind else kind
+        specs.append(StageSpec(kind, label, before.config_model.model_validate(given), implied=True))
+        places.append(place)
+    if any(other.name == spec.name for other in specs):
+        mistakes.append((place, f"stage {spec.name!r} is used twice; give one of them `as: NAME`"))
+    specs.append(spec)
+    places.append(place)
 
 
 class StageMistakes(ConfigError):
@@ -423,9 +440,13 @@ def resolved(config: RunConfig) -> dict[str, Any]:
     """The whole config as plain data, every default filled in, for run.json."""
     data: dict[str, Any] = {"name": config.name}
     data["input"] = [{**i.model_dump(mode="json"), "storage_options": redact(i.storage_options)} for i in config.input]
+    last = None if config.mix is None else config.stages[-1]  # the section's, not one of `stages`
     data["stages"] = [
-        {spec.kind: spec.config.model_dump(mode="json", by_alias=True, exclude_none=False)} for spec in config.stages
+        {spec.kind: spec.config.model_dump(mode="json", by_alias=True, exclude_none=False)}
+        for spec in config.stages
+        if not spec.implied and spec is not last
     ]
+    data["mix"] = config.mix
     for section in ("tokenizer", "pack", "pretrain"):
         part = getattr(config, section)
         data[section] = part.model_dump(mode="json") if part is not None else None

@@ -8,8 +8,10 @@ from importlib import metadata
 from typing import Any
 
 from pipeline.config import RunConfig, redact, resolved
+from pipeline.engine.journal import Manifest
 from pipeline.engine.phases import Work
 from pipeline.engine.store import Store
+from pipeline.plan import Phase
 from stages.stage import MapStage
 
 FILE = "run.json"
@@ -95,6 +97,7 @@ def begin(
 def fill(facts: dict[str, Any], work: Work) -> None:
     """Counts of every stage and input, from the manifests."""
     stages: dict[str, dict[str, Any]] = {}
+    tallies: dict[str, dict[str, Counter[str]]] = {}
     sources: dict[str, dict[str, int]] = {}
     others: Counter[str] = Counter()
     for _, manifest in work.map_manifests():
@@ -116,6 +119,8 @@ def fill(facts: dict[str, Any], work: Work) -> None:
                 total[key] += counts[key]
             for key in ("dropped", "failed", "skipped"):
                 total[key].update(counts[key])
+            for row, numbers in counts.get("tally", {}).items():
+                tallies.setdefault(name, {}).setdefault(row, Counter()).update(numbers)
         for source, counts in manifest.counts["sources"].items():
             entry = sources.setdefault(source, {"records": 0, "bytes": 0, "kept": 0, "dropped": 0, "failed": 0})
             entry["records"] += counts["records"]
@@ -132,6 +137,7 @@ def fill(facts: dict[str, Any], work: Work) -> None:
         if phase.kind != "map" and phase.stages[0].name in stages:  # the exchange, beside applying its verdicts
             manifests = (work.manifest(phase, unit) for unit in work.units(phase))
             stages[phase.stages[0].name]["seconds"] += sum(m.counts.get("seconds", 0.0) for m in manifests if m)
+    plans = {p.stages[0].name: m.counts.get("plan", {}) for p in work.phases if (m := _summary(work, p)) is not None}
     files: Counter[str] = Counter()
     for source, _ in {(s.source, s.key) for shard in work.shards for s in shard.segments}:
         files[source] += 1
@@ -147,6 +153,7 @@ def fill(facts: dict[str, Any], work: Work) -> None:
             stage = kinds[name].stage_class(kinds[name].config)
             limits = [limit._asdict() for limit in stage.limits()] if isinstance(stage, MapStage) else []
         entry = stages[name]
+        table = _table(plans.get(name, {}), tallies.get(name, {}))
         plain = {k: (dict(sorted(v.items())) if isinstance(v, Counter) else v) for k, v in entry.items()}
         facts["stages"].append(
             {
@@ -155,8 +162,30 @@ def fill(facts: dict[str, Any], work: Work) -> None:
                 **plain,
                 "seconds": round(entry["seconds"], 2),
                 "limits": limits,
+                **({"table": table} if table else {}),
             }
         )
+
+
+def add_tokens(facts: dict[str, Any]) -> None:
+    """Put the packer's tokens beside the bytes of the mix: all copies, those of held-out documents too."""
+    tokens = facts["sections"].get("pack", {}).get("mixture", {})
+    for stage in facts["stages"]:
+        if tokens and stage["stage"] == "mix":
+            for row in stage.get("table", []):
+                row["got_tokens"] = tokens.get(row["name"], 0)
+
+
+def _summary(work: Work, phase: Phase) -> Manifest | None:
+    """The manifest of an aggregate phase's last unit."""
+    return work.manifest(phase, "summary") if phase.kind == "aggregate" else None
+
+
+def _table(plan: dict[str, Any], tally: dict[str, Counter[str]]) -> list[dict[str, Any]]:
+    """What an aggregate stage planned and what came of it, a row each, in the order of the plan."""
+    names = list(dict.fromkeys([*plan, *sorted(tally)]))
+    kinds = dict.fromkeys(kind for numbers in tally.values() for kind in sorted(numbers))
+    return [{"name": n, **plan.get(n, {}), **{k: tally.get(n, Counter())[k] for k in kinds}} for n in names]
 
 
 def too_many_failed(facts: dict[str, Any], limit: float) -> list[str]:
@@ -216,10 +245,35 @@ def summary(facts: dict[str, Any]) -> str:
         rows.append(
             [s["stage"], f"{s['rows_in']:,}", f"{s['rows_out']:,}", f"{s['bytes_out']:,}", f"{s['seconds']:.1f}", top]
         )
-    widths = [max(len(row[i]) for row in rows) for i in range(5)]
+    lines = _aligned(rows)
+    for s in facts["stages"]:
+        if s.get("table"):
+            lines += ["", f"{s['stage']}:", *_aligned(_table_rows(s["table"]))]
+    return "\n".join(lines)
+
+
+SHOWN_ROWS = 20  # of a stage's table
+
+
+def _table_rows(table: list[dict[str, Any]]) -> list[list[str]]:
+    """A stage's table as cells, its first rows."""
+    names = [name for name in table[0] if name != "name"]
+    rows = [["", *(name.replace("_", " ") for name in names)]]
+    for row in table[:SHOWN_ROWS]:
+        rows.append([row["name"], *(f"{row[n]:,}" if isinstance(row[n], int) else f"{row[n]:.4g}" for n in names)])
+    if len(table) > SHOWN_ROWS:
+        rows.append([f"... {len(table) - SHOWN_ROWS:,} more in run.json", *([""] * len(names))])
+    return rows
+
+
+def _aligned(rows: list[list[str]]) -> list[str]:
+    """Cells as lines: the first column to the left, the others to the right; a sixth, of words, as it is."""
+    last = len(rows[0])
+    widths = [max(len(row[i]) for row in rows) for i in range(last)]
     lines = []
     for row in rows:
-        cells = [row[0].ljust(widths[0]), *(row[i].rjust(widths[i]) for i in range(1, 5)), row[5]]
-        lines.append("  ".join(cells).rstrip())
+        words = last == 6 and rows[0][5] == "dropped and failed"
+        numbers = [row[i].rjust(widths[i]) for i in range(1, last - words)]
+        lines.append("  ".join([row[0].ljust(widths[0]), *numbers, *([row[5]] if words else [])]).rstrip())
     lines.insert(1, "-" * len(lines[0]))
-    return "\n".join(lines)
+    return lines

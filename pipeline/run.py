@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline import facts as run_facts
 from pipeline import sections
-from pipeline.config import SECTIONS, RunConfig, StageSpec
+from pipeline.config import LATER, SECTIONS, RunConfig, StageSpec
 from pipeline.engine import journal, samples
 from pipeline.engine.assets import hash_assets, local_copy, variants
 from pipeline.engine.executors import Executor, make_executor
@@ -199,13 +199,14 @@ def _carry_out(
     failed = run_facts.too_many_failed(facts, config.engine.max_failed)
     if failed:
         raise RunFailed("\n".join(failed))
-    for name in SECTIONS[1:]:
+    for name in LATER:
         if options.until is not None and SECTIONS.index(name) > SECTIONS.index(options.until):
             break
         if getattr(config, name) is not None:
             if name == "pretrain":
                 executor.close()  # training has the machine to itself
             facts["sections"][name] = sections.run_section(name, config, work, store, executor, say)
+            run_facts.add_tokens(facts)
             run_facts.write(store, facts)
         else:
             _drop_section(store, name)
@@ -264,6 +265,10 @@ def _remove_stale(work: Work, store: Store) -> None:
     for name in store.folders("journal"):
         if name not in phases | {sections.PHASE, samples.PHASE, "poison"}:
             store.remove(f"journal/{name}")
+    findings = {f"{p.stages[0].name}/{unit}" for p in work.phases if p.kind == "group" for unit in work.units(p)}
+    for path in store.files("findings"):
+        if path.removeprefix("findings/").removesuffix(".parquet") not in findings:
+            store.remove(path)
     mapped = {spec.name for spec in work.config.stages if spec.stage_class.kind == "map"}
     for name in store.folders("scores"):
         for path in store.files(f"scores/{name}"):

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -149,7 +150,7 @@ def _pack(
     encoded_folder.mkdir(parents=True, exist_ok=True)
     sources = documents(work, local)
     encoded = [encoded_folder / path.name for path in sources]
-    _calls(
+    made = _calls(
         "encode",
         [
             Call(
@@ -175,10 +176,11 @@ def _pack(
     ]
     built = iter(_calls("shuffle", calls, executor))
     splits = {split: [next(built) for _ in shards] for split, shards in plan["shards"].items()}
+    shared = {"out_dir": out, "config": pack, "phases": plan["phases"]}
     packed = _calls(
         "pack",
         [
-            Call(f"pack {split}", build_pack, {"out_dir": out, "split": split, "shards": shards, "config": pack})
+            Call(f"pack {split}", build_pack, {**shared, "split": split, "shards": shards})
             for split, shards in splits.items()
         ],
         executor,
@@ -192,6 +194,11 @@ def _pack(
         split: {k: sum(s[k] for s in shards) for k in ("documents", "tokens")}
         for split, shards in facts["splits"].items()
     }
+    mixture: Counter[str] = Counter()
+    for one in made:
+        mixture.update(one["mixture"])
+    if mixture:
+        summary["mixture"] = dict(sorted(mixture.items()))
     return {**summary, "pack": facts["pack"]}, [p.relative_to(local).as_posix() for p in out.rglob("*") if p.is_file()]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline import facts as run_facts
 from pipeline import sections
-from pipeline.config import SECTIONS, RunConfig, read_config, resolve, resolved
+from pipeline.config import LATER, RunConfig, read_config, resolve, resolved
 from pipeline.engine import journal
 from pipeline.engine.lease import LeaseHeld, holder, lease
 from pipeline.engine.phases import Work
@@ -69,7 +69,7 @@ def describe_plan(work: Work) -> str:
                 f"  {phase.name}: {phase.kind} stage {names} ({_count(len(work.units(phase)), 'unit')}, "
                 f"{_count(work.partitions, 'partition')})"
             )
-    for name in SECTIONS[1:]:
+    for name in LATER:
         if getattr(work.config, name) is not None:
             lines.append(f"  {name}: {_SECTIONS[name]}")
     return "\n".join(lines)
@@ -136,7 +136,7 @@ def status(run: str, config_file: Path | None, overrides: list[str]) -> str:
     for phase in work.phases:
         lines.append(f"  {phase.name}: {_phase_state(work, phase, stale)}")
     behind = bool(stale)
-    for name in SECTIONS[1:]:
+    for name in LATER:
         if getattr(config, name) is None:
             if journal.read_manifest(store, sections.PHASE, name) is not None:
                 lines.append(f"  {name}: not in the config; a run would remove what it made")

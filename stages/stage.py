@@ -12,16 +12,19 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from stages.batch import Batch
 
@@ -34,6 +37,22 @@ def knob(default: Any, doc: str, source: str = "", **constraints: Any) -> Any:
     `constraints` are pydantic's (`ge=0`, `le=1`, ...). `default` may be `...` for a required knob.
     """
     return Field(default, description=doc, json_schema_extra={"source": source}, **constraints)
+
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
+def parse_bytes(value: Any) -> Any:
+    """'64MB', '2GiB', 1000 -> bytes. Raises pydantic's error of the kind `size` for anything else."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", value, re.I) if isinstance(value, str) else None
+    if match is None or (match.group(3) and not match.group(2)):
+        raise PydanticCustomError("size", "not a size")
+    return int(float(match.group(1)) * _UNITS[(match.group(2) + match.group(3)).lower()])
+
+
+Bytes = Annotated[int, BeforeValidator(parse_bytes)]
 
 
 class Only(BaseModel):
@@ -84,7 +103,8 @@ class Decision:
 
     `value` and `threshold` are what the ledger shows beside the rule. `failed` marks rows that could not be judged
     (the others with a rule are dropped). `edits` lists a kept row's changes to its input text, in order and disjoint.
-    `skipped` counts rows for which a rule did not apply (no list for the language, say).
+    `skipped` counts rows for which a rule did not apply (no list for the language, say). `tally` (aggregate stages)
+    has numbers that run.json shows summed over the corpus, in the rows of the table that `AggregateStage.plan` begins.
     """
 
     rule: list[str | None]
@@ -94,6 +114,7 @@ class Decision:
     failed: set[int] = field(default_factory=set)
     edits: dict[int, list[Edit]] = field(default_factory=dict)
     skipped: dict[str, int] = field(default_factory=dict)
+    tally: dict[str, Counter[str]] = field(default_factory=dict)
 
     @classmethod
     def keep(cls, rows: int) -> Decision:
@@ -146,7 +167,7 @@ class Stage(ABC):
     config_model: ClassVar[type[StageConfig]]
     needs: ClassVar[tuple[str, ...]] = ("text",)
     consumes: ClassVar[tuple[str, ...]] = ()  # columns that end with this stage
-    decide_knobs: tuple[str, ...] = ()  # knobs that only `decide` reads: changing them re-decides from scores
+    decide_knobs: tuple[str, ...] = ()  # knobs that only `decide` reads: scores, summaries stay
     libraries: ClassVar[tuple[str, ...]] = ()  # distributions whose versions change the output
     resources: ClassVar[Resources] = Resources()
     drops: ClassVar[bool] = True  # whether it can drop documents at all
@@ -157,6 +178,11 @@ class Stage(ABC):
     @abstractmethod
     def provides(self) -> dict[str, pa.DataType]:
         """Document columns that this stage adds or replaces (own prefix, except for the shared names)."""
+
+    @classmethod
+    def preceded_by(cls, config: Any) -> list[tuple[str, dict[str, Any]]]:
+        """Stages, with their knobs, that a config puts right before this one by itself."""
+        return []
 
     def assets(self) -> dict[str, str]:
         """Files that the stage reads, name -> path or URL; their SHA-256 is part of the fingerprint."""
@@ -225,8 +251,11 @@ VERDICT = {  # the columns of a group stage's verdicts; document columns of `pro
 }
 
 
+FINDINGS = -1  # the `round` of rows for findings/
+
+
 class Addressed(NamedTuple):
-    """A table on its way: messages to a round, or (`round` None) verdicts back to the shards."""
+    """A table on its way: messages to a round, or verdicts back to the shards (`round` None), or `FINDINGS`."""
 
     round: int | None
     table: pa.Table
@@ -253,6 +282,13 @@ class GroupStage(Stage):
         """How many partitions a round is cut into; 1 where it must see all of its (small) messages."""
         return wanted
 
+    def findings(self) -> dict[str, pa.DataType]:
+        """Columns of what the stage reports beside its verdicts, about other things than documents; none: nothing.
+
+        What is sent to `FINDINGS` stands, in the order of sending, in findings/<stage>/<unit>.parquet of the run.
+        """
+        return {}
+
     @abstractmethod
     def emit(self, batch: Batch, shard: int, rows: np.ndarray) -> Iterable[Addressed]:
         """Messages for a batch of one shard; `rows` (int64) are its rows' places in that shard."""
@@ -278,6 +314,13 @@ class AggregateStage(Stage):
     @abstractmethod
     def merge(self, summaries: Iterator[pa.Table]) -> pa.Table:
         """One summary of several; associative, and given in shard order."""
+
+    def plan(self, summary: pa.Table) -> dict[str, dict[str, Any]]:
+        """What follows from the whole summary, for run.json and the report: plain numbers by row and name.
+
+        Raises `StageError` where what the config asks cannot be had of this corpus; then nothing is decided.
+        """
+        return {}
 
     @abstractmethod
     def decide(self, batch: Batch, summary: pa.Table) -> tuple[Decision, dict[str, pa.Array]]:

@@ -10,15 +10,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stages.batch import Batch
-from stages.stage import ADDRESSED, VERDICT, GroupStage
+from stages.stage import ADDRESSED, FINDINGS, VERDICT, GroupStage
 
 
 def run_group(
-    stage: GroupStage, tables: Sequence[pa.Table], partitions: int = 3, chunk: int = 7, batch: int = 1000, seed: int = 0
+    stage: GroupStage,
+    tables: Sequence[pa.Table],
+    partitions: int = 3,
+    chunk: int = 7,
+    batch: int = 1000,
+    seed: int = 0,
+    findings: list[pa.Table] | None = None,
 ) -> list[pa.Table]:
     """Each shard's table with the provided columns and the verdict's (`rule`, `kept_id`, ...), no row left out.
 
     `tables` are the shards; `batch` rows at a time are emitted; rounds read at most `chunk` rows at a time, at random.
+    What is sent to `FINDINGS` is appended to `findings`.
     """
     rng = random.Random(seed)
     schemas = [pa.schema({**ADDRESSED, **payload}) for payload in stage.messages()]
@@ -28,6 +35,11 @@ def run_group(
 
     def send(addressed) -> None:
         for target, table in addressed:
+            if target == FINDINGS:
+                assert table.schema.equals(pa.schema(stage.findings())), table.schema
+                if findings is not None:
+                    findings.append(table)
+                continue
             schema = verdict_schema if target is None else schemas[target]
             assert table.schema.equals(schema), f"{target}: {table.schema} is not {schema}"
             (verdicts if target is None else inbox[target]).append(table)

@@ -66,7 +66,8 @@ def test_wrong_arguments_are_2(capsys: pytest.CaptureFixture[str], config: Path)
         assert message in call(capsys, "run", config, option, "0")[2]
     code, _, err = call(capsys, "run", config, "--until", "packing")
     assert (
-        code == 2 and "--until packing: expected one of stages, tokenizer, pack, pretrain; did you mean 'pack'?" in err
+        code == 2
+        and "--until packing: expected one of stages, mix, tokenizer, pack, pretrain; did you mean 'pack'?" in err
     )
 
 

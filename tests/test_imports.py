@@ -30,7 +30,7 @@ OF_STAGES = {  # contracts, scrubbing, and how a text is prepared for a model th
     "stages.ngram.kneser_ney",
     "stages.ngram.model",
 }
-LIGHT = {"numpy", "pyarrow", "pydantic", "regex", "xxhash"}  # what stages may import before `setup`
+LIGHT = {"numpy", "pyarrow", "pydantic", "pydantic_core", "regex", "xxhash"}  # what stages may import before `setup`
 
 
 class Imported(NamedTuple):

@@ -180,7 +180,7 @@ def test_newer_formats_and_missing_packs_are_refused(dataset, tmp_path):
     with pytest.raises(TokenizerError, match="no split 'test'; it has train, validation"):
         PackedSplit(dataset.path, "test", 128)
     for content, message in (
-        ('{"format": 2}', "format 2 is newer"),
+        ('{"format": 3}', "format 3 is newer"),
         ("[]", "no integer `format`"),
         ("{", "broken JSON"),
     ):

@@ -20,12 +20,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tokenizer_training.config import PackConfig, TokenizerError
-from tokenizer_training.documents import open_parquet
+from tokenizer_training.documents import PHASE_BITS, open_parquet
 from tokenizer_training.encode import encoded_facts
 from tokenizer_training.layout import (
     DATASET,
-    FORMAT,
     OWN_FILES,
+    PHASED,
+    PLAIN,
     SIDECAR,
     SPLITS,
     atomic,
@@ -38,7 +39,15 @@ from tokenizer_training.layout import (
 BUCKET_BITS = 20  # shards are cut between buckets of places that share these leading bits
 GATHER_TOKENS = 8_000_000  # written at a time
 
-SAME = ("tokenizer_sha256", "seed", "vocab_size", "dtype", "eos_id", "special_ids")  # in all encoded files of a dataset
+SAME = (
+    "tokenizer_sha256",
+    "seed",
+    "vocab_size",
+    "dtype",
+    "eos_id",
+    "special_ids",
+    "phases",
+)  # in all encoded files of a dataset
 
 
 def plan_shards(encoded_paths: Sequence[str | Path], config: PackConfig) -> dict[str, Any]:
@@ -166,7 +175,14 @@ def build_shard(
         "sha256": sha256_of(out / f"{name}.bin"),
         "idx_sha256": sha256_of(out / f"{name}.idx"),
         "sidecar_sha256": sha256_of(out / f"{name}.parquet"),
+        **({"phases": _in_phases(small, len(plan["phases"]))} if plan["phases"] else {}),
     }
+
+
+def _in_phases(small: pa.Table, phases: int) -> list[int]:
+    """How many documents of a shard stand in each phase; they stand in this order."""
+    phase = (small.column("key").to_numpy() >> np.uint64(64 - PHASE_BITS)).astype(np.int64)
+    return np.bincount(phase, minlength=phases).tolist()
 
 
 def _gather(files: list[Path], plan: dict[str, Any], split: str, shard: dict[str, int]) -> pa.Table:
@@ -224,13 +240,14 @@ def finish_dataset(
         if [shard["file"] for shard in shards] != wanted:
             raise TokenizerError(f"{out}: {split} needs the shards {wanted} in order")
     facts = {
-        "format": FORMAT,
+        "format": PHASED if plan["phases"] else PLAIN,
         "dtype": plan["dtype"],
         "vocab_size": plan["vocab_size"],
         "eos_id": plan["eos_id"],
         "special_ids": plan["special_ids"],
         "tokenizer_sha256": plan["tokenizer_sha256"],
         "seed": plan["seed"],
+        **({"phases": plan["phases"]} if plan["phases"] else {}),
         "splits": {split: splits.get(split, []) for split in SPLITS},
         "pack": {} if packs is None else packs,
     }

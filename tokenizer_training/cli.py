@@ -174,7 +174,10 @@ def run_pack(arguments: argparse.Namespace) -> int:
     config = given.model_copy(update={"seed": facts["seed"]})
     others = {length: pack for length, pack in facts["pack"].items() if length != str(config.sequence_length)}
     write_dataset_json(out, {**facts, "pack": others})  # the index of this length is about to be replaced
-    packs = {split: build_pack(out, split, shards, config) for split, shards in facts["splits"].items()}
+    packs = {
+        split: build_pack(out, split, shards, config, facts.get("phases", ()))
+        for split, shards in facts["splits"].items()
+    }
     pack = {**others, str(config.sequence_length): pack_facts(config, packs)}
     write_dataset_json(out, {**facts, "pack": dict(sorted(pack.items(), key=lambda item: int(item[0])))})
     for split, sums in packs.items():

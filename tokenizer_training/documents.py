@@ -15,6 +15,9 @@ from tokenizer_training.config import TokenizerError
 
 BATCH_ROWS = 128
 MOST_REPEATS = 10_000
+PHASES = "mix_phases"
+PHASE_BITS = 4  # the first bits of a copy's place, where there are phases
+MOST_PHASES = 1 << PHASE_BITS
 
 
 class Documents(NamedTuple):
@@ -26,6 +29,8 @@ class Documents(NamedTuple):
     languages: list[str]  # empty where unknown
     clusters: list[str]  # the duplicate cluster, else the id
     repeats: list[int]
+    groups: list[str]  # of the mix, empty where there was none
+    phases: list[list[int]]  # how many of the copies stand in each phase of training; empty lists without phases
 
 
 def find_documents(paths: Sequence[str | Path]) -> list[Path]:
@@ -81,10 +86,12 @@ def strings(column: pa.ChunkedArray, path: Path, name: str) -> list[str | None]:
 def read_documents(path: Path, text: bool = True) -> Iterator[Documents]:
     """Batches of a documents file. Without `text`, texts are empty and the column is not read.
 
+    Phases are the fields of the struct `mix_phases`, in their order; a null one stands in the first phase alone.
     A missing or null `source` and `language` read as empty, `repeat` as 1, `dup_cluster` as the id, a null text as empty.
     """
     file = open_parquet(path, ["id", "text"])
-    wanted = ["id", "source", "language", "dup_cluster", "repeat", *(["text"] if text else [])]
+    names = phase_names(file)
+    wanted = ["id", "source", "language", "dup_cluster", "repeat", "mix_group", PHASES, *(["text"] if text else [])]
     columns = [name for name in wanted if name in file.schema_arrow.names]
     row = 0
     for batch in file.iter_batches(BATCH_ROWS, columns=columns):
@@ -107,8 +114,36 @@ def read_documents(path: Path, text: bool = True) -> Iterator[Documents]:
             [value or "" for value in values("language")],
             [value or own for value, own in zip(values("dup_cluster"), known, strict=True)],
             repeats,
+            [value or "" for value in values("mix_group")],
+            _phases(table, names, repeats, path, row),
         )
         row += rows
+
+
+def phase_names(file: pq.ParquetFile) -> list[str]:
+    """The phases of training in their order, none if a documents file has no column of them."""
+    if PHASES not in file.schema_arrow.names:
+        return []
+    kind = file.schema_arrow.field(PHASES).type
+    if not pa.types.is_struct(kind) or not all(pa.types.is_integer(field.type) for field in kind):
+        raise TokenizerError(f"column {PHASES} is {kind}; expected a struct of one integer for each phase")
+    if kind.num_fields > MOST_PHASES:
+        raise TokenizerError(f"column {PHASES} has {kind.num_fields} phases; expected at most {MOST_PHASES}")
+    return [field.name for field in kind]
+
+
+def _phases(table: pa.Table, names: list[str], repeats: list[int], path: Path, row: int) -> list[list[int]]:
+    if not names:
+        return [[] for _ in repeats]
+    found = []
+    for at, (value, repeat) in enumerate(zip(table.column(PHASES).to_pylist(), repeats, strict=True)):
+        counts = [repeat, *([0] * (len(names) - 1))] if value is None else [value[name] or 0 for name in names]
+        if min(counts) < 0 or sum(counts) != repeat:
+            raise TokenizerError(
+                f"{path}: row {row + at} has the phases {counts}, which do not sum to its repeat {repeat}"
+            )
+        found.append(counts)
+    return found
 
 
 def _repeats(table: pa.Table, path: Path, row: int) -> list[int]:

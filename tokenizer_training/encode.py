@@ -7,7 +7,10 @@ the documents, the tokenizer and the seed; validation, shards and packing are de
 from __future__ import annotations
 
 import json
+from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tokenizer_training.config import PackConfig, TokenizerError
-from tokenizer_training.documents import hash64, open_parquet, read_documents
+from tokenizer_training.documents import PHASE_BITS, hash64, open_parquet, phase_names, read_documents
 from tokenizer_training.encoder import Encoder
 from tokenizer_training.layout import atomic, schema
 
@@ -54,12 +57,15 @@ def encode_documents(
     """Encode one documents file to one encoded file, written atomically. Uses only `seed` of the config.
 
     Memory: the tokens of the file (2 or 4 bytes each), once more while they are sorted, and a batch of texts.
-    Returns counts: documents, copies, tokens (of copies, end tokens included), bytes, and the smallest and largest
+    Returns counts: documents, copies, tokens (of copies, end tokens included), bytes, tokens by group of the mix, and the smallest and largest
     cluster hash (null without documents).
     """
     source_path, out = Path(documents_path), Path(out_path)
     encoder = Encoder(tokenizer_dir)
+    phases = phase_names(open_parquet(source_path, ["id", "text"]))
     columns: dict[str, list[Any]] = {name: [] for name in ("id", "source", "cluster", "repeat", "bytes", "length")}
+    in_phases: list[list[int]] = []
+    groups: list[str] = []
     arrays: list[np.ndarray] = []
     for batch in read_documents(source_path):
         encoded = encoder.encode_batch(batch.texts)
@@ -67,11 +73,13 @@ def encode_documents(
         columns["source"] += batch.sources
         columns["cluster"] += [hash64("cluster", cluster) for cluster in batch.clusters]
         columns["repeat"] += batch.repeats
+        in_phases += batch.phases
+        groups += batch.groups
         columns["bytes"] += [len(text.encode("utf-8")) for text in batch.texts]
         columns["length"] += [len(tokens) for tokens in encoded]
         arrays += encoded
     places = sorted(
-        Place(hash64(str(config.seed), identity, str(copy)), identity, copy, row)
+        Place(_key(hash64(str(config.seed), identity, str(copy)), copy, in_phases[row]), identity, copy, row)
         for row, (identity, repeat) in enumerate(zip(columns["id"], columns["repeat"], strict=True))
         for copy in range(repeat)
     )
@@ -83,10 +91,12 @@ def encode_documents(
         "dtype": encoder.dtype.name,
         "eos_id": encoder.eos_id,
         "special_ids": encoder.special_ids,
+        "phases": phases,
         "documents": len(arrays),
         "copies": len(places),
         "tokens": sum(columns["length"][row] + 1 for row in rows),
         "bytes": sum(columns["bytes"][row] for row in rows),
+        "mixture": _mixture(groups, phases, in_phases, columns),
         "cluster_min": min(columns["cluster"], default=None),
         "cluster_max": max(columns["cluster"], default=None),
     }
@@ -96,6 +106,26 @@ def encode_documents(
         for part in _row_groups(places, columns["length"]):
             writer.write_table(_table(part, columns, arrays, target), row_group_size=len(part))
     return facts
+
+
+def _mixture(
+    groups: list[str], names: list[str], phases: list[list[int]], columns: dict[str, list[Any]]
+) -> dict[str, int]:
+    """Tokens of the copies, end tokens included, by group of the mix (and phase: `phase: group`); empty without a mix."""
+    tokens: Counter[str] = Counter()
+    for group, counts, repeat, length in zip(groups, phases, columns["repeat"], columns["length"], strict=True):
+        if group:
+            for name, copies in zip(names or [""], counts or [repeat], strict=True):
+                tokens[f"{name}: {group}" if name else group] += copies * (length + 1)
+    return dict(sorted((+tokens).items()))
+
+
+def _key(key: int, copy: int, phases: list[int]) -> int:
+    """The place of a copy: with phases its first bits are the copy's phase, so that places go phase by phase."""
+    if not phases:
+        return key
+    phase = bisect_right(list(accumulate(phases)), copy)
+    return phase << (64 - PHASE_BITS) | key >> PHASE_BITS
 
 
 def _row_groups(places: list[Place], lengths: list[int]) -> Iterator[list[Place]]:

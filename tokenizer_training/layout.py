@@ -17,7 +17,8 @@ import pyarrow as pa
 
 from tokenizer_training.config import TokenizerError
 
-FORMAT = 1  # of dataset.json and the files that it names
+FORMAT = 2  # newest dataset.json, with the files that it names, that this version reads
+PLAIN, PHASED = 1, 2  # what it writes: 2 where there are phases of training
 DATASET = "dataset.json"
 SPLITS = ("train", "validation")
 
@@ -36,6 +37,7 @@ SIDECAR = schema(
     id=pa.string(), token_offset=pa.int64(), token_length=pa.int64(), source=pa.string(), repeat=pa.int32()
 )
 PACK_INDEX = schema(row=pa.int64(), token_offset=pa.int64(), token_length=pa.int64(), shard=pa.int32())
+PHASED_INDEX = PACK_INDEX.append(schema(phase=pa.int32()).field(0))  # where there are phases of training
 
 
 def dtype_of(vocab_size: int) -> str:

@@ -5,12 +5,13 @@
   longest first, into the row where they fit tightest (best-fit-decreasing, Ding et al. 2024, arXiv 2404.10830), within
   windows of documents in their shuffled order; then the rows of a window are shuffled. Rows are padded.
 
-Every token of a split is in exactly one row.
+Every token of a split is in exactly one row. Where there are phases of training, their rows follow each other: no row
+and no window holds documents of two.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,8 +19,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tokenizer_training.config import PackConfig
-from tokenizer_training.layout import PACK_INDEX, atomic, pack_name, read_lengths, sha256_of
+from tokenizer_training.config import PackConfig, TokenizerError
+from tokenizer_training.layout import PACK_INDEX, PHASED_INDEX, atomic, pack_name, read_lengths, sha256_of
 
 WRITE_SPANS = 1 << 18  # index lines of a Parquet row group
 
@@ -98,12 +99,38 @@ def best_fit_window(
     return Spans(columns[0], columns[1], columns[2], columns[3], cut), len(rows)
 
 
-def _windows(lengths: list[np.ndarray], size: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+class Stretch(NamedTuple):
+    """Documents of a shard that follow each other: the place of the first in tokens, and their lengths (int64)."""
+
+    shard: int
+    offset: int
+    lengths: np.ndarray
+
+
+def stretches(lengths: list[np.ndarray], shards: list[dict[str, Any]], phases: int) -> list[list[Stretch]]:
+    """The documents of each phase (of one where there are none), by shard. `shards`: their entries of dataset.json."""
+    found: list[list[Stretch]] = [[] for _ in range(max(1, phases))]
+    for shard, (sizes, entry) in enumerate(zip(lengths, shards, strict=True)):
+        counts = entry.get("phases", [len(sizes)])
+        if sum(counts) != len(sizes) or len(counts) > len(found):
+            raise TokenizerError(
+                f"{entry['file']}: its phases, {counts}, are not its {len(sizes)} documents; run `verify`"
+            )
+        ends = np.concatenate([[0], np.cumsum(sizes)])
+        first = 0
+        for phase, count in enumerate(counts):
+            if count:
+                found[phase].append(Stretch(shard, int(ends[first]), sizes[first : first + count]))
+            first += count
+    return found
+
+
+def _windows(documents: list[Stretch], size: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """(shards, offsets, lengths) of `size` documents at a time, across shards."""
     parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     held = 0
-    for shard, these in enumerate(lengths):
-        offsets = np.concatenate([[0], np.cumsum(these)[:-1]])
+    for shard, begin, these in documents:
+        offsets = begin + np.concatenate([[0], np.cumsum(these)[:-1]])
         start = 0
         while start < len(these):
             stop = min(len(these), start + size - held)
@@ -122,19 +149,18 @@ def _joined(parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> tuple[np.
     return shards, offsets, lengths
 
 
-def _best_fit_spans(lengths: list[np.ndarray], config: PackConfig) -> Iterator[Spans]:
-    row = 0
-    for shards, offsets, sizes in _windows(lengths, config.window):
+def _best_fit_spans(documents: list[Stretch], config: PackConfig, row: int) -> Iterator[Spans]:
+    for shards, offsets, sizes in _windows(documents, config.window):
         spans, rows = best_fit_window(shards, offsets, sizes, config, row)
         row += rows
         yield spans
 
 
-def _concat_spans(lengths: list[np.ndarray], config: PackConfig) -> Iterator[Spans]:
+def _concat_spans(documents: list[Stretch], config: PackConfig, row: int) -> Iterator[Spans]:
     """Cut at every multiple of the row length in the stream of all shards, and between shards."""
     capacity = config.sequence_length
     before = 0  # tokens of the shards before this one
-    for shard, sizes in enumerate(lengths):
+    for shard, begin, sizes in documents:
         total = int(sizes.sum())
         first = before // capacity
         edges = np.arange(first + 1, (before + total - 1) // capacity + 1, dtype=np.int64) * capacity - before
@@ -142,49 +168,64 @@ def _concat_spans(lengths: list[np.ndarray], config: PackConfig) -> Iterator[Spa
         stops = np.concatenate([edges, [total]])
         ends = before + np.cumsum(sizes)
         cut = int(((ends - sizes) // capacity != (ends - 1) // capacity).sum())
-        rows = first + np.arange(len(starts), dtype=np.int64)
-        yield Spans(rows, np.full(len(starts), shard, np.int64), starts, stops - starts, cut)
+        rows = row + first + np.arange(len(starts), dtype=np.int64)
+        yield Spans(rows, np.full(len(starts), shard, np.int64), begin + starts, stops - starts, cut)
         before += total
 
 
-def build_pack(out_dir: str | Path, split: str, shards: list[dict[str, Any]], config: PackConfig) -> dict[str, Any]:
+def build_pack(
+    out_dir: str | Path,
+    split: str,
+    shards: list[dict[str, Any]],
+    config: PackConfig,
+    phases: Sequence[str] = (),
+) -> dict[str, Any]:
     """Write `<split>.pack-<length>.parquet` from the `.idx` files of a split; returns its sums for dataset.json.
 
     `shards`: the split's entries of dataset.json. tokens_in = tokens_kept + tokens_dropped (always 0 here), and
-    rows * sequence_length = tokens_kept + tokens_padded.
+    rows * sequence_length = tokens_kept + tokens_padded. `phases`: their names; each has its first row, rows and tokens.
     """
     out = Path(out_dir)
     sums = {"rows": 0, "tokens_in": 0, "tokens_kept": 0, "tokens_padded": 0, "tokens_dropped": 0}
     sums |= {"documents": 0, "documents_cut": 0, "documents_longer_than_row": 0}
+    by_phase: list[dict[str, Any]] = []
     if not shards:
-        return {"file": None, "sha256": None, **sums}
+        return {"file": None, "sha256": None, **sums, **({"phases": []} if phases else {})}
     lengths = [read_lengths((out / shard["file"]).with_suffix(".idx")) for shard in shards]
     sums["tokens_in"] = sum(int(sizes.sum()) for sizes in lengths)
     sums["documents"] = sum(map(len, lengths))
     sums["documents_longer_than_row"] = sum(int((sizes > config.sequence_length).sum()) for sizes in lengths)
     make = _best_fit_spans if config.strategy == "best_fit" else _concat_spans
     path = out / pack_name(split, config.sequence_length)
-    with atomic(path) as temporary, pq.ParquetWriter(temporary, PACK_INDEX, compression="zstd") as writer:
+    index = PHASED_INDEX if phases else PACK_INDEX
+    with atomic(path) as temporary, pq.ParquetWriter(temporary, index, compression="zstd") as writer:
         held: list[Spans] = []
-        for spans in make(lengths, config):
-            sums["rows"] = int(spans.rows[-1]) + 1
-            sums["tokens_kept"] += int(spans.lengths.sum())
-            sums["documents_cut"] += spans.cut
-            held.append(spans)
-            if sum(len(s.rows) for s in held) >= WRITE_SPANS:
-                _write(writer, held)
+        for phase, documents in enumerate(stretches(lengths, shards, len(phases))):
+            first, before = sums["rows"], sums["tokens_kept"]
+            for spans in make(documents, config, first):
+                sums["rows"] = int(spans.rows[-1]) + 1
+                sums["tokens_kept"] += int(spans.lengths.sum())
+                sums["documents_cut"] += spans.cut
+                held.append(spans)
+                if sum(len(s.rows) for s in held) >= WRITE_SPANS:
+                    _write(writer, held, index, phase)
+                    held = []
+            if held:
+                _write(writer, held, index, phase)
                 held = []
-        if held:
-            _write(writer, held)
+            if phases:
+                rows, tokens = sums["rows"] - first, sums["tokens_kept"] - before
+                by_phase.append({"name": phases[phase], "first_row": first, "rows": rows, "tokens": tokens})
     sums["tokens_dropped"] = sums["tokens_in"] - sums["tokens_kept"]
     sums["tokens_padded"] = sums["rows"] * config.sequence_length - sums["tokens_kept"]
-    return {"file": path.name, "sha256": sha256_of(path), **sums}
+    return {"file": path.name, "sha256": sha256_of(path), **sums, **({"phases": by_phase} if phases else {})}
 
 
-def _write(writer: pq.ParquetWriter, held: list[Spans]) -> None:
+def _write(writer: pq.ParquetWriter, held: list[Spans], index: pa.Schema, phase: int) -> None:
     columns = [np.concatenate([getattr(s, name) for s in held]) for name in ("rows", "offsets", "lengths", "shards")]
-    arrays = [pa.array(values, field.type) for values, field in zip(columns, PACK_INDEX, strict=True)]
-    writer.write_table(pa.Table.from_arrays(arrays, schema=PACK_INDEX), row_group_size=WRITE_SPANS)
+    columns += [np.full(len(columns[0]), phase)] if "phase" in index.names else []
+    arrays = [pa.array(values, field.type) for values, field in zip(columns, index, strict=True)]
+    writer.write_table(pa.Table.from_arrays(arrays, schema=index), row_group_size=WRITE_SPANS)
 
 
 def pack_facts(config: PackConfig, splits: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -63,6 +63,8 @@ class PackedSplit:
                 index.column(name).to_numpy() for name in ("row", "token_offset", "token_length", "shard")
             )
         count = int(self.facts["pack"][str(sequence_length)]["splits"][split]["rows"])
+        packed = self.facts["pack"][str(sequence_length)]["splits"][split]
+        self.phases = [(str(phase["name"]), int(phase["rows"])) for phase in packed.get("phases", [])]  # in row order
         # first span of each row, and the end of the last
         self._starts = np.searchsorted(rows, np.arange(count + 1))
         if len(rows) and (rows[-1] != count - 1 or (np.diff(self._starts) < 1).any() or (np.diff(rows) < 0).any()):

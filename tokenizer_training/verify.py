@@ -11,7 +11,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tokenizer_training.config import TokenizerError
-from tokenizer_training.layout import PACK_INDEX, SIDECAR, SPLITS, read_dataset_json, read_lengths, sha256_of
+from tokenizer_training.layout import (
+    PACK_INDEX,
+    PHASED_INDEX,
+    SIDECAR,
+    SPLITS,
+    read_dataset_json,
+    read_lengths,
+    sha256_of,
+)
 
 CHUNK = 1 << 24  # tokens looked at together
 
@@ -27,7 +35,7 @@ def verify(dataset_dir: str | Path) -> list[str]:
     try:
         return list(_faults(path, facts))
     except (KeyError, TypeError, AttributeError) as error:
-        raise TokenizerError(f"{path}/dataset.json: {type(error).__name__} {error}; not of format 1") from None
+        raise TokenizerError(f"{path}/dataset.json: {type(error).__name__} {error}; not of format 1 or 2") from None
 
 
 def _faults(path: Path, facts: dict[str, Any]) -> Iterator[str]:
@@ -41,7 +49,7 @@ def _faults(path: Path, facts: dict[str, Any]) -> Iterator[str]:
             yield from faults
     for length, pack in facts["pack"].items():
         for split, sums in pack["splits"].items():
-            yield from _pack(path, int(length), sums, shard_lengths[split])
+            yield from _pack(path, int(length), sums, shard_lengths[split], facts["splits"][split])
 
 
 def _checksum(file: Path, wanted: str) -> list[str]:
@@ -124,7 +132,9 @@ def _sidecar(file: Path, split: str, lengths: np.ndarray | None, held_out: set[s
     return faults
 
 
-def _pack(path: Path, capacity: int, sums: dict[str, Any], shards: list[np.ndarray | None]) -> list[str]:
+def _pack(
+    path: Path, capacity: int, sums: dict[str, Any], shards: list[np.ndarray | None], entries: list[dict[str, Any]]
+) -> list[str]:
     if sums["file"] is None:
         return [] if not shards else [f"pack {capacity}: no file for a split of {len(shards)} shards"]
     file = path / sums["file"]
@@ -135,8 +145,9 @@ def _pack(path: Path, capacity: int, sums: dict[str, Any], shards: list[np.ndarr
         table = pq.read_table(file)
     except (pa.ArrowException, OSError) as error:
         return [*faults, f"{file.name}: not readable ({error})"]
-    if table.schema.names != PACK_INDEX.names or table.schema.types != PACK_INDEX.types:
-        return [*faults, f"{file.name}: columns are {table.schema.names}, expected {PACK_INDEX.names}"]
+    index = PHASED_INDEX if "phases" in sums else PACK_INDEX
+    if table.schema.names != index.names or table.schema.types != index.types:
+        return [*faults, f"{file.name}: columns are {table.schema.names}, expected {index.names}"]
     rows, offsets, lengths, shard = (table.column(name).to_numpy() for name in PACK_INDEX.names)
     filled = np.bincount(rows, lengths) if len(rows) and rows.min() >= 0 else np.zeros(0)
     if len(filled) != sums["rows"] or (filled < 1).any() or (filled > capacity).any() or (np.diff(rows) < 0).any():
@@ -153,6 +164,8 @@ def _pack(path: Path, capacity: int, sums: dict[str, Any], shards: list[np.ndarr
         covered = np.array_equal(begin, follows) and np.array_equal(stop[ends], totals)
     if not covered:
         faults.append(f"{file.name}: its spans do not cover every token of the split exactly once")
+    if "phases" in sums:
+        faults += _phases(file, table, sums["phases"], shards, entries)
     kept = int(lengths.sum())
     wanted = {
         "tokens_in": int(totals.sum()),
@@ -162,3 +175,28 @@ def _pack(path: Path, capacity: int, sums: dict[str, Any], shards: list[np.ndarr
     }
     faults += [f"{file.name}: {k} is {v}, dataset.json says {sums[k]}" for k, v in wanted.items() if v != sums[k]]
     return faults
+
+
+def _phases(
+    file: Path,
+    table: pa.Table,
+    phases: list[dict[str, Any]],
+    shards: list[np.ndarray | None],
+    entries: list[dict[str, Any]],
+) -> list[str]:
+    """Whether rows go phase by phase, and hold the documents of their phase."""
+    row, phase, lengths = (table.column(name).to_numpy() for name in ("row", "phase", "token_length"))
+    first = 0
+    for number, facts in enumerate(phases):
+        mine = phase == number
+        tokens = sum(
+            int(sizes[sum(entry["phases"][:number]) :][: entry["phases"][number]].sum())
+            for sizes, entry in zip(shards, entries, strict=True)
+            if sizes is not None
+        )
+        found = (int(lengths[mine].sum()), len(np.unique(row[mine])))
+        inside = not mine.any() or (row[mine].min() == first and row[mine].max() == first + facts["rows"] - 1)
+        if found != (tokens, facts["rows"]) or facts["tokens"] != tokens or facts["first_row"] != first or not inside:
+            return [f"{file.name}: the rows of phase {facts['name']} are not those of its documents"]
+        first += int(facts["rows"])
+    return []

@@ -7,6 +7,7 @@ the data is the step alone, and no iterator has a state that could be lost at a 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -72,10 +73,20 @@ def open_dataset(folder: Path, sequence_length: int | None) -> Dataset:
     return Dataset(tokens, train, validation, sequence_length)
 
 
-def sample_row(sample: int, rows: int, seed: int, shuffle: bool = True) -> int:
-    """The row that sample number `sample` of a run reads: each epoch visits each of `rows` exactly once."""
+def sample_row(sample: int, rows: int, seed: int, shuffle: bool = True, phases: Sequence[int] = ()) -> int:
+    """The row that sample number `sample` of a run reads: each epoch visits each of `rows` exactly once.
+
+    `phases`: rows of each phase of the data, in order; an epoch goes phase by phase, shuffled within each. None: one phase.
+    """
     epoch, index = divmod(sample, rows)
-    return permute(index, rows, (seed << 32) + epoch) if shuffle else index
+    if not shuffle:
+        return index
+    first = 0
+    for size in phases:
+        if index < first + size:
+            return first + permute(index - first, size, (seed << 32) + epoch)
+        first += size
+    return permute(index, rows, (seed << 32) + epoch)
 
 
 def permute(index: int, size: int, key: int) -> int:
@@ -107,12 +118,19 @@ def _mix(key: int, value: int) -> int:
 
 
 def step_rows(
-    step: int, rows: int, batch_rows: int, seed: int, shuffle: bool, rank: int = 0, world: int = 1
+    step: int,
+    rows: int,
+    batch_rows: int,
+    seed: int,
+    shuffle: bool,
+    rank: int = 0,
+    world: int = 1,
+    phases: Sequence[int] = (),
 ) -> list[int]:
     """The rows that process `rank` of `world` reads at `step`: its own stretch of the step's samples."""
     share = batch_rows // world
     first = step * batch_rows + rank * share
-    return [sample_row(first + j, rows, seed, shuffle) for j in range(share)]
+    return [sample_row(first + j, rows, seed, shuffle, phases) for j in range(share)]
 
 
 def load_batch(split: Rows, rows: list[int], document_mask: bool) -> Batch:

@@ -120,12 +120,13 @@ def pretrain(
         if here.world > 1:
             network = DistributedDataParallel(network)
 
+        phases = [rows for _, rows in data.train.phases]
         validation = None
         while progress.step < steps:
             began = time.perf_counter()
             step = progress.step
             rows = step_rows(
-                step, len(data.train), config.batch_rows, config.seed, config.shuffle, here.rank, here.world
+                step, len(data.train), config.batch_rows, config.seed, config.shuffle, here.rank, here.world, phases
             )
             batch = load_batch(data.train, rows, config.document_mask)
             rate = learning_rate(step, steps, config)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,9 @@ from pipeline.engine.poison import Poison, plain_poison
 from pipeline.engine.rows import STORED_BATCH, stored_rows
 from pipeline.engine.store import Store
 from pipeline.engine.unit_input import BATCH_BYTES, cuts
+from pipeline.engine.writers import TableWriter
 from stages.batch import Batch
-from stages.stage import ADDRESSED, VERDICT, Addressed, AggregateStage, GroupStage, StageError
+from stages.stage import ADDRESSED, FINDINGS, VERDICT, Addressed, AggregateStage, GroupStage, StageError
 
 
 @dataclass(frozen=True)
@@ -148,27 +150,51 @@ def reduce_outputs(task: GroupTask, stage: GroupStage) -> Iterator[Addressed]:
 def write_addressed(
     task: GroupTask, stage: GroupStage, addressed: Iterable[Addressed]
 ) -> tuple[list[Output], dict[str, Slices]]:
-    """One sorted file for each round written to (and one for verdicts), each with its index."""
+    """One sorted file for each round written to (and one for verdicts), each with its index; and one of findings."""
     sorters: dict[str, Sorter] = {}
-    try:
+    findings: Findings | None = None
+    with contextlib.ExitStack() as stack:
         for round_, table in addressed:
+            if round_ == FINDINGS:
+                if findings is None:
+                    findings = open_findings(task, stage, stack)
+                findings.writer.add(table.select(findings.writer.schema.names).cast(findings.writer.schema))
+                continue
             name = "verdicts" if round_ is None else f"round{round_}"
             if name not in sorters:
                 schema = verdict_schema(stage) if round_ is None else message_schema(stage, round_)
                 sorters[name] = Sorter(
                     schema, None if round_ is None else round_partitions(stage, round_, task.partitions)
                 )
+                stack.callback(sorters[name].close)
             sorters[name].add(table)
-        files, slices = [], {}
+        files: list[Output] = []
+        slices = {}
+        if findings is not None:
+            findings.writer.close()
+            files.append(journal.output(findings.path, findings.file, findings.writer.rows))
         for name in sorted(sorters):
             path = f"phases/{task.phase}/{task.unit}.{name}.parquet"
             with task.store.writing(path) as temporary:
                 slices[name], rows = write_sorted(sorters[name].sorted(), sorters[name].schema, temporary, path)
                 files.append(journal.output(path, temporary, rows))
         return files, slices
-    finally:
-        for sorter in sorters.values():
-            sorter.close()
+
+
+@dataclass
+class Findings:
+    """Where a unit's findings go."""
+
+    path: str
+    file: Path
+    writer: TableWriter
+
+
+def open_findings(task: GroupTask, stage: GroupStage, stack: contextlib.ExitStack) -> Findings:
+    """The file of a unit's findings, put in place when `stack` ends well."""
+    path = f"findings/{task.stage.name}/{task.unit}.parquet"
+    file = stack.enter_context(task.store.writing(path))
+    return Findings(path, file, TableWriter(file, pa.schema(list(stage.findings().items()))))
 
 
 @dataclass(frozen=True)
@@ -206,7 +232,8 @@ def run_aggregate(task: AggregateTask) -> Manifest:
     with task.store.writing(path) as temporary:
         pq.write_table(summary, temporary, compression="zstd")
         written = journal.output(path, temporary, summary.num_rows)
-    manifest = Manifest(task.phase, task.unit, task.fingerprint, task.components, [written])
+    counts = {} if task.upstream else {"plan": stage.plan(summary)}
+    manifest = Manifest(task.phase, task.unit, task.fingerprint, task.components, [written], counts)
     journal.commit(task.store, manifest)
     return manifest
 

@@ -212,6 +212,6 @@ def empty_schema(runners: list[MapRunner | AggregateRunner], task: MapTask) -> p
             fields[name] = kind
         for name in stage.consumes:
             fields.pop(name, None)
-        if any(runner.spec.name == spec.name for runner in runners) and spec.name == task.stages[-1].name:
+        if runners and spec.name == runners[-1].spec.name:
             break
     return pa.schema(list(fields.items()))

@@ -75,6 +75,7 @@ class StageCounts:
     dropped: Counter[str] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
+    tally: dict[str, Counter[str]] = field(default_factory=dict)
     seconds: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
@@ -87,6 +88,11 @@ class StageCounts:
             "dropped": dict(sorted(self.dropped.items())),
             "failed": dict(sorted(self.failed.items())),
             "skipped": dict(sorted(self.skipped.items())),
+            **(
+                {"tally": {row: dict(sorted(of.items())) for row, of in sorted(self.tally.items())}}
+                if self.tally
+                else {}
+            ),
             "seconds": round(self.seconds, 3),
         }
 
@@ -401,6 +407,8 @@ class AggregateRunner:
                     value, threshold, detail = verdicts.value[row], verdicts.threshold[row], verdicts.detail[row]
                     decision.drop(place, rule, value, threshold, detail, row in verdicts.failed)
             self.counts.skipped.update(verdicts.skipped)
+            for name, numbers in verdicts.tally.items():
+                self.counts.tally.setdefault(name, Counter()).update(numbers)
             values = pa.table({n: columns[n] for n in provided}, schema=pa.schema(list(provided.items())))
             before_table = pa.table(before, schema=values.schema)
             both = _scatter(before_table, values, members, rows)

@@ -79,6 +79,11 @@ class Work:
         self._measure_prints = {
             s.name: self._stage_print(s, s.stage_class(s.config).decide_knobs) for s in _map_specs(config)
         }
+        self._summary_prints = {
+            s.name: self._stage_print(s, s.stage_class(s.config).decide_knobs)
+            for s in config.stages
+            if s.stage_class.kind == "aggregate"
+        }
         provided = [spec.stage_class(spec.config).provides() for spec in config.stages]
         self._columns = digest([sorted((name, str(kind)) for name, kind in some.items()) for some in provided])
         self._answers: dict[tuple[str, str, int | None], Answers] = {}  # phase, what is sent, rounds before
@@ -173,6 +178,8 @@ class Work:
                 if verdicts is None:
                     return None
                 components[between.name] = verdicts
+                if between.kind == "aggregate":  # it decides here, from the summary
+                    components[f"stage {between.stages[0].name}"] = self._stage_prints[between.stages[0].name]
         for spec in phase.stages:
             components[f"stage {spec.name}"] = self._stage_prints[spec.name]
         if phase.leaves_payload:
@@ -281,7 +288,8 @@ class Work:
         ]
         if any(m is None for m in parts):
             return None
-        return {f"stage {spec.name}": self._stage_prints[spec.name], "rows": digest([m.digest for m in parts if m])}
+        whole = self._stage_prints[spec.name] if unit == "summary" else self._summary_prints[spec.name]
+        return {f"stage {spec.name}": whole, "rows": digest([m.digest for m in parts if m])}
 
     def state(self, phase: Phase, unit: str, stale: set[str]) -> UnitState:
         """Whether a unit is done; `stale` names earlier phases that will run again."""

@@ -157,6 +157,8 @@ def documents_schema(stages: Iterable[Stage]) -> pa.Schema:
     """The columns of documents/ after these stages."""
     fields: dict[str, pa.DataType] = dict(DOCUMENT_COLUMNS)
     for stage in stages:
+        for name in set(stage.consumes) - set(DOCUMENT_COLUMNS):
+            fields.pop(name, None)
         for name, kind in stage.provides().items():
             if name not in DOCUMENT_COLUMNS:
                 fields[name] = pa.string() if pa.types.is_large_string(kind) else kind

@@ -13,7 +13,7 @@ import pyarrow as pa
 import yaml
 from markupsafe import Markup
 
-from pipeline.report import corpus, human, results
+from pipeline.report import corpus, findings, human, results
 
 FORMAT = 1  # newest run.json that this report reads
 HERE = Path(__file__).parent
@@ -105,6 +105,8 @@ def _view(run_dir: Path, run: Mapping[str, Any]) -> dict[str, Any]:
         "domains": attempt("ledger/", lambda: corpus.domains(run_dir)),
         "similarity": attempt("ledger/", lambda: corpus.similarities(run_dir)),
         "scores": attempt("scores/", lambda: corpus.scores(run_dir, stages)) or [],
+        "contamination": attempt("findings/", lambda: findings.contamination(run_dir)) or [],
+        "tables": findings.tables(run.get("stages") or []),
         "tokenizer": attempt("tokenizer/", lambda: results.tokenizer(run_dir, sections.get("tokenizer") or {})),
         "tokens": attempt("tokens/", lambda: results.tokens(run_dir, sections.get("pack") or {})),
         "model": attempt("model/", lambda: results.model(run_dir, sections.get("pretrain") or {})),

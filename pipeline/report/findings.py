@@ -1,0 +1,94 @@
+"""What the report shows of findings/ (evaluation items in the documents) and of the tables of aggregate stages (the mix)."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.report import human, scan
+
+ITEMS_SHOWN = 25
+DOCUMENTS_SHOWN = 3  # of an item
+ROWS_SHOWN = 200
+ITEM_COLUMNS = (
+    "benchmark",
+    "item",
+    "state",
+    "words",
+    "common_in_documents",
+    "documents",
+    "coverage",
+    "covered",
+    "found",
+)
+
+
+def contamination(run: Path) -> list[dict[str, Any]]:
+    """For each stage that looked for evaluation items: a row for each benchmark, and the items with the most overlap."""
+    root = run / "findings"
+    names = sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+    out = []
+    for name in names:
+        folder = root / name
+        if not set(ITEM_COLUMNS) <= set(scan.columns_of(folder)):
+            continue
+        counts: dict[str, Counter[str]] = {}
+        most: list[tuple[float, int, int, dict[str, Any]]] = []  # a heap of the items that documents hold most of
+        number = 0
+        for batch in scan.batches(scan.row_groups(folder, ITEM_COLUMNS), ITEM_COLUMNS, 512):
+            for row in batch.to_pylist():
+                seen = counts.setdefault(str(row["benchmark"]), Counter())
+                seen.update([str(row["state"]), "items"])
+                seen["copied"] += (row["common_in_documents"] or 0) > 0
+                number += 1
+                if row["documents"]:
+                    entry = (row["covered"] or 0.0, row["documents"], -number, _item(row))
+                    (heapq.heappush if len(most) < ITEMS_SHOWN else heapq.heappushpop)(most, entry)
+        rows = [{"benchmark": human.shown(b, 120), **_counts(n)} for b, n in sorted(counts.items())]
+        found = [entry[3] for entry in sorted(most, key=lambda entry: entry[:3], reverse=True)]
+        out.append({"stage": human.shown(name, 80), "rows": rows, "items": found})
+    return out
+
+
+def _counts(seen: Counter[str]) -> dict[str, int]:
+    return {name: seen[name] for name in ("items", "contaminated", "clean", "too_short", "common", "copied")}
+
+
+def _item(row: Mapping[str, Any]) -> dict[str, Any]:
+    found = [
+        human.shown(f"{one['id']} at {', '.join(str(span['start']) for span in (one['spans'] or [])[:3])}", 120)
+        for one in (row["found"] or [])[:DOCUMENTS_SHOWN]
+    ]
+    return {
+        "name": human.shown(f"{row['benchmark']}/{row['item']}", 120),
+        "words": row["words"],
+        "documents": row["documents"],
+        "coverage": row["coverage"],
+        "covered": row["covered"],
+        "found": found,
+    }
+
+
+def tables(stages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The tables of aggregate stages: what was asked, what there was, what came out."""
+    out = []
+    for stage in stages:
+        rows = [row for row in stage.get("table") or [] if isinstance(row, Mapping)]
+        if not rows:
+            continue
+        names = [name for name in rows[0] if name != "name"]
+        cells = [
+            [human.shown(row.get("name"), 120), *(_cell(name, row.get(name)) for name in names)]
+            for row in rows[:ROWS_SHOWN]
+        ]
+        heads = [human.shown(name.replace("_", " "), 60) for name in names]
+        more = max(len(rows) - ROWS_SHOWN, 0)
+        out.append({"stage": human.shown(stage.get("stage"), 80), "heads": heads, "rows": cells, "more": more})
+    return out
+
+
+def _cell(name: str, value: Any) -> str:
+    return human.size(value) if str(name).endswith("_bytes") else human.number(value)
