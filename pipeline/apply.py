@@ -33,7 +33,7 @@ from pipeline.run import preflight, with_given_paths
 from pipeline.tables import Chunk, ChunkWriter, as_table, check_source, clean, file_kind, file_schema, read_chunks
 from pipeline.yamlfile import ConfigError, Located
 from stages.batch import Batch
-from stages.chat.conversation import CONVERSATION
+from stages.conversation import CONVERSATION
 from stages.stage import Edit, GroupStage, MapStage, Stage, StageError
 
 KEEP = "keep"

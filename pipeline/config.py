@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 from pipeline.mistakes import NAME, explain, nearest, odd_numbers, unsaid
 from pipeline.overrides import apply_override
 from pipeline.yamlfile import ConfigError, Key, Located, Mistake, load, shown
-from stages.chat.conversation import CONVERSATION
+from stages.conversation import CONVERSATION
 from stages.stage import MapStage, Stage, StageConfig, knob, registry
 from tokenizer_training.config import PackConfig, TokenizerConfig
 from training.config import PretrainConfig

@@ -30,7 +30,7 @@ from pipeline.engine.work import Call, describe
 from pipeline.files import InputError
 from pipeline.plan import may_hold_pages, plan, warnings
 from pipeline.yamlfile import ConfigError
-from stages.chat.conversation import KINDS
+from stages.conversation import KINDS
 from stages.stage import Stage, StageError
 
 Say = Callable[[str], None]

@@ -18,7 +18,7 @@ from pipeline.engine.store import Store, is_url
 from pipeline.plan import Phase
 from pipeline.run import prepare
 from pipeline.yamlfile import ConfigError, Located
-from stages.chat.conversation import KINDS
+from stages.conversation import KINDS
 
 
 def run_directory(path: str) -> Store:

@@ -17,9 +17,9 @@ from pipeline.yamlfile import ConfigError, Located
 from stages.batch import Batch
 from stages.chat import checks
 from stages.chat.chat import CUES, Chat, ChatConfig
-from stages.chat.conversation import CONVERSATION, LISTS, edited, render
 from stages.chat.cues import read_cues, tags_of
 from stages.chat.repair import repair
+from stages.conversation import CONVERSATION, LISTS, edited, render
 from stages.stage import Edit, StageError
 from tests.support import ROOT, pipeline, tree
 

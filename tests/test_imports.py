@@ -20,7 +20,13 @@ MAY_IMPORT = {
     "training": {"tokenizer_training"},
 }
 OF_TOKENIZER_TRAINING = {"tokenizer_training.read"}  # the reader of token datasets: all that training may know
-OF_STAGES = {"stages", "stages.stage", "stages.batch", "stages.pii.scrub"}  # contracts and scrubbing; no filtering rule
+OF_STAGES = {  # contracts, schemas and scrubbing; no filtering rule
+    "stages",
+    "stages.stage",
+    "stages.batch",
+    "stages.conversation",
+    "stages.pii.scrub",
+}
 LIGHT = {"numpy", "pyarrow", "pydantic", "regex", "xxhash"}  # what stages may import before `setup`
 
 

@@ -34,7 +34,7 @@ from pipeline.engine.unit_input import UnitCounts, input_batches
 from pipeline.engine.verdicts import VerdictCursor
 from pipeline.engine.writers import SampleKeeper, TableWriter, offer_samples
 from pipeline.readers.record import Limits, Segment
-from stages.chat.conversation import CONVERSATION, KINDS
+from stages.conversation import CONVERSATION, KINDS
 
 __all__ = ["MapTask", "SideFile", "VerdictCursor", "build_runners", "run_map", "score_schema"]
 

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from pipeline.config import StageSpec
 from stages.batch import Batch
-from stages.chat.conversation import with_edits
+from stages.conversation import with_edits
 from stages.stage import AggregateStage, Decision, Edit, MapStage, StageError
 
 T = TypeVar("T")

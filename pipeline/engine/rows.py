@@ -14,7 +14,7 @@ from xxhash import xxh3_128_digest
 
 from pipeline.engine.store import Store
 from pipeline.readers.record import Record
-from stages.chat.conversation import CONVERSATION, MESSAGES
+from stages.conversation import CONVERSATION, MESSAGES
 from stages.stage import Stage
 
 DATE = pa.timestamp("s", tz="UTC")

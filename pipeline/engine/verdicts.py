@@ -13,7 +13,7 @@ from pipeline.engine.mapping import StageCounts, apply_edits, only_mask, text_by
 from pipeline.engine.poison import failed
 from pipeline.engine.writers import SampleKeeper, offer_samples
 from stages.batch import Batch
-from stages.chat.conversation import with_edits
+from stages.conversation import with_edits
 from stages.stage import VERDICT, Edit, GroupStage
 
 if TYPE_CHECKING:

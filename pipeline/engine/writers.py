@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from stages.batch import Batch
-from stages.chat.conversation import LISTS, transcript
+from stages.conversation import LISTS, transcript
 
 GROUP_BYTES = 32 << 20  # a row group: large enough to scan fast, small enough to hold
 GROUP_ROWS = 16384

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.readers.charset import valid
-from stages.chat.conversation import LISTS, Message, render, role_of
+from stages.conversation import LISTS, Message, render, role_of
 
 CONVERSATIONS = ("messages", "conversations", "conversation", "dialogue", "turns")  # keys of lists of turns
 ROLE_KEYS = ("role", "from", "speaker")

@@ -1,4 +1,4 @@
-"""Conversations: one schema for chat, preference pairs and prompts with verifiable answers, and the stage that checks them."""
+"""The stage that checks and repairs conversations."""
 
 from stages.chat import chat
 

@@ -12,9 +12,9 @@ import pyarrow as pa
 from stages.batch import Batch
 from stages.chat import checks
 from stages.chat.checks import FAULTS
-from stages.chat.conversation import LISTS, MESSAGES, ROLES, Message, render
 from stages.chat.cues import Cue, read_cues, tags_of
 from stages.chat.repair import repair
+from stages.conversation import LISTS, MESSAGES, ROLES, Message, render
 from stages.stage import ASSETS, Decision, Limit, MapStage, StageConfig, StageError, knob, register
 
 CUES = ASSETS / "chat" / "cues.json"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from stages.chat.conversation import ROLES, Message
+from stages.conversation import ROLES, Message
 
 # In the order in which they are looked for: the first that is among the stage's `drop` is the row's rule.
 FAULTS = (

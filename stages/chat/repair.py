@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from stages.chat.conversation import ROLES, SEPARATOR, Message, role_of
+from stages.conversation import ROLES, SEPARATOR, Message, role_of
 
 MAPPED, TRIMMED, CONTROLS, END_TOKENS, EMPTY_SYSTEM, SYSTEM_FIRST, MERGED = (
     "roles_mapped",

@@ -10,7 +10,7 @@ import pyarrow.compute
 from pydantic import AfterValidator
 
 from stages.batch import Batch
-from stages.chat.conversation import prompts
+from stages.conversation import prompts
 from stages.stage import StageConfig, StageError, knob
 
 CRITERIA = (
