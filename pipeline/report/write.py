@@ -14,6 +14,7 @@ import yaml
 from markupsafe import Markup
 
 from pipeline.report import corpus, human, results
+from pipeline.report.diversity import diversity
 
 FORMAT = 1  # newest run.json that this report reads
 HERE = Path(__file__).parent
@@ -105,6 +106,7 @@ def _view(run_dir: Path, run: Mapping[str, Any]) -> dict[str, Any]:
         "domains": attempt("ledger/", lambda: corpus.domains(run_dir)),
         "similarity": attempt("ledger/", lambda: corpus.similarities(run_dir)),
         "scores": attempt("scores/", lambda: corpus.scores(run_dir, stages)) or [],
+        "diversity": attempt("scores/", lambda: diversity(run_dir, stages, run.get("config") or {})),
         "tokenizer": attempt("tokenizer/", lambda: results.tokenizer(run_dir, sections.get("tokenizer") or {})),
         "tokens": attempt("tokens/", lambda: results.tokens(run_dir, sections.get("pack") or {})),
         "model": attempt("model/", lambda: results.model(run_dir, sections.get("pretrain") or {})),
