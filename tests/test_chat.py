@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.config import resolve
-from pipeline.readers.conversation import BadRow, conversation
+from pipeline.readers.conversation import FIELDS, BadRow, conversation
 from pipeline.run import Options, run
 from pipeline.yamlfile import ConfigError, Located
 from stages.batch import Batch
@@ -273,6 +274,56 @@ def test_knobs_of_the_stage() -> None:
     for knobs, why in (({"drop": ["rude"]}, "no finding is called 'rude'"), ({"roles": {"a": "b"}}, "roles.a")):
         with pytest.raises(StageError, match=why):
             chat_stage(**knobs)
+
+
+def junk(lot: random.Random, depth: int = 0) -> Any:
+    """A random JSON value out of what rows of chat data are made of."""
+    keys = [*FIELDS, "role", "from", "content", "value", "type", "text", "tool_calls", "odd"]
+    kind = lot.randrange(9 if depth < 4 else 6)
+    if kind < 3:
+        return lot.choice(
+            ["", "user", "gpt", "x\x00", "\ud800", "\n\nHuman: a\n\nAssistant: b", "<|im_end|>", "```", "a, " * 50]
+        )
+    if kind < 6:
+        return lot.choice([None, True, 3, -1.5, float("nan"), 10**30])
+    if kind < 7:
+        return [junk(lot, depth + 1) for _ in range(lot.randrange(4))]
+    return {lot.choice(keys): junk(lot, depth + 1) for _ in range(lot.randrange(5))}
+
+
+def test_any_row_is_read_or_refused_and_the_stage_judges_what_was_read() -> None:
+    lot = random.Random(5)
+    read: list[Any] = []
+    for _ in range(6000):
+        row = {lot.choice(FIELDS): junk(lot) for _ in range(lot.randrange(1, 6))}
+        kind = lot.choice(["chat", "preference", "prompt"])
+        try:
+            found = conversation(row, kind, {}, None)
+        except BadRow:
+            continue
+        assert isinstance(found.text, str)
+        read.append((kind, found.messages, found.chosen, found.rejected, found.answer))
+    assert len(read) > 300
+    stage = chat_stage()
+    values = stage.measure(batch(read))
+    assert values.num_rows == len(stage.decide(values).rule) == len(read)
+
+
+def test_nested_strings_that_are_no_utf8_fail_alone(tmp_path: Path) -> None:
+    good, bad = b"fine", b"\xff\xfe"
+    contents = pa.array([good, bad, good, good], pa.binary())
+    as_text = pa.Array.from_buffers(pa.string(), 4, contents.buffers())
+    roles = pa.array(["user", "assistant"] * 2)
+    turns = pa.StructArray.from_arrays([roles, as_text], ["role", "content"])
+    table = pa.table({"messages": pa.ListArray.from_arrays(pa.array([0, 2, 4], pa.int32()), turns)})
+    pq.write_table(table, tmp_path / "talk.parquet")
+    made = config(
+        input=input_of(tmp_path / "talk.parquet", format="parquet"), engine={"executor": "inline", "max_failed": 1}
+    )
+    assert run(made, Options(str(tmp_path / "run")), lambda line: None) == 0
+    ledger = rows_of(tmp_path / "run/ledger")
+    assert [(row["fate"], row["detail"]) for row in ledger] == [("failed", "not UTF-8"), ("kept", None)]
+    assert rows_of(tmp_path / "run/chat")[0]["messages"] == [U("fine"), A("fine")]
 
 
 # ---- whole runs
