@@ -392,6 +392,8 @@ def test_sample_in_its_folders(sample_run: Path) -> None:
     } == tags
     assert {row["verifier"] for row in prompts} == {"number", "integer", "python_tests"}
     assert '[{"input": 2, "output": 4}]' in {row["answer"] for row in prompts}
+    report = (sample_run / "report.html").read_text(encoding="utf-8")
+    assert f"chat/: {len(chat)}" in report and "repeated_answer 1" in report and "python_tests 1" in report
     samples = rows_of(sample_run / "samples")
     assert any(row["text"].startswith("[user]\n") for row in samples if row["stage"] == "chat")
 

@@ -14,6 +14,7 @@ import yaml
 from markupsafe import Markup
 
 from pipeline.report import corpus, human, results
+from pipeline.report.conversations import conversations
 from pipeline.report.diversity import diversity
 
 FORMAT = 1  # newest run.json that this report reads
@@ -103,6 +104,7 @@ def _view(run_dir: Path, run: Mapping[str, Any]) -> dict[str, Any]:
         "reasons": _reasons(stages, samples),
         "skipped": [(s["stage"], rule, n) for s in stages for rule, n in s["skipped"].items()],
         "documents": documents,
+        "conversations": attempt("conversations", lambda: conversations(run_dir)) or [],
         "domains": attempt("ledger/", lambda: corpus.domains(run_dir)),
         "similarity": attempt("ledger/", lambda: corpus.similarities(run_dir)),
         "scores": attempt("scores/", lambda: corpus.scores(run_dir, stages)) or [],
