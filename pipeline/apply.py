@@ -169,6 +169,11 @@ def check_columns(spec: StageSpec, source: Path, first: Chunk, added: dict[str, 
         needs |= {n: f" for `only: {{{n}: ...}}`" for n in ("language", "source") if getattr(only, n) is not None}
     if spec.config.by_language:
         needs["language"] = " for `by_language`"
+    if getattr(spec.config, "compare", "text") != "text":
+        raise ConfigError(
+            f"{spec.kind}.compare: {spec.config.compare} is for conversations, which apply gives to map stages alone; "  # type: ignore[attr-defined]
+            "use it in a run, or apply it to a file whose `text` is the prompt"
+        )
     have = first.scalars()
     for name, why in needs.items():
         if name not in first.names and name not in CONVERSATION:

@@ -20,7 +20,7 @@ from stages.chat import checks
 from stages.chat.chat import CUES, Chat, ChatConfig
 from stages.chat.cues import read_cues, tags_of
 from stages.chat.repair import repair
-from stages.conversation import CONVERSATION, LISTS, edited, render
+from stages.conversation import CONVERSATION, LISTS, edited, render, with_edits
 from stages.stage import Edit, StageError
 from tests.support import ROOT, pipeline, tree
 
@@ -213,6 +213,32 @@ def test_broken_cue_lists_are_named(tmp_path: Path, content: str, why: str) -> N
     assert str(path) in str(caught.value)
 
 
+def test_a_cue_list_of_another_language(tmp_path: Path) -> None:
+    path = tmp_path / "de.json"
+    path.write_text(json.dumps({"refusal": {"where": "answer_start", "phrases": ["das kann ich nicht"]}, "拒绝": {}}))
+    with pytest.raises(StageError, match="no name of a tag"):
+        chat_stage(cues=[str(path)])
+    lists = {
+        "refusal": {"where": "answer_start", "phrases": ["das kann ich nicht"]},
+        "zh_refusal": {"where": "answer_start", "phrases": ["我不能"]},
+    }
+    path.write_text(json.dumps(lists))
+    rows: list[Any] = [
+        ("chat", [U("Hilf mir."), A("Das kann ich nicht tun.")], None, None, None),
+        ("chat", [U("帮我"), A("对不起，我不能这样做。")], None, None, None),
+        ("chat", [U("Hi."), A("I cannot help with that.")], None, None, None),
+    ]
+    tags = chat_stage(cues=[str(path)]).measure(batch(rows)).column("chat_tags").to_pylist()
+    assert tags == [["refusal"], ["zh_refusal"], ["refusal"]]
+
+
+def test_edits_of_a_batch_leave_its_rows_of_text() -> None:
+    rows: list[Any] = [(None, None, None, None, None), ("chat", [U("abc"), A("def")], None, None, None)]
+    columns, texts = with_edits(batch(rows), {0: [Edit(0, 1, "")], 1: [Edit(0, 1, "X")]})
+    assert texts == {1: "Xbc\n\ndef"} and columns["messages"].to_pylist() == [None, [U("Xbc"), A("def")]]
+    assert with_edits(batch(rows), {0: [Edit(0, 1, "")]}) == ({}, {}) == with_edits(batch(rows), {})
+
+
 def test_edits_of_the_rendering_reach_the_messages() -> None:
     lists: list[Any] = [[U("ask mara@example.com"), A("")], None, [A("call 555"), A("end")]]
     text = render(lists)
@@ -251,7 +277,7 @@ def test_stage_judges_each_kind_and_leaves_text_alone() -> None:
     decision = stage.decide(values)
     expected = [None, "unknown_role", "same_answers", "order", "no_answer", None, "no_conversation", None, None]
     assert decision.rule == expected
-    assert decision.skipped == {"text": 1}
+    assert decision.skipped == {"text": 1} and decision.detail[3] == "user assistant assistant assistant"
     assert values.column("text").to_pylist()[7] == "as it was"
     assert values.column("text").to_pylist()[0] == "q\n\na"
     for row in range(len(rows)):  # a row's result does not depend on the others
@@ -483,3 +509,5 @@ def test_apply_reads_any_shape(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [row["verdict"] for row in rows] == ["keep", "chat:no_conversation", "chat:order"]
     assert rows[0]["messages"] == [U("Hi"), A("Hello")] and rows[0]["fixed"] == "end_tokens"
+    done = pipeline("apply", "dedup.exact", tmp_path / "in.jsonl", tmp_path / "out.jsonl", "--set", "compare=prompt")
+    assert done.returncode == 2 and "compare: prompt is for conversations" in done.stderr

@@ -96,6 +96,7 @@ class Chat(MapStage):
             "chat_characters": pa.int64(),
             "chat_answer_characters": pa.int64(),
             "chat_findings": pa.list_(pa.string()),
+            "chat_roles": pa.string(),
         }
 
     def limits(self) -> list[Limit]:
@@ -147,6 +148,7 @@ class Chat(MapStage):
             out["fixed"].append(", ".join(sorted(row.fixed)) or None)
             out["chat_tags"].append([finding for finding in findings if finding not in self.config.drop])
             out["chat_findings"].append(findings)
+            out["chat_roles"].append(roles_in_order(row) if "order" in row.faults else None)
             out["chat_turns"].append(row.turns)
             out["chat_characters"].append(row.characters)
             out["chat_answer_characters"].append(row.answer_characters)
@@ -155,8 +157,8 @@ class Chat(MapStage):
     def decide(self, values: pa.Table) -> Decision:
         """The first finding of `drop`, then the sizes."""
         decision, config = Decision.keep(values.num_rows), self.config
-        names = ("chat_findings", "chat_answer_characters", "chat_characters", "chat_turns")
-        for row, (findings, answer, size, turns) in enumerate(
+        names = ("chat_findings", "chat_answer_characters", "chat_characters", "chat_turns", "chat_roles")
+        for row, (findings, answer, size, turns, roles) in enumerate(
             zip(*(values.column(name).to_pylist() for name in names), strict=True)
         ):
             if findings is None:
@@ -164,7 +166,7 @@ class Chat(MapStage):
                 continue
             gone = next((finding for finding in findings if finding in config.drop), None)
             if gone is not None:
-                decision.drop(row, gone)
+                decision.drop(row, gone, detail=roles if gone == "order" else None)
             elif answer < config.min_answer_characters:
                 decision.drop(row, "short_answer", answer, config.min_answer_characters)
             elif config.max_characters is not None and size > config.max_characters:
@@ -207,6 +209,12 @@ def check(
         last = [side[-1]["content"] for side in sides if side] or [prompt[-1]["content"] if prompt else ""]
         row.answer_characters = min(map(len, last))
     return row
+
+
+def roles_in_order(row: Checked) -> str:
+    """The roles of a row's turns, for the ledger: `user user assistant`; at most a dozen."""
+    roles = [message["role"] for name in LISTS for message in row.lists[name] or []]
+    return " ".join(role if role in ROLES else "?" for role in roles[:12]) + (" ..." if len(roles) > 12 else "")
 
 
 def _shape(kind: str, prompt: list[Message], sides: list[list[Message]], answer: str | None) -> set[str]:
