@@ -39,6 +39,12 @@ class Batch:
         """The `text` column as strings, null as the empty string."""
         return self.derived("texts", lambda: [text or "" for text in self.values("text")])
 
+    def utf8(self) -> tuple[np.ndarray, np.ndarray]:
+        """The `text` column as UTF-8: all bytes end to end (uint8), and where each row begins and the last one ends (int64)."""
+        return self.derived(
+            "utf8", lambda: _utf8(self.table.column("text")) if self.has("text") else encoded([""] * len(self))
+        )
+
     def derived(self, key: str, compute: Callable[[], T]) -> T:
         """`compute()` once for this text column; later calls with the same key, from any stage, reuse it."""
         if key not in self._cache:
@@ -62,3 +68,26 @@ class Batch:
     def take(self, rows: np.ndarray | Sequence[int]) -> Batch:
         """The given rows, in the given order."""
         return Batch(self.table.take(pa.array(np.asarray(rows, dtype=np.int64), pa.int64())))
+
+
+def encoded(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Texts as `Batch.utf8` gives them; lone surrogates are three bytes each."""
+    parts = [text.encode("utf-8", "surrogatepass") for text in texts]
+    bounds = np.zeros(len(parts) + 1, dtype=np.int64)
+    np.cumsum([len(part) for part in parts], out=bounds[1:])
+    return np.frombuffer(b"".join(parts), dtype=np.uint8), bounds
+
+
+def _utf8(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+    """The bytes of a string column, not copied where it is one chunk; null is empty."""
+    array = column.combine_chunks().cast(pa.large_string())
+    if isinstance(array, pa.ChunkedArray):
+        array = array.chunk(0) if array.num_chunks else pa.array([], pa.large_string())
+    if array.null_count:
+        array = array.fill_null("")
+    _, offsets, data = array.buffers()
+    if offsets is None or len(array) == 0:
+        return np.zeros(0, np.uint8), np.zeros(len(array) + 1, np.int64)
+    bounds = np.frombuffer(offsets, dtype=np.int64)[array.offset : array.offset + len(array) + 1]
+    whole = np.frombuffer(data, dtype=np.uint8) if data is not None else np.zeros(0, np.uint8)
+    return whole[bounds[0] : bounds[-1]], bounds - bounds[0]

@@ -146,7 +146,7 @@ class Stage(ABC):
     config_model: ClassVar[type[StageConfig]]
     needs: ClassVar[tuple[str, ...]] = ("text",)
     consumes: ClassVar[tuple[str, ...]] = ()  # columns that end with this stage
-    decide_knobs: ClassVar[tuple[str, ...]] = ()  # knobs that only `decide` reads: changing them re-decides from scores
+    decide_knobs: tuple[str, ...] = ()  # knobs that only `decide` reads: changing them re-decides from scores
     libraries: ClassVar[tuple[str, ...]] = ()  # distributions whose versions change the output
     resources: ClassVar[Resources] = Resources()
     drops: ClassVar[bool] = True  # whether it can drop documents at all

@@ -7,9 +7,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.batch import Batch
-from stages.quality.c4 import C4, C4Config, count_sentences
+from stages.batch import Batch, encoded
+from stages.characters import classes
+from stages.quality.c4 import C4, C4Config
+from stages.quality.c4_lines import (
+    LineKnobs,
+    _sentences,
+    ascii_lower,
+    count_sentences,
+    holds_any,
+    judge_all,
+    judge_lines,
+)
 from stages.stage import Decision
+from stages.words import tokenise
 
 P = "quality_c4_"
 FIVE = "One is here. Two is here. Three is here. Four is here. Five is here."
@@ -141,6 +152,44 @@ def test_dropped_rows_have_no_edits() -> None:
 )
 def test_sentences(line: str, sentences: int) -> None:
     assert count_sentences(line) == sentences
+
+
+ENDS = st.text("ab. .!?…\"')]’”。！？।1Az\u00a0\u3000[世", max_size=30)
+
+
+@settings(max_examples=600, deadline=None)
+@given(ENDS | st.text(max_size=20))
+def test_compiled_sentences_are_those_of_the_definition(text: str) -> None:
+    line = text.replace("\n", " ").strip()
+    data, bounds = encoded([line])
+    if line:
+        assert _sentences(data, 0, int(bounds[1]), classes()) == count_sentences(line)
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.lists(st.lists(ENDS | st.just("a good line here."), max_size=6).map("\n".join), max_size=4),
+    st.booleans(),
+    st.sampled_from([None, 3]),
+    st.sampled_from([None, 4]),
+)
+def test_the_compiled_loop_is_the_plain_one(
+    texts: list[str], terminal: bool, fewest: int | None, longest: int | None
+) -> None:
+    knobs = LineKnobs(terminal, fewest, longest, False, (), False)
+    data, bounds = encoded(texts)
+    words = tokenise(texts)
+    for row, one in enumerate(judge_all(texts, data, bounds, words, knobs)):
+        assert one == judge_lines(texts[row], words.start[words.rows[row] : words.rows[row + 1]], knobs)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.text("abKİ\u212aAB [é", max_size=12), max_size=4), st.lists(st.text("ab k[é", max_size=3), max_size=3)
+)
+def test_phrases_are_found_in_any_case(texts: list[str], phrases: list[str]) -> None:
+    found = holds_any(*encoded(texts), phrases)
+    assert found.tolist() == [any(phrase and phrase in ascii_lower(text) for phrase in phrases) for text in texts]
 
 
 def test_long_runs_of_scripts_without_spaces_are_no_long_words() -> None:

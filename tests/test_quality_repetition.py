@@ -2,14 +2,12 @@
 
 from collections import Counter
 
-import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.batch import Batch
-from stages.quality import ngrams
 from stages.quality.gopher_repetition import GopherRepetition, RepetitionConfig
 from stages.words import tokenise
 
@@ -106,32 +104,57 @@ phrases = st.lists(
 ).map(" ".join)
 
 
+def slow_dolma(text: str) -> dict[str, float]:
+    words, out = text.split(), {}
+    whole = sum(map(len, words))
+    for n in range(2, 11):
+        grams = Counter(tuple(words[i : i + n]) for i in range(len(words) - n + 1))
+        if n <= 4:
+            gram, count = grams.most_common(1)[0] if grams else ((), 0)
+            out[f"top_{n}_gram"] = min(1.0, count * sum(map(len, gram)) / max(whole, 1))
+        else:
+            every = sum(count * sum(map(len, gram)) for gram, count in grams.items())
+            repeated = sum(count * sum(map(len, gram)) for gram, count in grams.items() if count > 1)
+            out[f"duplicate_{n}_grams"] = repeated / max(every, 1)
+    return out
+
+
 @settings(max_examples=150, deadline=None)
-@given(st.lists(repetitive | phrases, min_size=1, max_size=6), st.sampled_from([3, 40, 1 << 16]))
-def test_equals_slow_twins(texts: list[str], block: int) -> None:
-    kept, ngrams.BLOCK = ngrams.BLOCK, block
-    try:
-        for definition, twin in (("paper", slow), ("datatrove", slow_datatrove)):
-            values = measure(texts, definition=definition)
-            for row, text in enumerate(texts):
-                for name, expected in twin(text).items():
-                    assert values.column(P + name)[row].as_py() == pytest.approx(expected), (definition, name, text)
-    finally:
-        ngrams.BLOCK = kept
+@given(st.lists(repetitive | phrases, min_size=1, max_size=6))
+def test_equals_slow_twins(texts: list[str]) -> None:
+    twins = {"paper": slow, "dclm": slow, "datatrove": slow_datatrove, "dolma": slow_dolma}
+    for definition, twin in twins.items():
+        values = measure(texts, definition=definition, words="whitespace" if definition == "dolma" else "ours")
+        for row, text in enumerate(texts):
+            for name, expected in twin(text).items():
+                assert values.column(P + name)[row].as_py() == pytest.approx(expected), (definition, name, text)
 
 
-@settings(max_examples=100, deadline=None)
-@given(st.lists(st.integers(0, 5), max_size=60), st.integers(0, 2))
-def test_equal_keys_stand_together(small: list[int], shift: int) -> None:
-    # shift 0: keys differ in low bits only, where the fast sort must notice that it cannot tell them apart
-    keys = np.array(small, dtype=np.uint64) << np.uint64(30 * shift)
-    order = ngrams.equal_together(keys)
-    assert sorted(order.tolist()) == list(range(len(keys)))
-    groups: dict[int, list[int]] = {}
-    for place in order.tolist():
-        groups.setdefault(int(keys[place]), []).append(place)
-    assert [place for key in dict.fromkeys(int(keys[i]) for i in order) for place in groups[key]] == order.tolist()
-    assert all(group == sorted(group) for group in groups.values())
+def test_lines_by_each_definition() -> None:
+    text = "one two\none two\n one two\n\n\nthree four"
+    paper, datatrove, dolma, dclm = (
+        measure([text], definition=definition).to_pylist()[0] for definition in ("paper", "datatrove", "dolma", "dclm")
+    )
+    lines, letters = P + "duplicate_lines", P + "duplicate_line_characters"
+    assert (paper[lines], paper[letters]) == (pytest.approx(2 / 4), pytest.approx(14 / 31))  # stripped, later copies
+    assert (datatrove[lines], datatrove[letters]) == (
+        pytest.approx(1 / 4),
+        pytest.approx(7 / len(text)),
+    )  # as they stand
+    assert (dolma[lines], dolma[letters]) == (
+        pytest.approx(4 / 6),
+        pytest.approx(14 / 27),
+    )  # all copies, blank lines too
+    assert (dclm[lines], dclm[letters]) == (pytest.approx(3 / 4), pytest.approx(21 / 31))  # all copies, stripped
+    assert dolma[P + "duplicate_paragraphs"] is None and dclm[P + "duplicate_paragraphs"] == 0.0
+
+
+def test_tags_instead_of_drops() -> None:
+    stage = GopherRepetition(RepetitionConfig(mode="tag"))
+    values = stage.measure(Batch(pa.table({"text": ["Buy now and save money today. " * 20, "One line."]})))
+    assert values.column(P + "rule").to_pylist() == ["max_top_2_gram", None]
+    assert stage.decide(values).rule == [None, None]
+    assert stage.provides() == {P + "rule": pa.string()} and stage.decide_knobs == ()
 
 
 def test_verdicts_and_thresholds() -> None:

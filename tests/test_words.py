@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages import words
-from stages.words import UNSPACED_RANGES, Words, lines, lower_words, paragraphs, tokenise, word_key
+from stages.characters import BETWEEN_LETTERS, BETWEEN_NUMBERS, JOINERS, UNSPACED_RANGES
+from stages.words import Words, lower_words, tokenise, word_key
 
 
 def strings(text: str) -> list[str]:
@@ -55,11 +56,11 @@ def slow_words(text: str) -> list[tuple[int, int]]:
     def bridges(before: str, char: str, after: str) -> bool:
         if not kind(before) or not kind(after) or unspaced(before) or unspaced(after):
             return False
-        if char in words.JOINERS:
+        if char in JOINERS:
             return True
         letters = kind(before) in "LM" and kind(after) in "LM"
         numbers = kind(before) == kind(after) == "N"
-        return (char in words.BETWEEN_LETTERS and letters) or (char in words.BETWEEN_NUMBERS and numbers)
+        return (char in BETWEEN_LETTERS and letters) or (char in BETWEEN_NUMBERS and numbers)
 
     found: list[list[int]] = []
     for place, char in enumerate(text):
@@ -107,16 +108,19 @@ def test_keys_stand_for_words() -> None:
         word_key("two words")
 
 
-def test_result_does_not_depend_on_neighbours_or_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_result_does_not_depend_on_neighbours() -> None:
     texts = ["one two, three's 3.5 ", "", "你好 four" * 20, "x" * 500 + " y", "\n\n", "last wörd"] * 3
-    alone = [tokenise([text]) for text in texts]
-    for piece in (7, 50, 1 << 18):
-        monkeypatch.setattr(words, "PIECE", piece)
-        together = tokenise(texts)
-        for row, one in enumerate(alone):
-            span = slice(together.rows[row], together.rows[row + 1])
-            for name in ("start", "end", "key", "alphabetic", "unspaced"):
-                assert np.array_equal(getattr(together, name)[span], getattr(one, name)), (piece, row, name)
+    together = tokenise(texts)
+    for row, one in enumerate(tokenise([text]) for text in texts):
+        span = slice(together.rows[row], together.rows[row + 1])
+        for name in ("start", "end", "key", "alphabetic", "unspaced"):
+            assert np.array_equal(getattr(together, name)[span], getattr(one, name)), (row, name)
+
+
+def test_bytes_that_are_no_utf8_are_read_to_their_end() -> None:
+    for data in (b"ab\xe4", b"\xf0\x9f", b"\xff\xfe a", b"\x80\x80", b"a\xc3"):
+        found = words._words(np.frombuffer(data, np.uint8), np.array([0, len(data)]))
+        assert found.counts[0] <= len(data) and (found.end <= len(data)).all()
 
 
 def test_totals() -> None:
@@ -135,13 +139,6 @@ def test_large_texts_take_linear_time(text: str) -> None:
     found = tokenise([text])
     assert time.process_time() - start < 5
     assert found.counts[0] == {"x": 1, "w": 1_000_000, "a": 1, "世": 1_000_000, "'": 0}[text[0]]
-
-
-def test_lines_and_paragraphs() -> None:
-    text = " one \r\n\n  \n two\nthree\n \t\n\nfour\n"
-    assert lines(text) == ["one", "two", "three", "four"]
-    assert paragraphs(text) == ["one", "two\nthree", "four"]
-    assert lines("") == paragraphs("\n \n") == []
 
 
 def test_lower_words_is_what_dedup_counts_on() -> None:

@@ -76,7 +76,7 @@ class Work:
         self._manifests: dict[tuple[str, str], Manifest | None] = {}
         self._finished: bool | None = None  # as `state` found it
         self._stage_prints = {spec.name: self._stage_print(spec) for spec in config.stages}
-        self._measure_prints = {s.name: self._stage_print(s, s.stage_class.decide_knobs) for s in _map_specs(config)}
+        self._measure_prints = {s.name: self._stage_print(s, s.stage_class(s.config).decide_knobs) for s in _map_specs(config)}
         provided = [spec.stage_class(spec.config).provides() for spec in config.stages]
         self._columns = digest([sorted((name, str(kind)) for name, kind in some.items()) for some in provided])
         self._answers: dict[tuple[str, str, int | None], Answers] = {}  # phase, what is sent, rounds before

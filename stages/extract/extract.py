@@ -111,7 +111,7 @@ class Extract(MapStage):
     """
 
     name = "extract"
-    version = 2
+    version = 3
     config_model = ExtractConfig
     needs = ("html",)
     consumes = ("html",)

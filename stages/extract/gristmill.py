@@ -18,6 +18,10 @@ from stages.extract.render import in_data_rows, render
 THRESHOLDS = {"balanced": 0.55, "precision": 0.7, "recall": 0.3}
 HEADING = 0.2  # a heading right before kept text needs no more: as good by every score, and the structure stays
 LEAST_COMMENT = 20  # characters outside links that a block among comments must have
+FEW, SMALL_SHARE = (
+    500,
+    0.2,
+)  # characters outside links, and share of the page's: less than both is too little, `balanced` asks for less
 LEAST = 0.5  # where nothing is so likely: what is more likely than this share of the likeliest
 
 
@@ -28,6 +32,13 @@ def choose(probability: Floats, threshold: float) -> npt.NDArray[np.bool_]:
     most = float(probability.max())
     found: Any = probability > (threshold if most > threshold else LEAST * most)
     return np.asarray(found)
+
+
+def too_little(blocks: Blocks, kept: npt.NDArray[np.bool_]) -> bool:
+    """Whether what is kept of a page is so short, and so little of it, that more of it must be main content: a recipe's lists, say."""
+    own = blocks.text[:, LENGTH] - blocks.text[:, LINKED]
+    found = int(own[kept].sum())
+    return found < FEW and found < SMALL_SHARE * int(own.sum())
 
 
 def with_headings(
@@ -59,13 +70,17 @@ class Extractor:
     ) -> None:
         self._model: BlockModel = load_model(model)
         self._threshold = THRESHOLDS[favor]
+        self._second = THRESHOLDS["recall"] if favor == "balanced" else self._threshold
         self._comments, self._tables, self._markdown = comments, tables, markdown
 
     def choose(self, page: Page) -> Choice:
         """Judge the blocks of a page."""
         blocks = find_blocks(page.tree, self._model.cues)
         probability = probabilities(self._model, page.tree, blocks)
-        kept = with_headings(page.tree, blocks, probability, choose(probability, self._threshold))
+        kept = choose(probability, self._threshold)
+        if too_little(blocks, kept):
+            kept = choose(probability, self._second)
+        kept = with_headings(page.tree, blocks, probability, kept)
         length, linked = blocks.text[:, LENGTH], blocks.text[:, LINKED]
         if self._comments:
             kept = kept | (blocks.comment & (length - linked >= LEAST_COMMENT) & (linked * 2 < length))

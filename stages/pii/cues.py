@@ -15,7 +15,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from stages.words import LETTER, NUMBER, Bools, Ints, classes, code_points
+from stages.characters import LETTER, NUMBER, Bools, Ints, classes, code_points
 
 Windows: TypeAlias = Iterator[tuple[int, int]]
 

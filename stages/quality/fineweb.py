@@ -8,21 +8,32 @@ short below 30 characters, datatrove up to 30; the paper's comparisons include t
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any, Literal
+
 import pyarrow as pa
 
 from stages.batch import Batch
-from stages.quality.gopher_repetition import duplicate_shares
-from stages.quality.rules import TERMINAL, Rule, judge, limits, ratio, table, thresholds
-from stages.stage import Decision, Limit, MapStage, StageConfig, knob, register
-from stages.words import batch_lines, batch_words
+from stages.lines import batch_lines
+from stages.quality import peers
+from stages.quality.repeats import later_copies
+from stages.quality.rules import Rule, RuleConfig, RuleStage, ratio, table, thresholds
+from stages.quality.tokens import WordKnob, counted_words, word_knob
+from stages.stage import knob, register
 
 PAPER = "FineWeb (Penedo et al. 2024)"
 P = "quality_fineweb_"
 
 
-class FineWebConfig(StageConfig):
+class FineWebConfig(RuleConfig):
     """Thresholds; null switches a rule off."""
+
+    definition: Literal["paper", "datatrove"] = knob(
+        "paper",
+        "datatrove counts lines as they stand, not stripped, ends them with its own list of stops, without quotes, calls a "
+        "line of 30 characters short, and drops beyond the thresholds, not at them; its threshold for duplicate lines is 0.01",
+        PAPER,
+    )
+    words: WordKnob = word_knob()
 
     min_punctuated_lines: float | None = knob(
         0.12,
@@ -44,48 +55,44 @@ class FineWebConfig(StageConfig):
 
 
 @register
-class FineWeb(MapStage):
+class FineWeb(RuleStage):
     """Drops lists, menus and templates."""
 
     name = "quality.fineweb"
+    version = 2
+    prefix = P
     config_model = FineWebConfig
     decide_knobs = thresholds(FineWebConfig)
     config: FineWebConfig
 
-    def provides(self) -> dict[str, pa.DataType]:
-        return {}
-
-    def measures(self) -> dict[str, pa.DataType]:
+    def counted(self) -> dict[str, pa.DataType]:
         return {rule.column: pa.float64() for rule in self.rules()}
 
     def rules(self) -> list[Rule]:
         knobs = self.config
+        included = knobs.definition == "paper"
+        least: Literal["above", "min"] = "above" if included else "min"
+        most: Literal["below", "max"] = "below" if included else "max"
         repeated = P + "duplicate_line_characters"
         return [
-            Rule("min_punctuated_lines", P + "punctuated_lines", "above", knobs.min_punctuated_lines),
-            Rule("max_short_lines", P + "short_lines", "below", knobs.max_short_lines),
-            Rule("max_duplicate_line_characters", repeated, "below", knobs.max_duplicate_line_characters),
+            Rule("min_punctuated_lines", P + "punctuated_lines", least, knobs.min_punctuated_lines),
+            Rule("max_short_lines", P + "short_lines", most, knobs.max_short_lines),
+            Rule("max_duplicate_line_characters", repeated, most, knobs.max_duplicate_line_characters),
             Rule("max_newline_ratio", P + "newline_ratio", "max", knobs.max_newline_ratio),
         ]
 
-    def limits(self) -> list[Limit]:
-        return limits(self.rules())
-
-    def measure(self, batch: Batch) -> pa.Table:
-        lines = batch_lines(batch)
-        count = [len(some) for some in lines]
-        short = self.config.short_line_length
-        return table(
-            self.measures(),
-            {
-                P + "punctuated_lines": ratio([sum(line.endswith(TERMINAL) for line in some) for some in lines], count),
-                P + "short_lines": ratio([sum(len(line) < short for line in some) for some in lines], count),
-                P + "duplicate_line_characters": np.array(
-                    [duplicate_shares(some)[1] for some in lines], dtype=np.float64
-                ),
-                P + "newline_ratio": ratio([text.count("\n") for text in batch.texts()], batch_words(batch).counts),
-            },
-        )
-
-    def decide(self, values: pa.Table) -> Decision:
-        return judge(values, self.rules())
+    def count(self, batch: Batch) -> pa.Table:
+        lines, words = batch_lines(batch), counted_words(batch, self.config.words)
+        values: dict[str, Any] = {P + "newline_ratio": ratio(lines.newlines, words.counts)}
+        if self.config.definition == "datatrove":
+            shares = [peers.fineweb_lines(text, self.config.short_line_length) for text in batch.texts()]
+            names = (P + "punctuated_lines", P + "short_lines", P + "duplicate_line_characters")
+            values |= {name: [row[place] for row in shares] for place, name in enumerate(names)}
+        else:
+            _, repeated = later_copies(lines.rows, lines.key, lines.length)
+            values |= {
+                P + "punctuated_lines": ratio(lines.total(lines.terminal), lines.counts),
+                P + "short_lines": ratio(lines.total(lines.length < self.config.short_line_length), lines.counts),
+                P + "duplicate_line_characters": ratio(repeated, lines.total(lines.length)),
+            }
+        return table(self.counted(), values)

@@ -2,29 +2,39 @@
 
 Rae et al. 2021, "Scaling Language Models: Methods, Analysis & Insights from Training Gopher", appendix A1.1. Words are those of
 `stages.words` (punctuation alone is no word, so that the rule on alphabetic words means what the paper means by it); lines are
-non-blank lines, stripped.
+non-blank lines, stripped. `definition: datatrove` counts lines as its code does (blank ones are lines, cut at any line separator),
+and, of words that are punctuation, all but their number and length (which matters with `words: spacy`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 
 from stages.batch import Batch
-from stages.quality import stop_words
-from stages.quality.rules import Rule, judge, limits, ratio, table, thresholds
-from stages.stage import ASSETS, Decision, Limit, MapStage, StageConfig, knob, register
-from stages.words import Ints, Keys, Words, batch_lines, batch_words
+from stages.characters import Ints, Keys
+from stages.lines import batch_lines
+from stages.quality import peers, stop_words
+from stages.quality.rules import Rule, RuleConfig, RuleStage, ratio, table, thresholds
+from stages.quality.tokens import WordKnob, counted_words, key_of, strings, word_knob
+from stages.stage import ASSETS, knob, register
+from stages.words import Words
 
 PAPER = "Gopher (Rae et al. 2021), A1.1"
 P = "quality_gopher_"
 
 
-class GopherConfig(StageConfig):
+class GopherConfig(RuleConfig):
     """Thresholds; null switches a rule off."""
+
+    definition: Literal["paper", "datatrove"] = knob(
+        "paper", "what is counted: as the paper's words say, or as the code of another system does", source=PAPER
+    )
+    words: WordKnob = word_knob()
 
     min_words: int | None = knob(50, "fewest words", source=PAPER, ge=0)
     max_words: int | None = knob(100_000, "most words", source=PAPER, ge=0)
@@ -55,18 +65,17 @@ class GopherConfig(StageConfig):
 
 
 @register
-class Gopher(MapStage):
+class Gopher(RuleStage):
     """Drops documents that do not read like prose."""
 
     name = "quality.gopher"
+    version = 2
+    prefix = P
     config_model = GopherConfig
     decide_knobs = thresholds(GopherConfig)
     config: GopherConfig
 
-    def provides(self) -> dict[str, pa.DataType]:
-        return {}
-
-    def measures(self) -> dict[str, pa.DataType]:
+    def counted(self) -> dict[str, pa.DataType]:
         return {
             P + "words": pa.int32(),
             P + "mean_word_length": pa.float64(),  # null if most words are letters of scripts without spaces
@@ -93,34 +102,34 @@ class Gopher(MapStage):
             Rule("min_stop_words", P + "stop_words", "min", knobs.min_stop_words),
         ]
 
-    def limits(self) -> list[Limit]:
-        return limits(self.rules())
-
     def assets(self) -> dict[str, str]:
         return {"stop_words": self.config.stop_words or str(ASSETS / "quality" / "stop_words.json")}
 
     def setup(self, assets: Mapping[str, Path]) -> None:
-        self.stop_words = stop_words.load(assets["stop_words"])
+        self.stop_words = stop_words.load(assets["stop_words"], key_of(self.config.words))
 
-    def measure(self, batch: Batch) -> pa.Table:
-        words, texts, lines = batch_words(batch), batch.texts(), batch_lines(batch)
-        counts = words.counts
-        spaced = ~words.unspaced
-        bullets = self.config.bullets
+    def count(self, batch: Batch) -> pa.Table:
+        words, lines = counted_words(batch, self.config.words), batch_lines(batch)
+        counts, solid = words.counts, np.ones(len(words.key), np.bool_)
+        if self.config.definition == "datatrove":
+            shares = [peers.gopher_lines(text, self.config.bullets) for text in batch.texts()]
+            bullets, ellipses = np.array(shares, np.float64).reshape(len(batch), 2).T
+            if self.config.words != "ours":
+                solid = ~np.fromiter(map(peers.symbol, strings(batch, words)), np.bool_, len(words.key))
+        else:
+            bullets = ratio(lines.total(lines.starting(batch.utf8()[0], self.config.bullets)), lines.counts)
+            ellipses = ratio(lines.total(lines.ellipsis), lines.counts)
+        measured = solid & ~words.unspaced
         stops, listed = self._distinct_stop_words(words, batch.values("language"))
         return table(
-            self.measures(),
+            self.counted(),
             {
-                P + "words": counts,
-                P + "mean_word_length": ratio(words.total(words.length * spaced), words.total(spaced)),
-                P + "hash_ratio": ratio([text.count("#") for text in texts], counts),
-                P + "ellipsis_ratio": ratio([text.count("...") + text.count("…") for text in texts], counts),
-                P + "bullet_lines": ratio(
-                    [sum(line.startswith(bullets) for line in some) for some in lines], [len(some) for some in lines]
-                ),
-                P + "ellipsis_lines": ratio(
-                    [sum(line.endswith(("...", "…")) for line in some) for some in lines], [len(some) for some in lines]
-                ),
+                P + "words": words.total(solid),
+                P + "mean_word_length": ratio(words.total(words.length * measured), words.total(measured)),
+                P + "hash_ratio": ratio(lines.hashes, counts),
+                P + "ellipsis_ratio": ratio(lines.ellipses, counts),
+                P + "bullet_lines": bullets,
+                P + "ellipsis_lines": ellipses,
                 P + "alphabetic_words": ratio(words.total(words.alphabetic), counts),
                 P + "stop_words": stops,
             },
@@ -139,9 +148,6 @@ class Gopher(MapStage):
             listed |= mine
             found += _distinct(words.key, row, mine, self.stop_words[language])
         return found, listed
-
-    def decide(self, values: pa.Table) -> Decision:
-        return judge(values, self.rules())
 
 
 def _distinct(keys: Keys, row: Ints, rows: np.ndarray, wanted: Keys) -> Ints:

@@ -1,16 +1,21 @@
 """The repetition rules of Gopher: does this document say the same thing over and over?
 
-Rae et al. 2021, "Scaling Language Models: Methods, Analysis & Insights from Training Gopher", table A1. What is counted:
+Rae et al. 2021, "Scaling Language Models: Methods, Analysis & Insights from Training Gopher", table A1. The table gives thresholds;
+what is counted differs from system to system (`definition`):
 
-- Lines are non-blank lines, paragraphs the blocks between blank lines, both stripped. A duplicate is a later copy of an earlier one.
-  Shares are of the number of lines (paragraphs), and of their characters.
-- Words are those of `stages.words`, case kept; characters are those of words. By the paper's definition (`definition: paper`) the
-  share of the top n-gram is (times it occurs) x (its characters) / (characters of all words), at most 1; an n-gram that occurs once
-  is no repetition; of several equally frequent the longest counts. The share of duplicate n-grams is the characters of all words
-  that stand in any n-gram that occurs more than once, first occurrence included, each word counted once.
-- `definition: datatrove` counts as datatrove 0.10 does: only later copies of duplicate n-grams, read left to right and
-  advancing by n after a copy, over the characters of the whole text; top n-grams with the spaces between their words, the first of
-  the most frequent. The same document scores lower. (Words remain ours.)
+- `paper`: lines are non-blank lines, paragraphs the blocks between blank lines, both stripped. A duplicate is a later copy of an
+  earlier one; shares are of the number of lines (paragraphs), and of their characters. Words are those of `stages.words`, case
+  kept, and characters those of words. The share of the top n-gram is (times it occurs) x (its characters) / (characters of all
+  words), at most 1; an n-gram that occurs once is no repetition; of several equally frequent the longest counts. The share of
+  duplicate n-grams is the characters of all words that stand in any n-gram that occurs more than once, each word counted once.
+- `dclm` (its RefinedWeb baseline) counts n-grams so, too; of lines and paragraphs (cut at two newlines) every copy is a duplicate, the
+  first one included, and a document of one line (paragraph) has none.
+- `datatrove` (0.10): lines are cut at newlines and not stripped; all shares of characters are of the whole text; top n-grams
+  count with the spaces between their words, the first of the most frequent; of duplicate n-grams only later copies count, read left
+  to right, advancing by n after a copy. The same document scores lower.
+- `dolma` (its Gopher tagger): every copy of a line is a duplicate, blank lines are lines, their characters are compared with those
+  of words; it has no paragraphs (null: skipped). Duplicate n-grams are all occurrences of repeated ones, of all occurrences, in
+  characters. Use `words: whitespace` for its words.
 """
 
 from __future__ import annotations
@@ -21,22 +26,26 @@ import numpy as np
 import pyarrow as pa
 
 from stages.batch import Batch
-from stages.quality import ngrams
-from stages.quality.rules import Rule, judge, limits, ratio, table, thresholds
-from stages.stage import Decision, Limit, MapStage, StageConfig, knob, register
-from stages.words import Words, batch_lines, batch_words, paragraphs
+from stages.lines import batch_lines
+from stages.quality import peers
+from stages.quality.repeats import DUPLICATE, TOP, all_ngram_characters, later_copies, ngram_characters
+from stages.quality.rules import Rule, RuleConfig, RuleStage, ratio, table, thresholds
+from stages.quality.tokens import WordKnob, counted_words, word_knob
+from stages.stage import knob, register
+from stages.words import Words
 
 PAPER = "Gopher (Rae et al. 2021), table A1"
 P = "quality_repetition_"
-TOP, DUPLICATE = (2, 3, 4), (5, 6, 7, 8, 9, 10)
+NGRAMS = [f"top_{n}_gram" for n in TOP] + [f"duplicate_{n}_grams" for n in DUPLICATE]
 
 
-class RepetitionConfig(StageConfig):
+class RepetitionConfig(RuleConfig):
     """Thresholds; null switches a rule off."""
 
-    definition: Literal["paper", "datatrove"] = knob(
-        "paper", "how n-gram repetition is counted: the paper's words, or datatrove's code", source=PAPER
+    definition: Literal["paper", "datatrove", "dolma", "dclm"] = knob(
+        "paper", "what is counted: as the paper's words say, or as the code of another system does", source=PAPER
     )
+    words: WordKnob = word_knob()
     max_duplicate_lines: float | None = knob(0.30, "largest share of lines that repeat an earlier line", PAPER, ge=0)
     max_duplicate_paragraphs: float | None = knob(
         0.30, "largest share of paragraphs that repeat an earlier one", PAPER, ge=0
@@ -59,72 +68,68 @@ class RepetitionConfig(StageConfig):
 
 
 @register
-class GopherRepetition(MapStage):
+class GopherRepetition(RuleStage):
     """Drops documents that repeat their own lines, paragraphs or phrases."""
 
     name = "quality.gopher_repetition"
+    version = 2
+    prefix = P
     config_model = RepetitionConfig
     decide_knobs = thresholds(RepetitionConfig)
     config: RepetitionConfig
 
-    def provides(self) -> dict[str, pa.DataType]:
-        return {}
-
-    def measures(self) -> dict[str, pa.DataType]:
+    def counted(self) -> dict[str, pa.DataType]:
         return {rule.column: pa.float64() for rule in self.rules()}
 
     def rules(self) -> list[Rule]:
-        names = [
-            "duplicate_lines",
-            "duplicate_paragraphs",
-            "duplicate_line_characters",
-            "duplicate_paragraph_characters",
-        ]
-        names += self._ngram_names()
+        parts = ("lines", "paragraphs", "line_characters", "paragraph_characters")
+        names = ["duplicate_" + name for name in parts] + NGRAMS
         return [Rule("max_" + name, P + name, "max", getattr(self.config, "max_" + name)) for name in names]
 
-    def limits(self) -> list[Limit]:
-        return limits(self.rules())
-
-    def measure(self, batch: Batch) -> pa.Table:
-        values: dict[str, np.ndarray] = {}
-        blocks = [paragraphs(text) for text in batch.texts()]
-        for name, parts in (("line", batch_lines(batch)), ("paragraph", blocks)):
-            shares = np.array([duplicate_shares(some) for some in parts]).reshape(len(batch), 2)
-            values[f"{P}duplicate_{name}s"], values[f"{P}duplicate_{name}_characters"] = shares[:, 0], shares[:, 1]
-        for name in self._ngram_names():
-            values[P + name] = np.zeros(len(batch))
-        texts = batch.texts()
-        for rows, words in ngrams.blocks(batch_words(batch)):
-            for name, share in zip(self._ngram_names(), self._ngram_shares(words, texts[rows]), strict=True):
-                values[P + name][rows] = share
-        return table(self.measures(), values)
-
-    def _ngram_shares(self, words: Words, texts: list[str]) -> list[np.ndarray]:
-        """The shares of top and duplicate n-grams, one array for each of `_ngram_names`, one entry a text."""
-        repeated = list(ngrams.repeats(words, max(DUPLICATE)))
-        if self.config.definition == "paper":
-            whole = words.total(words.length)
-            top = ngrams.top_characters(words, repeated, TOP)
-            duplicate = ngrams.covered_characters(words, repeated, DUPLICATE)
+    def count(self, batch: Batch) -> pa.Table:
+        values = self._parts(batch)
+        if self.config.definition == "datatrove" and self.config.words == "spacy":
+            words = peers.spacy_words(batch)  # whose n-grams are compared as strings
+            shares = [peers.ngram_shares(text, some) for text, some in zip(batch.texts(), words, strict=True)]
+            ngrams = np.array(shares, np.float64).reshape(len(batch), len(NGRAMS))
         else:
-            whole = np.array([len(text) for text in texts], dtype=np.int64)
-            top = ngrams.first_top_characters(words, repeated, TOP)
-            duplicate = ngrams.later_copy_characters(words, repeated, DUPLICATE)
-        return [np.minimum(ratio(part[n], whole), 1.0) for part in (top, duplicate) for n in part]
+            ngrams = self._ngrams(counted_words(batch, self.config.words), batch_lines(batch).characters)
+        values |= {P + name: ngrams[:, place] for place, name in enumerate(NGRAMS)}
+        return table(self.counted(), values, {name: np.isnan(column) for name, column in values.items()})
 
-    @staticmethod
-    def _ngram_names() -> list[str]:
-        return [f"top_{n}_gram" for n in TOP] + [f"duplicate_{n}_grams" for n in DUPLICATE]
+    def _parts(self, batch: Batch) -> dict[str, np.ndarray]:
+        """Shares of duplicate lines and paragraphs, and of their characters."""
+        names = [f"{P}duplicate_{name}" for name in ("lines", "line_characters", "paragraphs", "paragraph_characters")]
+        if self.config.definition != "paper":
+            count = {
+                "datatrove": peers.datatrove_copies,
+                "dolma": peers.dolma_copies,
+                "dclm": peers.dclm_copies,
+            }[self.config.definition]
+            shares = np.array([count(text) for text in batch.texts()], np.float64).reshape(len(batch), 4)
+            return {name: shares[:, place] for place, name in enumerate(names)}
+        lines = batch_lines(batch)
+        copies, repeated = later_copies(lines.rows, lines.key, lines.length)
+        blocks = np.diff(lines.paragraph_rows)
+        block_copies, block_repeated = later_copies(lines.paragraph_rows, lines.paragraph_key, lines.paragraph_length)
+        sums = np.concatenate([[0], np.cumsum(lines.paragraph_length)])
+        whole = sums[lines.paragraph_rows[1:]] - sums[lines.paragraph_rows[:-1]]
+        columns = (
+            ratio(copies, lines.counts),
+            ratio(repeated, lines.total(lines.length)),
+            ratio(block_copies, blocks),
+            ratio(block_repeated, whole),
+        )
+        return dict(zip(names, columns, strict=True))
 
-    def decide(self, values: pa.Table) -> Decision:
-        return judge(values, self.rules())
-
-
-def duplicate_shares(parts: list[str]) -> tuple[float, float]:
-    """The share of parts that repeat an earlier part, and the share of characters in those."""
-    first = set(parts)
-    if len(first) == len(parts):
-        return 0.0, 0.0
-    characters = sum(map(len, parts))
-    return 1 - len(first) / len(parts), 1 - sum(map(len, first)) / characters
+    def _ngrams(self, words: Words, text_length: np.ndarray) -> np.ndarray:
+        """The shares of top and duplicate n-grams: [rows, NGRAMS]."""
+        definition = self.config.definition
+        counted = ngram_characters(words, "paper" if definition == "dclm" else definition)
+        whole = np.broadcast_to(
+            (text_length if definition == "datatrove" else words.total(words.length))[:, None], counted.shape
+        ).astype(np.float64)
+        if definition == "dolma":
+            for place, n in enumerate(DUPLICATE):
+                whole[:, len(TOP) + place] = all_ngram_characters(words, n)
+        return np.minimum(ratio(counted, whole), 1.0)

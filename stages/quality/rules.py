@@ -1,7 +1,8 @@
-"""What the heuristic filters share: a threshold rule, its verdict, and the characters that end a sentence."""
+"""What the heuristic filters share: a threshold rule, its verdict, and the modes of a stage."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
@@ -9,14 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from stages.stage import Decision, Limit, StageConfig
-
-# Characters that end a sentence, and closing quotation marks after them. C4 names `.`, `!`, `?` and `"`; the others are
-# their counterparts: full-width and half-width forms, Chinese and Japanese, Arabic and Urdu, Devanagari, Armenian, Ethiopic, Khmer,
-# Burmese, Tibetan, Georgian and Mongolian stops. An ellipsis is no end.
-SENTENCE_STOPS = ".!?。．！？｡؟۔।॥։።፧፨။។៕།༎჻᠃᠉‼⁇⁈⁉"
-CLOSING_QUOTES = "\"'”’»›」』"
-TERMINAL = tuple(SENTENCE_STOPS + CLOSING_QUOTES)
+from stages.batch import Batch
+from stages.stage import Decision, Limit, MapStage, StageConfig, knob
 
 
 class Rule(NamedTuple):
@@ -73,6 +68,61 @@ def thresholds(knobs: type[StageConfig]) -> tuple[str, ...]:
 def limits(rules: Iterable[Rule]) -> list[Limit]:
     """The rules that are on, as thresholds for the report."""
     return [Limit(rule.column, rule.name, float(rule.threshold)) for rule in rules if rule.threshold is not None]
+
+
+class RuleConfig(StageConfig):
+    """Knobs of every stage of rules."""
+
+    mode: Literal["drop", "tag"] = knob(
+        "drop", "drop documents that break a rule, or only write the first rule that each breaks into a column"
+    )
+
+
+class RuleStage(MapStage):
+    """A stage that counts, and compares what it counted with thresholds."""
+
+    prefix: str  # of its columns
+    config: RuleConfig
+
+    def __init__(self, config: StageConfig) -> None:
+        super().__init__(config)
+        if self.config.mode == "tag":  # then the column depends on the thresholds
+            self.decide_knobs = ()
+
+    @abstractmethod
+    def rules(self) -> list[Rule]:
+        """In the order in which they are tried."""
+
+    @abstractmethod
+    def counted(self) -> dict[str, pa.DataType]:
+        """The columns of `count`."""
+
+    @abstractmethod
+    def count(self, batch: Batch) -> pa.Table:
+        """What the rules look at, one row for each row of the batch."""
+
+    def provides(self) -> dict[str, pa.DataType]:
+        """With `mode: tag`, the rule that each document breaks (null: none)."""
+        return {self.prefix + "rule": pa.string()} if self.config.mode == "tag" else {}
+
+    def measures(self) -> dict[str, pa.DataType]:
+        """The counted columns, and the tag."""
+        return {**self.counted(), **self.provides()}
+
+    def limits(self) -> list[Limit]:
+        """The rules that are on."""
+        return limits(self.rules())
+
+    def measure(self, batch: Batch) -> pa.Table:
+        """Count, and judge where the verdict is a column."""
+        values = self.count(batch)
+        for name, kind in self.provides().items():
+            values = values.append_column(name, pa.array(judge(values, self.rules()).rule, kind))
+        return values
+
+    def decide(self, values: pa.Table) -> Decision:
+        """The first rule that a row breaks."""
+        return judge(values, self.rules()) if self.config.mode == "drop" else Decision.keep(values.num_rows)
 
 
 def ratio(part: npt.ArrayLike, whole: npt.ArrayLike) -> npt.NDArray[np.float64]:

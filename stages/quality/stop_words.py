@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from stages.characters import Keys
 from stages.stage import StageError
-from stages.words import Keys, word_key
+from stages.words import word_key
 
 # Three-letter codes of labels such as `deu` or `deu_Latn`.
 ISO_639_1 = {
@@ -26,15 +28,15 @@ def language_code(label: str) -> str:
     return ISO_639_1.get(base, base)
 
 
-def load(path: Path) -> dict[str, Keys]:
-    """The keys (`stages.words`) of each language's words, from a JSON object of lists of words.
+def load(path: Path, key: Callable[[str], int] = word_key) -> dict[str, Keys]:
+    """The keys of each language's words, from a JSON object of lists of words.
 
     Raises `StageError` if the file is not that.
     """
     try:
         lists = json.loads(path.read_text(encoding="utf-8"))
         return {
-            language: np.unique(np.array([word_key(word) for word in words], dtype=np.uint64))
+            language: np.unique(np.array([key(word) for word in words], dtype=np.uint64))
             for language, words in lists.items()
         }
     except (OSError, ValueError, AttributeError, TypeError) as error:
