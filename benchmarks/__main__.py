@@ -2,13 +2,14 @@
 
 import sys
 
-from benchmarks import cheap_first, curation, language, url_filter
+from benchmarks import cheap_first, curation, language, url_filter, warc_to_text
 
 BENCHMARKS = {
     "cheap_first": cheap_first.main,
     "curation": curation.main,
     "language": language.main,
     "url_filter": url_filter.main,
+    "warc_to_text": warc_to_text.main,
 }
 
 for name in sys.argv[1:] or BENCHMARKS:

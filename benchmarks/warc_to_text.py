@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -78,7 +78,7 @@ print(json.dumps({"pages": pages, "texts": texts, "characters": characters}))
 Result = dict[str, float]
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: Sequence[str] = ()) -> None:
     """Print a table of medians."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--warc", type=Path, nargs="+", default=SAMPLE)
@@ -175,4 +175,4 @@ def measured(command: list[str], report: bool = True) -> Result:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

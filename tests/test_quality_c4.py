@@ -8,19 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.batch import Batch, encoded
-from stages.characters import classes
 from stages.quality.c4 import C4, C4Config
-from stages.quality.c4_lines import (
-    LineKnobs,
-    _sentences,
-    ascii_lower,
-    count_sentences,
-    holds_any,
-    judge_all,
-    judge_lines,
-)
+from stages.quality.c4_lines import LineKnobs, ascii_lower, count_sentences, holds_any, judge_all
 from stages.stage import Decision
 from stages.words import tokenise
+from tests import c4_plain
 
 P = "quality_c4_"
 FIVE = "One is here. Two is here. Three is here. Four is here. Five is here."
@@ -161,26 +153,30 @@ ENDS = st.text("ab. .!?…\"')]’”。！？।1Az\u00a0\u3000[世", max_size=
 @given(ENDS | st.text(max_size=20))
 def test_compiled_sentences_are_those_of_the_definition(text: str) -> None:
     line = text.replace("\n", " ").strip()
-    data, bounds = encoded([line])
-    if line:
-        assert _sentences(data, 0, int(bounds[1]), classes()) == count_sentences(line)
+    assert count_sentences(line) == c4_plain.count_sentences(line)
 
 
-@settings(max_examples=400, deadline=None)
-@given(
-    st.lists(st.lists(ENDS | st.just("a good line here."), max_size=6).map("\n".join), max_size=4),
-    st.booleans(),
-    st.sampled_from([None, 3]),
-    st.sampled_from([None, 4]),
+LINES = ENDS | st.sampled_from(
+    ["a good line here.", "[1] x [edit]", "[]", "use cookies a. b", "JavaScript. a b", "[citation needed]", ""]
 )
-def test_the_compiled_loop_is_the_plain_one(
-    texts: list[str], terminal: bool, fewest: int | None, longest: int | None
-) -> None:
-    knobs = LineKnobs(terminal, fewest, longest, False, (), False)
-    data, bounds = encoded(texts)
-    words = tokenise(texts)
-    for row, one in enumerate(judge_all(texts, data, bounds, words, knobs)):
-        assert one == judge_lines(texts[row], words.start[words.rows[row] : words.rows[row + 1]], knobs)
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    st.lists(st.lists(LINES | st.lists(LINES, max_size=3).map("".join), max_size=6).map("\n".join), max_size=4),
+    st.builds(
+        LineKnobs,
+        st.booleans(),
+        st.sampled_from([None, 3]),
+        st.sampled_from([None, 4]),
+        st.booleans(),
+        st.sampled_from([(), ("use COOKIES", "a. é"), ("",)]),
+        st.booleans(),
+    ),
+)
+def test_the_compiled_loop_is_the_plain_one(texts: list[str], knobs: LineKnobs) -> None:
+    found = judge_all(texts, *encoded(texts), tokenise(texts), knobs)
+    assert found == [c4_plain.judge(text, knobs) for text in texts]
 
 
 @settings(max_examples=300, deadline=None)

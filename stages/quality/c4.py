@@ -149,13 +149,18 @@ class C4(RuleStage):
         decision = super().decide(values)
         if self.config.mode == "tag":
             return decision
-        cuts = values.column(P + "cuts").combine_chunks()
-        bounds = cuts.offsets.to_pylist()
-        start, end = (cuts.values.field(name).to_pylist() for name in ("start", "end"))
-        for row, (first, last) in enumerate(pairwise(bounds)):
-            if first < last and decision.rule[row] is None:
-                decision.edits[row] = [Edit(start[place], end[place], "") for place in range(first, last)]
-        return decision
+        return edits_of(decision, values.column(P + "cuts"))
+
+
+def edits_of(decision: Decision, cuts: pa.ChunkedArray) -> Decision:
+    """The decision with the cuts of each kept row, a column of type list<SPAN>, as edits."""
+    whole = cuts.combine_chunks()
+    bounds = whole.offsets.to_pylist()
+    start, end = (whole.values.field(name).to_pylist() for name in ("start", "end"))
+    for row, (first, last) in enumerate(pairwise(bounds)):
+        if first < last and decision.rule[row] is None:
+            decision.edits[row] = [Edit(start[place], end[place], "") for place in range(first, last)]
+    return decision
 
 
 def spans(rows: list[list[tuple[int, int]]]) -> pa.ListArray:

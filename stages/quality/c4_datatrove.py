@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from stages.quality.c4_lines import LINE_RULES, Judged, LineKnobs, banned_phrases
+from stages.quality.c4_lines import LINE_RULES, Judged, LineKnobs
 
 _CITATION = re.compile(r"\[\d*]|\[edit]|\[citation needed]")
 _ENDS = (".", "?", "!", '"', "'")
@@ -19,7 +19,6 @@ _ENDS = (".", "?", "!", '"', "'")
 def judge_lines(text: str, knobs: LineKnobs, count_sentences: Callable[[str], int]) -> tuple[Judged, bool, bool]:
     """What the line rules find in one text, and whether they met "lorem ipsum" and `{`."""
     cut_by = dict.fromkeys(LINE_RULES, 0)
-    banned = banned_phrases(knobs)
     kept: list[
         tuple[int, int, int]
     ] = []  # what stays, in pieces: from, to, the line separator that stays before it (-1: none)
@@ -36,7 +35,10 @@ def judge_lines(text: str, knobs: LineKnobs, count_sentences: Callable[[str], in
         if rule is None:
             lorem |= "lorem ipsum" in lower
             bracket |= "{" in _without(line, marks)
-            rule = next((rule for phrase, rule in banned.items() if phrase in lower), None)
+            if knobs.javascript and "javascript" in lower:
+                rule = "javascript"
+            elif any(phrase.lower() in lower for phrase in knobs.policy_phrases):
+                rule = "policy"
         if rule is not None:
             cut_by[rule] += 1
             continue
