@@ -27,11 +27,13 @@ from pipeline.engine.schedule import RunFailed, run_tasks
 from pipeline.engine.store import TEMPORARY, Store
 from pipeline.engine.work import Call, Failure
 from pipeline.overrides import put, split_override
+from pipeline.readers.conversation import BadRow, Conversation, conversation, guess_kind
 from pipeline.readers.rows import seconds_of
 from pipeline.run import preflight, with_given_paths
 from pipeline.tables import Chunk, ChunkWriter, as_table, check_source, clean, file_kind, file_schema, read_chunks
 from pipeline.yamlfile import ConfigError, Located
 from stages.batch import Batch
+from stages.conversation import CONVERSATION
 from stages.stage import Edit, GroupStage, MapStage, Stage, StageError
 
 KEEP = "keep"
@@ -167,16 +169,21 @@ def check_columns(spec: StageSpec, source: Path, first: Chunk, added: dict[str, 
         needs |= {n: f" for `only: {{{n}: ...}}`" for n in ("language", "source") if getattr(only, n) is not None}
     if spec.config.by_language:
         needs["language"] = " for `by_language`"
+    if getattr(spec.config, "compare", "text") != "text":
+        raise ConfigError(
+            f"{spec.kind}.compare: {spec.config.compare} is for conversations, which apply gives to map stages alone; "  # type: ignore[attr-defined]
+            "use it in a run, or apply it to a file whose `text` is the prompt"
+        )
     have = first.scalars()
     for name, why in needs.items():
-        if name not in first.names:
+        if name not in first.names and name not in CONVERSATION:
             names = ", ".join(first.names)
             raise ConfigError(f"{source}: {spec.kind} needs the column {name!r}{why}; the file has {names}")
         if first.table is not None and name in STRINGS and not _is_text(first.table.schema.field(name).type):
             kind = first.table.schema.field(name).type
             raise ConfigError(f"{source}: {spec.kind} reads the column {name!r} as strings, but it holds {kind}")
     for name, kind in added.items():
-        if name in first.names and name not in STRINGS:
+        if name in first.names and name not in STRINGS and name not in CONVERSATION:
             try:
                 have.column(name).cast(kind)
             except (KeyError, pa.ArrowException):
@@ -193,8 +200,10 @@ def _is_text(kind: pa.DataType) -> bool:
     return any(is_kind(kind) for is_kind in views)
 
 
-def as_batch(chunk: Chunk, first: int) -> Batch:
-    """A chunk as a stage sees it: `id` a string (the row's number where there is none), texts as strings, no nested values."""
+def as_batch(chunk: Chunk, first: int, conversations: bool = False) -> Batch:
+    """A chunk as a stage sees it: `id` a string (the row's number where there is none), texts as strings, no nested values
+    but conversations, in whatever shape the rows have them.
+    """
     table = chunk.scalars()
     have = set(chunk.names)
     columns: dict[str, pa.Array | pa.ChunkedArray] = {}
@@ -212,9 +221,26 @@ def as_batch(chunk: Chunk, first: int) -> Batch:
             pages = [clean(page) if isinstance(page, str) else None for page in pages]
             columns["html"] = pa.array(pages, pa.large_string())
         columns[HASH] = pa.array([_hash(page) for page in pages], PAYLOAD_HASH)
+    if conversations:
+        columns |= _conversations(chunk)
     if "date" in have:
         columns["date"] = pa.array([seconds_of(value) for value in chunk.values("date")], pa.int64()).cast(DATE)
     return Batch(table).with_columns(columns)
+
+
+def _conversations(chunk: Chunk) -> dict[str, pa.Array]:
+    """The columns of `CONVERSATION`, null in rows that hold none, and their rendering."""
+    kind = guess_kind(set(chunk.names))
+    rows = chunk.rows if chunk.rows is not None else chunk.table.to_pylist() if chunk.table is not None else []
+    found: list[Conversation | None] = []
+    for row in rows:
+        try:
+            found.append(conversation(row, kind, {}, None))
+        except BadRow:
+            found.append(None)
+    columns = {n: pa.array([getattr(one, n, None) for one in found], t) for n, t in CONVERSATION.items()}
+    columns["kind"] = pa.array([kind] * len(rows), pa.string())
+    return {**columns, "text": pa.array([one.text if one else None for one in found], pa.large_string())}
 
 
 def _hash(page: Any) -> bytes | None:
@@ -342,7 +368,7 @@ def map_results(job: Job, executor: Executor) -> Iterator[tuple[Chunk, dict[str,
             waiting[number] = chunk
             done[number] = {}
             if len(chunk):
-                queue.append((number, 0, as_batch(chunk, first).table, 0))
+                queue.append((number, 0, as_batch(chunk, first, "messages" in job.stage.needs).table, 0))
             first += len(chunk)
             while queue and len(running) < executor.slots:
                 tasks = _submit(job, executor, queue, running, tasks)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pipeline.mistakes import NAME, explain, nearest, odd_numbers, unsaid
 from pipeline.overrides import apply_override
 from pipeline.yamlfile import ConfigError, Key, Located, Mistake, load, shown
+from stages.conversation import CONVERSATION
 from stages.stage import Bytes, MapStage, Stage, StageConfig, knob, registry
 from tokenizer_training.config import PackConfig, TokenizerConfig
 from training.config import PretrainConfig
@@ -41,7 +42,15 @@ class InputConfig(Section):
     )
     text_field: str = knob("text", "the column that holds the text (jsonl, parquet)")
     id_field: str | None = knob(None, "the column kept as `record_id` (jsonl, parquet)")
-    kind: Literal["text"] = knob("text", "what the records are")
+    kind: Literal["text", "chat", "preference", "prompt"] = knob(
+        "text",
+        "what the rows are: text, or (jsonl, parquet) conversations, pairs of answers, prompts with a verifiable answer, which are"
+        " written to chat/, preferences/ and prompts/; docs/chat.md lists their shapes",
+    )
+    fields: dict[str, str] = knob(
+        {}, "columns under names that are not known, for a kind other than text: {prompt: question_text}"
+    )
+    verifier: str | None = knob(None, "what checks the answers of rows that name no verifier (kind prompt)")
 
 
 class EngineConfig(Section):
@@ -166,8 +175,14 @@ def _cross_checks(config: RunConfig) -> list[Mistake]:
             mistakes.append((place, f"input {entry.source!r} needs either `paths` or `paths_file`"))
         elif entry.paths is not None and not entry.paths:
             mistakes.append(((*place, "paths"), "input.paths: is empty; give at least one file, glob or URL"))
+        mistakes += _kind_mistakes(entry, place)
     if not config.input:
         mistakes.append((("input",), "`input` is empty; give at least one mapping with source, format, paths"))
+    if config.tokenizer and config.input and all(entry.kind != "text" for entry in config.input):
+        text = (
+            "`tokenizer` learns from documents/, which only inputs of kind text fill; add one, or set tokenizer: null"
+        )
+        mistakes.append((("tokenizer",), text))
     if config.pack and not config.tokenizer:
         mistakes.append((("pack",), "`pack` needs the section `tokenizer`"))
     if config.pretrain and not config.pack:
@@ -200,6 +215,26 @@ def _cross_checks(config: RunConfig) -> list[Mistake]:
     return mistakes
 
 
+ROW_FORMATS = ("jsonl", "parquet")  # what can hold conversations
+
+
+def _kind_mistakes(entry: InputConfig, place: Key) -> list[Mistake]:
+    """Knobs of an input that do not fit its kind."""
+    if entry.kind != "text":
+        if entry.format in ROW_FORMATS:
+            return []
+        text = f"input.kind: {entry.kind} rows come as jsonl or parquet, not as {entry.format}"
+        return [((*place, "kind"), f"{text}; change input.format, or leave kind out")]
+    return [
+        (
+            (*place, key),
+            f"input.{key}: is for conversations; set input.kind to chat, preference or prompt, or leave it out",
+        )
+        for key in ("fields", "verifier")
+        if getattr(entry, key)
+    ]
+
+
 HTML_FORMATS = ("warc", "html")  # what holds pages, so that there is no text before `extract`
 
 
@@ -208,6 +243,7 @@ def stage_order(config: RunConfig, places: Sequence[Key]) -> list[Mistake]:
     mistakes: list[Mistake] = []
     pages = next((entry for entry in config.input if entry.format in HTML_FORMATS), None)
     have = {"id", "record_id", "url", "source", "date", "html", "payload_hash"} | (set() if pages else {"text"})
+    have |= set(CONVERSATION) if any(entry.kind != "text" for entry in config.input) else set()
     sources = sorted({entry.source for entry in config.input})
     ended: dict[str, str] = {}  # columns that a stage before has used up
     for spec, place in zip(config.stages, places, strict=True):
@@ -215,6 +251,8 @@ def stage_order(config: RunConfig, places: Sequence[Key]) -> list[Mistake]:
         for need in sorted(set(stage.needs) - have):
             if need in ended:
                 text = f"which ends with `{ended[need]}`: put `{spec.name}` before it"
+            elif need in CONVERSATION:
+                text = "which only inputs of another kind than text have: set input.kind to chat, preference or prompt"
             else:
                 why = f"; the input {pages.source!r} holds HTML" if pages and need == "text" else ""
                 text = f"which no stage before it writes{why}{_writer(need)}"
@@ -239,6 +277,15 @@ def stage_order(config: RunConfig, places: Sequence[Key]) -> list[Mistake]:
                         f"{spec.name}.only.source: no input has the source {source!r}{nearest(source, sources)}",
                     )
                 )
+        talk = _rewritten(spec, stage, config.input)
+        if talk is not None:
+            mistakes.append(
+                (
+                    place,
+                    f"{spec.name} writes a new `text`, but that of the input {talk.source!r} (kind {talk.kind}) only renders "
+                    f"its messages, which would stay as they were: add `only: {{source: [...]}}` with the sources of kind text",
+                )
+            )
         gone = {*stage.consumes, *(["payload_hash"] if "html" in stage.consumes else [])}
         have = (have | set(stage.provides())) - gone
         ended |= dict.fromkeys(gone, spec.name)
@@ -247,6 +294,14 @@ def stage_order(config: RunConfig, places: Sequence[Key]) -> list[Mistake]:
             (("stages",), f"input {pages.source!r} holds HTML: add `extract` to the stages, so that there is text")
         )
     return mistakes
+
+
+def _rewritten(spec: StageSpec, stage: Stage, inputs: Iterable[InputConfig]) -> InputConfig | None:
+    """An input of conversations whose rendering a stage would replace. Edits of a rendering reach the messages; a new text cannot."""
+    if "text" not in stage.provides() or "messages" in stage.needs or "html" in stage.consumes:
+        return None
+    only = spec.config.only.source if spec.config.only else None
+    return next((e for e in inputs if e.kind != "text" and (only is None or e.source in only)), None)
 
 
 def _writer(column: str) -> str:

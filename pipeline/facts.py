@@ -198,8 +198,16 @@ def too_many_failed(facts: dict[str, Any], limit: float) -> list[str]:
     ]
 
 
-def card(facts: dict[str, Any]) -> str:
-    """README.md of documents/: a Hugging Face dataset card. It holds no time and no path, so that equal runs give equal bytes."""
+WHAT = {
+    "documents": "{rows:,} documents, {bytes:,} bytes of text, curated by Gristmill.",
+    "chat": "Conversations (`messages`: role, content), curated by Gristmill.",
+    "preferences": "Preference pairs (`prompt`, `chosen`, `rejected`: messages of role, content), curated by Gristmill.",
+    "prompts": "Prompts (messages of role, content) with `answer` and `verifier`, curated by Gristmill.",
+}
+
+
+def card(facts: dict[str, Any], folder: str = "documents") -> str:
+    """README.md of documents/ and its like: a Hugging Face dataset card. It holds no time and no path, so that equal runs give equal bytes."""
     last = facts["stages"][-1] if facts["stages"] else {"rows_out": 0, "bytes_out": 0}
     lines = [
         "---",
@@ -212,7 +220,7 @@ def card(facts: dict[str, Any]) -> str:
         "",
         f"# {facts['name']}",
         "",
-        f"{last['rows_out']:,} documents, {last['bytes_out']:,} bytes of text, curated by Gristmill.",
+        WHAT[folder].format(rows=last["rows_out"], bytes=last["bytes_out"]),
         "",
         "| source | records | kept | dropped | failed |",
         "|---|---|---|---|---|",

@@ -84,7 +84,7 @@ TEXT_FORMATS = ("wet", "text")  # never HTML; rows of JSONL and Parquet may have
 
 def may_hold_pages(config: RunConfig) -> bool:
     """Whether any input can hold HTML."""
-    return any(entry.format not in TEXT_FORMATS for entry in config.input)
+    return any(entry.format not in TEXT_FORMATS and entry.kind == "text" for entry in config.input)
 
 
 def warnings(config: RunConfig) -> list[str]:

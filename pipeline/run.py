@@ -30,6 +30,7 @@ from pipeline.engine.work import Call, describe
 from pipeline.files import InputError
 from pipeline.plan import may_hold_pages, plan, warnings
 from pipeline.yamlfile import ConfigError
+from stages.conversation import KINDS
 from stages.stage import Stage, StageError
 
 Say = Callable[[str], None]
@@ -91,7 +92,7 @@ def check_directory(store: Store, name: str) -> None:
             )
         return
     if store.local is not None:
-        ours = {"lease.json", ".lease-lock", "journal", "phases", "scores", "documents", "ledger"}
+        ours = {"lease.json", ".lease-lock", "journal", "phases", "scores", "documents", "ledger", *KINDS.values()}
         others = [p.name for p in store.local.iterdir() if p.name not in ours] if store.local.is_dir() else []
         if others:
             raise ConfigError(f"{store.root} is not empty and holds no run ({others[0]}, ...); choose another --output")
@@ -194,6 +195,8 @@ def _carry_out(
     run_facts.fill(facts, work)
     _collect_samples(work, store, executor)
     store.write("documents/README.md", run_facts.card(facts).encode())
+    for folder in _conversation_folders(config):
+        store.write(f"{folder}/README.md", run_facts.card(facts, folder).encode())
     _remove_stale(work, store)
     run_facts.write(store, facts)
     failed = run_facts.too_many_failed(facts, config.engine.max_failed)
@@ -258,6 +261,13 @@ def _remove_stale(work: Work, store: Store) -> None:
         for path in store.files(folder):
             if path.endswith(".parquet") and Path(path).stem.removeprefix("part-") not in units:
                 store.remove(path)
+    made = {output.path for manifest in work.final_manifests() for output in manifest.outputs}
+    for folder in KINDS.values():  # these have parts only where a shard holds such rows
+        if folder not in _conversation_folders(work.config):
+            store.remove(folder)
+        for path in store.files(folder):
+            if path.endswith(".parquet") and path not in made:
+                store.remove(path)
     phases = {phase.name for phase in work.phases}
     for name in store.folders("phases"):
         if name not in phases:
@@ -274,6 +284,11 @@ def _remove_stale(work: Work, store: Store) -> None:
         for path in store.files(f"scores/{name}"):
             if name not in mapped or Path(path).stem.removeprefix("part-") not in units:
                 store.remove(path)
+
+
+def _conversation_folders(config: RunConfig) -> list[str]:
+    """The folders beside documents/ that the run's inputs fill."""
+    return sorted({KINDS[entry.kind] for entry in config.input if entry.kind in KINDS})
 
 
 def _fail(store: Store, facts: dict[str, Any], work: Work, message: str, trace: str, say: Say) -> int:

@@ -18,6 +18,7 @@ from pipeline.engine.store import Store, is_url
 from pipeline.plan import Phase
 from pipeline.run import prepare
 from pipeline.yamlfile import ConfigError, Located
+from stages.conversation import KINDS
 
 
 def run_directory(path: str) -> Store:
@@ -62,7 +63,7 @@ def describe_plan(work: Work) -> str:
             if phase.index and work.phases[phase.index - 1].kind != "map":
                 what.append(f"apply {work.phases[phase.index - 1].stages[0].name}")
             what += [names] if names else []
-            what += ["write documents and ledger"] if phase.final else []
+            what += [f"write {written(work.config)} and ledger"] if phase.final else []
             lines.append(f"  {phase.name}: {' > '.join(what)} ({_count(len(work.shards), 'unit')})")
         else:
             lines.append(
@@ -73,6 +74,12 @@ def describe_plan(work: Work) -> str:
         if getattr(work.config, name) is not None:
             lines.append(f"  {name}: {_SECTIONS[name]}")
     return "\n".join(lines)
+
+
+def written(config: RunConfig) -> str:
+    """The folders that the stages fill, in words."""
+    folders = {KINDS.get(entry.kind, "documents"): None for entry in config.input}
+    return ", ".join(sorted(folders))
 
 
 def _config_of(run: str, facts: dict[str, Any], config_file: Path | None, overrides: list[str]) -> RunConfig:

@@ -20,10 +20,11 @@ MAY_IMPORT = {
     "training": {"tokenizer_training"},
 }
 OF_TOKENIZER_TRAINING = {"tokenizer_training.read"}  # the reader of token datasets: all that training may know
-OF_STAGES = {  # contracts, scrubbing, and how a text is prepared for a model that is trained here; no filtering rule
+OF_STAGES = {  # contracts, schemas, scrubbing, and how a text is prepared for a model that is trained here; no filtering rule
     "stages",
     "stages.stage",
     "stages.batch",
+    "stages.conversation",
     "stages.pii.scrub",
     "stages.fasttext_classifier",
     "stages.ngram.arpa",

@@ -350,6 +350,7 @@ def test_in_a_browser(run: Path, scheme: Any) -> None:
             "Domains",
             "Lengths and scores",
             "Duplicates",
+            "Diversity",
             "Tokenizer",
             "Token dataset",
             "Model",

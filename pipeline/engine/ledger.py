@@ -57,7 +57,7 @@ def scrubbed(url: str | None) -> str | None:
 
 
 def ledger_facts(table: pa.Table) -> pa.Table:
-    """What the ledger says of kept rows."""
+    """What the ledger says of kept rows; `detail` is what a stage put right in them."""
     rows = table.num_rows
     columns: dict[str, Any] = {
         "id": table.column("id"),
@@ -66,6 +66,7 @@ def ledger_facts(table: pa.Table) -> pa.Table:
         "source": table.column("source"),
         "file": table.column("_file"),
         "offset": table.column("_offset"),
+        **({"detail": table.column("fixed")} if "fixed" in table.column_names else {}),
         "fate": pa.array(["kept"] * rows, type=pa.string()),
     }
     arrays = [columns[f.name] if f.name in columns else pa.nulls(rows, f.type) for f in LEDGER_SCHEMA]

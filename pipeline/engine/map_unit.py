@@ -24,7 +24,9 @@ from pipeline.engine.rows import (
     READ_SCHEMA,
     SAMPLE_SCHEMA,
     as_documents,
+    conversations_schema,
     documents_schema,
+    of_kind,
     without_payload,
 )
 from pipeline.engine.store import Store
@@ -32,8 +34,9 @@ from pipeline.engine.unit_input import UnitCounts, input_batches
 from pipeline.engine.verdicts import VerdictCursor
 from pipeline.engine.writers import SampleKeeper, TableWriter, offer_samples
 from pipeline.readers.record import Limits, Segment
+from stages.conversation import CONVERSATION, KINDS
 
-__all__ = ["MapTask", "ScoreFile", "VerdictCursor", "build_runners", "run_map", "score_schema"]
+__all__ = ["MapTask", "SideFile", "VerdictCursor", "build_runners", "run_map", "score_schema"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class MapTask:
     planned: tuple[int, ...] = ()  # where each segment was planned to begin, before its start was corrected
     limits: Limits = field(default_factory=Limits)
     max_records: int | None = None
+    kinds: tuple[str, ...] = ("text",)  # of the shard's inputs
     upstream: str | None = None
     reads_again: bool = False  # payloads come from the segments, all else from the file
     leaves_payload: bool = False  # rows are stored without `html`, with its hash
@@ -103,16 +107,23 @@ def run_map(task: MapTask) -> Manifest:
         lost_file = stack.enter_context(store.writing(lost_path))
         samples_file = stack.enter_context(store.writing(samples_path))
         keeper = SampleKeeper(samples_file, SAMPLE_SCHEMA, task.keep_dropped)
-        scores: dict[str, ScoreFile] = {}
+        scores: dict[str, SideFile] = {}
         for runner in runners:
             if isinstance(runner, MapRunner):
                 path = f"scores/{runner.spec.name}/part-{task.unit}.parquet"
                 file = stack.enter_context(store.writing(path))
-                scores[runner.spec.name] = ScoreFile(path, file, TableWriter(file, score_schema(runner)))
+                scores[runner.spec.name] = SideFile(path, file, TableWriter(file, score_schema(runner)))
         kept_writer: TableWriter | None = None
         lost_writer = TableWriter(lost_file, LOST_SCHEMA)
         lost = Lost(lost_writer)
-        final_schema = documents_schema([s.stage_class(s.config) for s in task.all_stages])
+        stages = [s.stage_class(s.config) for s in task.all_stages]
+        final_schema = documents_schema(stages)
+        talks: dict[str, SideFile] = {}  # kind -> its file, beside documents/
+        for kind in task.kinds if task.final else ():
+            if kind in KINDS:
+                path = f"{KINDS[kind]}/part-{task.unit}.parquet"
+                file = stack.enter_context(store.writing(path))
+                talks[kind] = SideFile(path, file, TableWriter(file, conversations_schema(kind, stages)))
         ledger = WholeLedger()
         for batch, places in input_batches(task, counts, lost, keeper):
             poison = poison_of(task, batch, places)
@@ -133,7 +144,9 @@ def run_map(task: MapTask) -> Manifest:
                 ledger.add(ledger_facts(table))
                 for source, number in Counter(table.column("source").to_pylist()).items():
                     counts.kept[source] += number
-                table = as_documents(table, final_schema)
+                for kind, talk in talks.items():
+                    talk.writer.add(as_documents(of_kind(table, kind), talk.writer.schema))
+                table = as_documents(of_kind(table, "text"), final_schema)
             if task.leaves_payload:
                 table = without_payload(table)
             if table.num_rows:  # a batch that lost all its rows early lacks the later stages' columns
@@ -143,13 +156,13 @@ def run_map(task: MapTask) -> Manifest:
             kept_writer = TableWriter(kept_file, final_schema if task.final else empty_schema(runners, task))
         kept_writer.close()
         lost_writer.close()
-        for score in scores.values():
-            score.writer.close()
+        for side in [*scores.values(), *talks.values()]:
+            side.writer.close()
         keeper.close()
         outputs.append(journal.output(kept_path, kept_file, kept_writer.rows))
         outputs.append(journal.output(lost_path, lost_file, lost_writer.rows))
         outputs.append(journal.output(samples_path, samples_file, 0))
-        outputs += [journal.output(score.path, score.file, score.writer.rows) for score in scores.values()]
+        outputs += [journal.output(s.path, s.file, s.writer.rows) for s in [*scores.values(), *talks.values()]]
         if task.final:
             ledger_path = f"ledger/part-{task.unit}.parquet"
             ledger_file = stack.enter_context(store.writing(ledger_path))
@@ -172,8 +185,8 @@ def run_map(task: MapTask) -> Manifest:
 
 
 @dataclass
-class ScoreFile:
-    """Where a stage's scores go."""
+class SideFile:
+    """Where a stage's scores, or a kind's conversations, go."""
 
     path: str
     file: Path
@@ -204,6 +217,8 @@ def score_schema(runner: MapRunner) -> pa.Schema:
 def empty_schema(runners: list[MapRunner | AggregateRunner], task: MapTask) -> pa.Schema:
     """The columns of a phase's output when no row came through it."""
     fields = {f.name: f.type for f in READ_SCHEMA}
+    if set(task.kinds) - {"text"}:
+        fields |= CONVERSATION
     if task.leaves_payload:
         fields = {name: kind for name, kind in fields.items() if name != "html"} | {"payload_hash": PAYLOAD_HASH}
     for spec in task.all_stages:

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from pipeline.config import StageSpec
 from stages.batch import Batch
+from stages.conversation import with_edits
 from stages.stage import AggregateStage, Decision, Edit, MapStage, StageError
 
 T = TypeVar("T")
@@ -297,6 +298,10 @@ class MapRunner:
             texts = (columns["text"] if "text" in columns else batch.column("text")).to_pylist()
             for row, edits in decision.edits.items():
                 texts[row] = apply_edits(texts[row] or "", edits)
+            talks, renderings = with_edits(batch, decision.edits)
+            for row, text in renderings.items():
+                texts[row] = text
+            columns |= talks
             columns["text"] = pa.array(texts, type=pa.large_string())
         after = (batch.with_columns(columns) if columns else batch).without(stage.consumes)
         scored = [n for n in stage.scored() if n in measured.column_names]

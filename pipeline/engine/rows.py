@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from xxhash import xxh3_128_digest
 
 from pipeline.engine.store import Store
 from pipeline.readers.record import Record
+from stages.conversation import CONVERSATION, MESSAGES
 from stages.stage import Stage
 
 DATE = pa.timestamp("s", tz="UTC")
@@ -50,6 +52,11 @@ DOCUMENT_COLUMNS = {  # every documents/ file begins with these; stage columns f
     "repeat": pa.int32(),
 }
 
+CONVERSATION_COLUMNS: dict[str, dict[str, pa.DataType]] = {  # of each kind, between `id`, `source` and stage columns
+    "chat": {"messages": MESSAGES},
+    "preference": {"prompt": MESSAGES, "chosen": MESSAGES, "rejected": MESSAGES},
+    "prompt": {"prompt": MESSAGES, "answer": pa.string(), "verifier": pa.string()},
+}
 _VERDICT = (  # what the ledger and the samples say of a verdict
     ("stage", pa.string()),
     ("rule", pa.string()),
@@ -101,10 +108,12 @@ def payload_hash(payload: bytes) -> bytes:
     return xxh3_128_digest(payload)
 
 
-def rows_table(rows: Iterable[tuple[int, str, str, Record]], hashed: bool = False) -> pa.Table:
+def rows_table(
+    rows: Sequence[tuple[int, str, str, Record]], hashed: bool = False, conversations: bool = False
+) -> pa.Table:
     """Read records as a table of `READ_SCHEMA`; each row is (place in the shard, source, file key, record).
 
-    `hashed` adds `payload_hash`, null where a record came as text.
+    `hashed` adds `payload_hash`, null where a record came as text; `conversations` the columns of `CONVERSATION`, null there too.
     """
     columns: dict[str, list[Any]] = {name: [] for name in READ_SCHEMA.names}
     for seq, source, key, record in rows:
@@ -126,6 +135,9 @@ def rows_table(rows: Iterable[tuple[int, str, str, Record]], hashed: bool = Fals
         array = pa.array(columns[field.name], type=kind)
         arrays.append(array.cast(DATE) if field.name == "date" else array)
     table = pa.table(arrays, schema=READ_SCHEMA)
+    for name, kind in CONVERSATION.items() if conversations else ():
+        values = [getattr(record.conversation, name, None) for *_, record in rows]
+        table = table.append_column(name, pa.array(values, kind))
     if not hashed:
         return table
     hashes = [None if page is None else payload_hash(page) for page in columns["html"]]
@@ -155,12 +167,22 @@ def stored_rows(store: Store, path: str) -> Iterator[tuple[pa.Table, int]]:
 
 def documents_schema(stages: Iterable[Stage]) -> pa.Schema:
     """The columns of documents/ after these stages."""
-    fields: dict[str, pa.DataType] = dict(DOCUMENT_COLUMNS)
+    return _schema(DOCUMENT_COLUMNS, [stage for stage in stages if "messages" not in stage.needs])
+
+
+def conversations_schema(kind: str, stages: Iterable[Stage]) -> pa.Schema:
+    """The columns of chat/, preferences/ or prompts/ after these stages. Their `text` is only a rendering, and left out."""
+    first = {"id": pa.string(), "source": pa.string(), **CONVERSATION_COLUMNS[kind], "record_id": pa.string()}
+    return _schema(first, stages, left_out=("text", *CONVERSATION))
+
+
+def _schema(first: dict[str, pa.DataType], stages: Iterable[Stage], left_out: Sequence[str] = ()) -> pa.Schema:
+    fields: dict[str, pa.DataType] = dict(first)
     for stage in stages:
         for name in set(stage.consumes) - set(DOCUMENT_COLUMNS):
             fields.pop(name, None)
         for name, kind in stage.provides().items():
-            if name not in DOCUMENT_COLUMNS:
+            if name not in first and name not in left_out:
                 fields[name] = pa.string() if pa.types.is_large_string(kind) else kind
     return pa.schema(list(fields.items()))
 
@@ -176,3 +198,13 @@ def as_documents(table: pa.Table, schema: pa.Schema) -> pa.Table:
         else:
             columns.append(pa.nulls(table.num_rows, field.type))
     return pa.table(columns, schema=schema)
+
+
+def of_kind(table: pa.Table, kind: str) -> pa.Table:
+    """The rows of one kind: `text`, or a kind of conversation, whose `messages` are called as its folder calls them."""
+    if "kind" not in table.column_names:
+        return table if kind == "text" else table.slice(0, 0)
+    found = table.filter(pc.equal(pc.fill_null(table.column("kind"), "text"), kind))
+    if kind not in ("preference", "prompt"):
+        return found
+    return found.rename_columns(["prompt" if name == "messages" else name for name in found.column_names])

@@ -49,7 +49,12 @@ def find_input(inputs: Iterable[InputConfig]) -> list[tuple[InputFile, InputConf
 def options(entry: InputConfig) -> ReadOptions:
     """What a reader needs to know of an input."""
     return ReadOptions(
-        text_field=entry.text_field, id_field=entry.id_field, storage_options=dict(entry.storage_options)
+        text_field=entry.text_field,
+        id_field=entry.id_field,
+        kind=entry.kind,
+        fields=dict(entry.fields),
+        verifier=entry.verifier,
+        storage_options=dict(entry.storage_options),
     )
 
 

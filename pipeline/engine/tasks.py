@@ -71,6 +71,7 @@ def map_task(work: Work, phase: Phase, shard: Shard) -> MapTask:
         measured=measured,
         reads_again=phase.reads_again,
         leaves_payload=phase.leaves_payload,
+        kinds=tuple(sorted({segment.options.kind for segment in shard.segments})),
     )
     if phase.final:
         task = replace(

@@ -116,6 +116,7 @@ def read_batches(task: MapTask, counts: UnitCounts, lost: Lost) -> Iterator[pa.T
     waiting: list[tuple[int, str, str, Record]] = []
     has_extract = any(spec.kind == "extract" for spec in task.all_stages)
     spans = []
+    conversations = bool(set(task.kinds) - {"text"})
     for segment, planned in zip(task.segments, task.planned, strict=True):
         if task.max_records is not None and seq >= task.max_records:
             break
@@ -134,7 +135,7 @@ def read_batches(task: MapTask, counts: UnitCounts, lost: Lost) -> Iterator[pa.T
             if record.fate is not None:
                 rule = record.rule or record.fate
                 (counts.read.failed if record.fate == "failed" else counts.read.dropped)[rule] += 1
-                record.html = record.text = None
+                record.html = record.text = record.conversation = None
                 verdict = {
                     "fate": record.fate,
                     "stage": "read",
@@ -151,7 +152,7 @@ def read_batches(task: MapTask, counts: UnitCounts, lost: Lost) -> Iterator[pa.T
                 size += payload
             seq += 1
             if len(waiting) >= MEASURE_BATCH or size >= BATCH_BYTES:
-                yield rows_table(waiting, task.leaves_payload)
+                yield rows_table(waiting, task.leaves_payload, conversations)
                 waiting, size = [], 0
         counts.other_records.update(reader.other_records)
         spans.append(
@@ -166,7 +167,7 @@ def read_batches(task: MapTask, counts: UnitCounts, lost: Lost) -> Iterator[pa.T
     counts.extra["spans"] = spans
     counts.extra["records"] = seq
     if waiting:
-        yield rows_table(waiting, task.leaves_payload)
+        yield rows_table(waiting, task.leaves_payload, conversations)
 
 
 def stored_batches(task: MapTask, counts: UnitCounts, lost: Lost, keeper: SampleKeeper | None) -> Iterator[pa.Table]:

@@ -13,6 +13,7 @@ from pipeline.engine.mapping import StageCounts, apply_edits, only_mask, text_by
 from pipeline.engine.poison import failed
 from pipeline.engine.writers import SampleKeeper, offer_samples
 from stages.batch import Batch
+from stages.conversation import with_edits
 from stages.stage import VERDICT, Edit, GroupStage
 
 if TYPE_CHECKING:
@@ -70,9 +71,13 @@ class VerdictCursor:
         edits = aligned.column("edits").to_pylist()
         if any(edits):
             texts = batch.texts()
-            for row, changes in enumerate(edits):
-                if changes:
-                    texts[row] = apply_edits(texts[row], [Edit(**change) for change in changes])
+            by_row = {row: [Edit(**change) for change in changes] for row, changes in enumerate(edits) if changes}
+            for row, changes in by_row.items():
+                texts[row] = apply_edits(texts[row], changes)
+            talks, renderings = with_edits(batch, by_row)
+            for row, text in renderings.items():
+                texts[row] = text
+            columns |= talks
             columns["text"] = pa.array(texts, type=pa.large_string())
         after = batch.with_columns(columns)
         rules = aligned.column("rule").to_pylist()

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from stages.batch import Batch
+from stages.conversation import LISTS, transcript
 
 GROUP_BYTES = 32 << 20  # a row group: large enough to scan fast, small enough to hold
 GROUP_ROWS = 16384
@@ -70,6 +71,13 @@ def row_bytes(table: pa.Table) -> np.ndarray:
             or pa.types.is_large_binary(kind)
         ):
             total += pc.fill_null(pc.binary_length(column), 0).to_numpy().astype(np.int64)
+        elif pa.types.is_list(kind) and pa.types.is_struct(kind.value_type):  # messages
+            lists = column.combine_chunks()
+            parents, items = pc.list_parent_indices(lists).to_numpy(), pc.list_flatten(lists)
+            for field in kind.value_type:
+                if pa.types.is_string(field.type):
+                    sizes = pc.fill_null(pc.binary_length(pc.struct_field(items, field.name)), 0)
+                    np.add.at(total, parents, sizes.to_numpy(zero_copy_only=False).astype(np.int64))
     return total
 
 
@@ -141,6 +149,8 @@ def offer_samples(keeper: SampleKeeper | None, dropped: Batch, verdicts: list[di
         if keeper.wants(verdict["stage"], verdict["rule"], ids[row]):
             one = dropped.table.slice(row, 1)
             text = one.column("text")[0].as_py() if "text" in one.column_names else None
+            if "messages" in one.column_names and one.column("messages")[0].is_valid:
+                text = transcript([one.column(name)[0].as_py() for name in LISTS])
             keeper.offer(
                 {
                     "id": ids[row],

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.files import InputError, InputFile, open_input
+from pipeline.readers.conversation import ASKED, CONVERSATIONS, FIELDS
 from pipeline.readers.record import ReadOptions, Record, Segment
 from pipeline.readers.rows import RowReader, fill_row
 from pipeline.readers.stream import read_at
@@ -84,7 +85,9 @@ def _open(file: BinaryIO) -> pq.ParquetFile:
 
 
 def _columns(schema: pa.Schema, options: ReadOptions) -> list[str]:
-    """The columns to read, in the file's order. Raises `InputError` if there is no text or HTML among them."""
+    """The columns to read, in the file's order. Raises `InputError` if there is no text or HTML (or conversation) among them."""
+    if options.kind != "text":
+        return _conversation_columns(schema, options)
     wanted = (options.text_field, options.html_field, options.id_field, options.url_field, options.date_field)
     for name in (options.text_field, options.html_field):
         if name in schema.names and not _is_text(schema.field(name).type):
@@ -96,6 +99,21 @@ def _columns(schema: pa.Schema, options: ReadOptions) -> list[str]:
         )
     if options.id_field is not None and options.id_field not in schema.names:
         raise InputError(f"no column {options.id_field!r} (input.id_field); it has {', '.join(schema.names)}")
+    return [name for name in schema.names if name in wanted]
+
+
+def _conversation_columns(schema: pa.Schema, options: ReadOptions) -> list[str]:
+    """The columns that a row of chat, preference or prompt data may be made of."""
+    wanted = {*FIELDS, *options.fields.values(), options.id_field, options.url_field, options.date_field}
+    missing = [f"{ours}: {theirs}" for ours, theirs in options.fields.items() if theirs not in schema.names]
+    if missing:
+        raise InputError(f"input.fields: no column for {missing[0]!r}; it has {', '.join(schema.names) or 'none'}")
+    heads = {*CONVERSATIONS, *ASKED, *options.fields.values(), *(("chosen",) if options.kind == "preference" else ())}
+    if not heads & set(schema.names):
+        raise InputError(
+            f"no column of {options.kind} data; it has {', '.join(schema.names) or 'none'}; "
+            "name them with input.fields ({prompt: COLUMN, ...}; docs/chat.md lists the keys)"
+        )
     return [name for name in schema.names if name in wanted]
 
 
@@ -128,10 +146,22 @@ def _values(column: pa.Array) -> list[Any]:
         column = column.cast(pa.large_binary())
     elif pa.types.is_timestamp(column.type):
         column = column.cast(pa.timestamp("s"), safe=False).cast(pa.int64())  # beyond Python's years, too
-    return list(column.to_pylist())
+    try:
+        return list(column.to_pylist())
+    except UnicodeDecodeError:  # in strings of nested values
+        return [_value(column, row) for row in range(len(column))]
+
+
+def _value(column: pa.Array, row: int) -> Any:
+    try:
+        return column[row].as_py()
+    except UnicodeDecodeError as error:
+        return error
 
 
 def _text(value: Any) -> Any:
+    if isinstance(value, UnicodeDecodeError):
+        raise value
     return value.decode("utf-8") if isinstance(value, bytes) else value
 
 

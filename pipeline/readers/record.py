@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, BinaryIO, Literal, NamedTuple
 
 from pipeline.files import open_input
+from pipeline.readers.conversation import Conversation
 
 UNKNOWN = -1  # `SegmentReader.next` where an I/O error hid what follows
 
@@ -36,6 +37,7 @@ class Record:
     html: bytes | None = None
     text: str | None = None
     charset: str | None = None  # as the HTTP header names it
+    conversation: Conversation | None = None  # of chat, preference and prompt data; `text` is its rendering
     opt_out: str | None = None  # HTTP fields by which the publisher reserves uses, one `name: value` a line
     fate: Literal["dropped", "failed"] | None = None
     rule: str | None = None
@@ -46,7 +48,7 @@ class Record:
     def drop(self, rule: str, value: float | None = None, detail: str | None = None) -> Record:
         """Settle as dropped."""
         self.fate, self.rule, self.value, self.detail = "dropped", rule, value, detail
-        self.html = self.text = None
+        self.html = self.text = self.conversation = None
         return self
 
     def fail(
@@ -54,7 +56,7 @@ class Record:
     ) -> Record:
         """Settle as failed."""
         self.fate, self.rule, self.value, self.threshold, self.detail = "failed", rule, value, threshold, detail
-        self.html = self.text = None
+        self.html = self.text = self.conversation = None
         return self
 
 
@@ -69,7 +71,8 @@ class Limits:
 class ReadOptions:
     """How to read: the fields of rows (JSONL, Parquet), and how to open files.
 
-    A row without `text_field` is read from `html_field`. `storage_options` may hold credentials: not for logs.
+    A row without `text_field` is read from `html_field`. Rows of a `kind` other than text hold conversations; `fields` are
+    their names for known keys, `verifier` that of prompts that name none. `storage_options` may hold credentials: not for logs.
     """
 
     text_field: str = "text"
@@ -77,6 +80,9 @@ class ReadOptions:
     html_field: str = "html"
     url_field: str = "url"
     date_field: str = "date"
+    kind: str = "text"
+    fields: Mapping[str, str] = field(default_factory=dict)
+    verifier: str | None = None
     storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 

@@ -9,6 +9,7 @@ from datetime import UTC, date, datetime
 from typing import Any, BinaryIO
 
 from pipeline.readers.charset import valid
+from pipeline.readers.conversation import BadRow, conversation
 from pipeline.readers.record import Limits, Place, ReadOptions, Record, SegmentReader, Unreadable
 from pipeline.readers.warc import parse_date
 
@@ -35,11 +36,13 @@ class RowReader(SegmentReader):
 
 
 def fill_row(record: Record, row: Mapping[str, Any], options: ReadOptions, limits: Limits) -> Record:
-    """Fill a record from a row: its text, else its HTML (a string or bytes); a row with neither fails."""
+    """Fill a record from a row: its text, else its HTML (a string or bytes), or its conversation; a row without fails."""
     record.record_id = name_of(row.get(options.id_field)) if options.id_field else None
     url = row.get(options.url_field)
     record.url = valid(url) if isinstance(url, str) and url else None
     record.date = seconds_of(row.get(options.date_field))
+    if options.kind != "text":
+        return _fill_conversation(record, row, options, limits)
     text, html = row.get(options.text_field), row.get(options.html_field)
     if isinstance(text, str):
         record.text = valid(text)
@@ -54,6 +57,17 @@ def fill_row(record: Record, row: Mapping[str, Any], options: ReadOptions, limit
     size = len(record.html) if record.html is not None else len(record.text or "")
     if size > limits.max_record_bytes:
         return record.fail("too_large", size, limits.max_record_bytes)
+    return record
+
+
+def _fill_conversation(record: Record, row: Mapping[str, Any], options: ReadOptions, limits: Limits) -> Record:
+    try:
+        found = conversation(row, options.kind, options.fields, options.verifier)
+    except BadRow as error:
+        return record.fail("bad_row", detail=valid(str(error))[:500])
+    record.conversation, record.text = found, found.text
+    if len(record.text) > limits.max_record_bytes:
+        return record.fail("too_large", len(record.text), limits.max_record_bytes)
     return record
 
 

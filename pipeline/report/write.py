@@ -14,6 +14,8 @@ import yaml
 from markupsafe import Markup
 
 from pipeline.report import corpus, findings, human, results
+from pipeline.report.conversations import conversations
+from pipeline.report.diversity import diversity
 
 FORMAT = 1  # newest run.json that this report reads
 HERE = Path(__file__).parent
@@ -102,11 +104,13 @@ def _view(run_dir: Path, run: Mapping[str, Any]) -> dict[str, Any]:
         "reasons": _reasons(stages, samples),
         "skipped": [(s["stage"], rule, n) for s in stages for rule, n in s["skipped"].items()],
         "documents": documents,
+        "conversations": attempt("conversations", lambda: conversations(run_dir)) or [],
         "domains": attempt("ledger/", lambda: corpus.domains(run_dir)),
         "similarity": attempt("ledger/", lambda: corpus.similarities(run_dir)),
         "scores": attempt("scores/", lambda: corpus.scores(run_dir, stages)) or [],
         "contamination": attempt("findings/", lambda: findings.contamination(run_dir)) or [],
         "tables": findings.tables(run.get("stages") or []),
+        "diversity": attempt("scores/", lambda: diversity(run_dir, stages, run.get("config") or {})),
         "tokenizer": attempt("tokenizer/", lambda: results.tokenizer(run_dir, sections.get("tokenizer") or {})),
         "tokens": attempt("tokens/", lambda: results.tokens(run_dir, sections.get("pack") or {})),
         "model": attempt("model/", lambda: results.model(run_dir, sections.get("pretrain") or {})),

@@ -7,11 +7,11 @@ from typing import Literal
 
 from stages.batch import Batch
 from stages.dedup.equal import EqualContents
-from stages.dedup.survivor import DuplicateConfig
+from stages.dedup.survivor import TextDuplicateConfig
 from stages.stage import knob, register
 
 
-class ExactConfig(DuplicateConfig):
+class ExactConfig(TextDuplicateConfig):
     """Knobs of `dedup.exact`."""
 
     normalize: tuple[Literal["whitespace", "case"], ...] = knob(
@@ -36,7 +36,7 @@ class Exact(EqualContents):
     def contents(self, batch: Batch) -> Iterator[bytes | None]:
         """Each text as `normalize` has it."""
         normalize = self.config.normalize
-        for text in batch.texts():
+        for text in self.config.texts(batch):
             if not text or text.isspace():
                 yield None
                 continue

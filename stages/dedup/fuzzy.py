@@ -28,14 +28,14 @@ from stages.dedup.messages import (
 )
 from stages.dedup.minhash import band_keys, permutations, signatures
 from stages.dedup.shingles import shingles
-from stages.dedup.survivor import CRITERIA, DuplicateConfig, Survivor, rank_names, ranks
+from stages.dedup.survivor import CRITERIA, Survivor, TextDuplicateConfig, rank_names, ranks
 from stages.stage import Addressed, GroupStage, Resources, knob, register
 
 BUCKETS, INVITED, MEETING, CLUSTER, SURVIVOR, MEETING_AGAIN = range(6)  # rounds; the last with linkage `component` only
 FLUSH = 1 << 16  # rows of small messages in one table
 
 
-class FuzzyConfig(DuplicateConfig):
+class FuzzyConfig(TextDuplicateConfig):
     """Knobs of `dedup.fuzzy`."""
 
     ngram: int = knob(
@@ -126,7 +126,7 @@ class Fuzzy(GroupStage):
     def emit(self, batch: Batch, shard: int, rows: np.ndarray) -> Iterable[Addressed]:
         """To each band's bucket its size and survivor ranks; to the document's own key its shingles and id."""
         config = self.config
-        sets = list(shingles(batch.texts(), config.ngram))
+        sets = list(shingles(config.texts(batch), config.ngram))
         kept = np.array([row for row, values in enumerate(sets) if len(values)], dtype=np.int64)
         if not len(kept):
             return

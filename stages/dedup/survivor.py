@@ -10,6 +10,7 @@ import pyarrow.compute
 from pydantic import AfterValidator
 
 from stages.batch import Batch
+from stages.conversation import prompts
 from stages.stage import StageConfig, StageError, knob
 
 CRITERIA = (
@@ -49,6 +50,20 @@ class DuplicateConfig(StageConfig):
     )
     survivor: Survivor = knob(("first",), "which document is kept: " + CRITERIA)
     mode: Literal["drop", "tag"] = knob("drop", "drop duplicates, or only write the columns")
+
+
+class TextDuplicateConfig(DuplicateConfig):
+    """Knobs of the stages that compare texts."""
+
+    compare: Literal["text", "prompt"] = knob(
+        "text",
+        "text: of conversations all that is said; prompt: of a chat the user's turns, of preference pairs and prompts the prompt,"
+        " and of rows of text the text",
+    )
+
+    def texts(self, batch: Batch) -> list[str]:
+        """What is compared of each row."""
+        return batch.texts() if self.compare == "text" else prompts(batch)
 
 
 def rank_names(criteria: tuple[str, ...]) -> list[str]:
