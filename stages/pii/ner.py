@@ -5,14 +5,29 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from stages.pii.recognise import FRAMEWORKS, Span, hidden
+from stages.pii.entities import NAMED, Span
 from stages.stage import StageError
 
-NAMED = ("PERSON", "LOCATION", "ORGANIZATION", "NRP", "DATE_TIME")  # what presidio maps spaCy's labels to
 PIECE = 20_000  # code points given to the model at a time (spaCy refuses more than a million)
+
+
+FRAMEWORKS = ("torch", "transformers", "stanza")
+
+
+@contextlib.contextmanager
+def hidden(*modules: str) -> Iterator[None]:
+    """Make modules that are not loaded yet look as if they were not installed."""
+    missing = [name for name in modules if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(missing))  # type: ignore[arg-type]  # None is how Python marks such a module
+    try:
+        yield
+    finally:
+        for name in missing:
+            del sys.modules[name]
 
 
 class NamedEntities:

@@ -1,0 +1,187 @@
+"""Phone numbers: rows of digits that a `+`, a form or a word makes a number, checked against the plans of countries.
+
+Four ways to be one, most certain first:
+
+- international: `+` (or 00) with a known country code and a length that the country has, in any country;
+- a word for it before (`phone`, `tel`, `call`, in some twenty languages): anything of 7 to 15 digits that is no date and the like;
+- the form of the country: `(212) 555-0123` and `212-555-0123` in North America, and elsewhere a trunk prefix with the area code
+  written as the country writes it, if the number is valid in one of the chosen regions;
+- nothing of the kind: never. A bare row of digits is more often an id.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from stages.pii.cues import cue
+from stages.pii.entities import Span
+from stages.pii.numbers import Group, ends_alone, starts_alone
+from stages.pii.regions import international, national, plan
+
+MOST_DIGITS = 15  # ITU-T E.164, without prefixes
+CUE_REACH = 40
+INTERNATIONAL, POSSIBLE, NATIONAL_FORM, CUED_VALID, CUED = 0.8, 0.5, 0.5, 0.75, 0.5
+
+CUES = cue(
+    "(?:tele|i)?phones?", "(?:tele)?phone (?:no|number)", "tel", "tels", "cell(?:ular|phone|s)?", "mob", "mobiles?", "fax(?:es)?", "telefax", "call(?:s|ed|ing)?",
+    "dial(?:l?ed|l?ing)?", "ring", "reach(?:ed)?", "texts?", "texted", "sms", "whats ?app", "signal", "viber", "telegram", "hot ?line", "help ?line", "toll[ -]free", "landline",
+    "voice ?mail", "pager", "switchboard", "contact(?:s|ed)?(?: us| me)?(?: (?:at|on))?", "(?:my|his|her|our|your|their|contact|the) (?:number|no)(?: is)?", "extension", "phone#", "ph",
+    "t[ée]l", "t[ée]l[ée]phone", "portable", "appele[rz]", "appel", "joindre", "num[ée]ro",
+    "telefon\\w*", "handy(?:nummer)?", "fon", "mobil\\w*", "mobilfunk\\w*", "rufnummer\\w*", "durchwahl", "ruf", "anrufen", "erreichbar",
+    "tel[ée]fonos?", "m[óo]vil", "celular(?:es)?", "llam(?:ar|e|a|ando)", "cel", "fijo", "telefono", "cellulare", "chiama(?:re)?", "telefone", "telem[óo]vel", "ligue", "ligar", "zap",
+    "telefoon\\w*", "mobiel", "bel(?:len)?", "gsm", "tfn", "tlf", "tlph", "mobilnr", "ring", "puh(?:elin\\w*)?", "gsm", "kom(?:[óo]rka|\\.)", "dzwo[nń]\\w*", "telefonas", "telefonszám",
+    "s[íi]mi", "teл", "тел", "телефон\\w*", "моб\\w*", "звон\\w*", "факс", "τηλ", "τηλέφωνο", "κιν", "هاتف", "جوال", "تليفون", "موبايل", "טלפון", "טל", "נייד", "फ़?ोन", "फोन", "मोबाइल",
+    "โทร\\w*", "đi[ệe]n tho[ạa]i", "telepon", "hp", "telefonnummer", "no\\.? hp", "çağrı", "cep", "gsm no",
+    ".?电话\\w*", ".?電話\\w*", ".?手机\\w*", ".?手機\\w*", ".?携帯\\w*", ".?联系\\w*", ".?전화\\w*", ".?휴대\\w*", ".?연락처", ".?핸드폰",
+)  # fmt: skip
+# A nearer word that says what the digits are instead.
+OTHERS = cue(
+    "isbn\\S*", "issn", "ean", "gtin", "upc", "doi", "pmid", "arxiv", "asin", "orders?(?: (?:no|number))?", "invoice\\w*", "acc(?:oun)?t(?: (?:no|number))?", "ref(?:erence)?", "ids?", "case", "ticket",
+    "serial\\w*", "sku", "parts?(?: no)?", "models?", "v", "version\\w*", "iban", "cards?", "ssn", "zip\\w*", "postal\\w*", "postcode", "patents?", "pages?", "pp", "rs", "usd", "eur", "inr",
+    "licen[cs]e\\w*", "passport", "bsn", "nhs", "tax", "sin", "tfn?s? number", "cpf", "cnpj", "pesel", "nir", "imei", "vin", "tracking\\w*", "confirmation", "bank\\w*", "routing", "sort code",
+    "social", "medicare", "aadhaar", "issue", "bug", "pr", "commit", "build", "ids?#", "uid", "gid", "pid", "rfc", "cve", "timestamp", "epoch", "size", "bytes", "total", "port", "lat\\w*", "lon\\w*",
+    "steuer\\w*", "steuer-id", "id-?nr", "ahv\\w*", "cc", "visa", "mastercard", "amex", "code", "insurance", "identit\\w*", "personnummer", "dni", "nif", "nie", "hetu", "national\\w*", "insee", "s[ée]cu\\w*",
+)  # fmt: skip
+
+_YEAR = rb"(?:1[5-9]|20)\d\d"
+# Dates, ranges of years and addresses of machines, at the beginning of a row of digits: never a phone number.
+NEVER = re.compile(
+    rb"(?:%b([-/.])[01]?\d\1[0-3]?\d|[0-3]?\d([-/.])[0-3]?\d\2(?:%b|\d\d(?![-/.\d]))|%b ?[-/] ?(?:%b|\d\d)|%b(?:0[1-9]|1[0-2])[0-3]\d[ -]?\d{4,6}"
+    rb"|\d{1,3}\.\d{5,}|97[89][- ]\d[\d -]{9,12}|\d{1,3}(?:\.\d{1,3}){3}(?!\.))(?!\d)" % (_YEAR, _YEAR, _YEAR, _YEAR, _YEAR)
+)
+# Thousands, which a word before makes groups of a phone number.
+THOUSANDS = re.compile(rb"\d{1,3}(?:\.\d{3}){2,}(?!\d)|\d{1,3}(?: \d{3}){2,}(?!\d)")
+NORTH_AMERICA = re.compile(rb"(?:1[ .-])?(?:\(([2-9]\d\d)\) ?([2-9]\d\d)[ .-]|([2-9]\d\d)([-.]|(?= )\s)([2-9]\d\d)\4)(\d{4})")
+EXTENSION = re.compile(rb",? ?(?:x|ext\.?|extension|Ext\.?|EXT\.?|#) ?\d{1,6}(?!\w)")
+NANP = ("US", "CA", "PR", "DO", "JM", "TT", "BS", "BB")
+
+
+class Phones:
+    """The phone numbers of some regions (and of all, where written with a `+`)."""
+
+    def __init__(self, regions: Sequence[str]) -> None:
+        """Raises `ValueError` for a region that is not known."""
+        self._plans = [plan(region) for region in regions]
+        self._american = [one for one in self._plans if one.country_code == "1"]
+
+    def spans(self, text: str, folded: bytes, groups: list[Group]) -> Iterator[Span]:
+        """The phone numbers of one run. Candidates do not overlap: the first wins."""
+        place = 0
+        cued_run: bool | None = None
+        while place < len(groups):
+            if cued_run is None:
+                cued_run = self._cued(text, groups[0].start)
+            found = self._at(folded, groups, place, cued_run and place == 0)
+            if found is None:
+                place += 1
+                continue
+            start, last, score = found
+            end = groups[last].end
+            extension = EXTENSION.match(folded, end)
+            yield Span(start, extension.end() if extension else end, "PHONE_NUMBER", score)
+            place = last + 1
+            cued_run = cued_run if place < len(groups) else None
+
+    def _cued(self, text: str, start: int) -> bool:
+        """Whether the nearest word that says what a number is says that it is a phone number."""
+        low = max(0, start - CUE_REACH)
+        last = -1
+        for match in CUES.finditer(text, low, start):
+            last = match.end()
+        return last >= 0 and OTHERS.search(text, last, start) is None
+
+    def _at(self, folded: bytes, groups: list[Group], place: int, cued: bool) -> tuple[int, int, float] | None:
+        """(start, last group, score) of the number that begins with a group, if one does."""
+        first = groups[place]
+        opened = folded[first.start - 1 : first.start] == b"("
+        start = first.start - opened
+        plus = start > 0 and folded[start - 1 : start] == b"+" and (start < 2 or folded[start - 2] not in b"0123456789+)" and not folded[start - 2 : start - 1].isalpha())
+        if not plus and not starts_alone(folded, groups, place):
+            return None
+        if plus or folded[first.start : first.start + 2] == b"00":
+            found = self._international(folded, groups, place, plus)
+            if found is not None:
+                return start - plus, *found
+        if NEVER.match(folded, first.start):
+            return None
+        if cued:
+            found = self._cued_number(folded, groups, place)
+            if found is not None:
+                return start, *found
+        if THOUSANDS.match(folded, first.start):
+            return None
+        found = self._national_form(folded, groups, place, opened, start)
+        return None if found is None else (start, *found)
+
+    def _ends(self, folded: bytes, groups: list[Group], place: int, most: int) -> Iterator[tuple[int, str]]:
+        """(last group, digits) of the numbers that begin with a group, the longest first."""
+        digits, found = "", []
+        for last in range(place, min(len(groups), place + 8)):
+            digits += folded[groups[last].start : groups[last].end].decode()
+            if len(digits) > most:
+                break
+            found.append((last, digits))
+        for last, digits in reversed(found):
+            if ends_alone(folded, groups, last):
+                yield last, digits
+
+    def _international(self, folded: bytes, groups: list[Group], place: int, plus: bool) -> tuple[int, float] | None:
+        possible: tuple[int, float] | None = None
+        for last, digits in self._ends(folded, groups, place, MOST_DIGITS + (0 if plus else 2)):
+            number = digits if plus else digits[2:]
+            if len(number) < 7:
+                break
+            valid = international(number)
+            if valid:
+                return last, INTERNATIONAL
+            if valid is False and possible is None and (plus or last > place):
+                possible = last, POSSIBLE
+        return possible
+
+    def _cued_number(self, folded: bytes, groups: list[Group], place: int) -> tuple[int, float] | None:
+        """The longest valid number, unless the row goes on in the same way: then as much as can be one."""
+        possible: tuple[int, float] | None = None
+        for last, digits in self._ends(folded, groups, place, MOST_DIGITS):
+            if len(digits) < 7:
+                break
+            if national(digits, self._plans) is not None:
+                goes_on = possible is not None and last > place and groups[last + 1].marks == groups[last].marks
+                return possible if goes_on else (last, CUED_VALID)
+            group = groups[last]
+            if last > place and (group.end - group.start == 1 or re.match(_YEAR + rb"(?!\d)", folded[group.start : group.end])):
+                continue  # "555-0123 2 times", "555-0123 2021"
+            if possible is None:
+                possible = last, CUED
+        return possible
+
+    def _national_form(self, folded: bytes, groups: list[Group], place: int, opened: bool, start: int) -> tuple[int, float] | None:
+        first = groups[place]
+        if self._american:
+            american = NORTH_AMERICA.match(folded, start)
+            if american is not None:
+                last = next((n for n in range(place, min(len(groups), place + 4)) if groups[n].end == american.end()), None)
+                digits = american[0].translate(None, b" -.()").decode()[-10:]
+                spaced = american[4] == b" " and american[1] is None
+                if last is not None and ends_alone(folded, groups, last) and not spaced:
+                    if any(one.significant(digits) for one in self._american):
+                        return last, NATIONAL_FORM
+        if not opened and folded[first.start] != ord("0"):
+            return None
+        for last, digits in self._ends(folded, groups, place, MOST_DIGITS):
+            if len(digits) < 8:
+                break
+            if last == place and (opened or len(digits) < 10):
+                continue
+            for one in self._plans:
+                number = one.significant(digits)
+                if number is None or not opened and not (one.trunk and digits.startswith(one.trunk)):
+                    continue
+                if last == place and not one.mobile.fullmatch(number):
+                    continue  # no marks at all: mobile numbers only
+                size = first.end - first.start
+                prefix = len(digits) - len(number)
+                if last == place or size == one.area(number) + prefix:
+                    return last, NATIONAL_FORM
+        return None
+
