@@ -27,7 +27,7 @@ SHOWN_VERSIONS = (
     "fasttext-community",
     "ftfy",
     "datasketch",
-    "presidio-analyzer",
+    "phonenumbers",
     "tokenizers",
     "torch",
     "numpy",

@@ -14,10 +14,10 @@ Structured = Literal[
     "SE_PERSONNUMMER", "NO_FODSELSNUMMER", "DK_CPR", "FI_PERSONAL_IDENTITY_CODE", "TR_NATIONAL_ID", "ZA_ID_NUMBER",
     "IN_AADHAAR", "IN_PAN", "CN_RESIDENT_ID", "KR_RRN", "SG_NRIC_FIN", "TH_TNIN", "AU_TFN", "AU_MEDICARE",
 ]  # fmt: skip
-Named = Literal["PERSON", "LOCATION", "ORGANIZATION", "NRP", "DATE_TIME"]
+Named = Literal["PERSON", "LOCATION", "ORGANIZATION", "NRP", "DATE_TIME", "ADDRESS"]
 
 STRUCTURED: tuple[str, ...] = get_args(Structured)
-NAMED: tuple[str, ...] = get_args(Named)  # what presidio maps spaCy's labels to
+NAMED: tuple[str, ...] = get_args(Named)  # by a model
 ENTITIES = STRUCTURED + NAMED
 
 

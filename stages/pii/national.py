@@ -132,10 +132,10 @@ class Letters:
         self._kinds = [kind for kind in MIXED if kind.entity in entities]
         self._licences = "US_DRIVER_LICENSE" in entities
 
-    def spans(self, text: str, folded: bytes) -> Iterator[Span]:
+    def spans(self, text: str, folded: bytes, lower: bytes) -> Iterator[Span]:
         """All such numbers of a text."""
         if self._licences:
-            yield from _licences(text, folded)
+            yield from _licences(folded, lower)
         if not self._kinds:
             return
         for gate in (FROM_LETTER, FROM_DIGIT):
@@ -152,15 +152,15 @@ class Letters:
 
 
 # A licence has no form of its own across the states, so the words must come first, and the number soon after.
-LICENCE_GATE = re.compile(rb"licen[cs]e", re.IGNORECASE)
+LICENCE_GATE = re.compile(rb"licen[cs]e")
 LICENCE = re.compile(
     rb"(?:driv(?:er|ing)\S{0,3} licen[cs]es?|\bDL)(?: ?(?:no\.?|number|num|nr|id|#))?(?: ?(?:is|was|:|#|=|-)){0,2} ?((?=[A-Z\d-]{0,8}\d)[A-Z\d](?:[A-Z\d]|[-](?=[A-Z\d])){4,17})(?![A-Za-z0-9])",
     re.IGNORECASE,
 )
 
 
-def _licences(text: str, folded: bytes) -> Iterator[Span]:
-    for gate in LICENCE_GATE.finditer(folded):
+def _licences(folded: bytes, lower: bytes) -> Iterator[Span]:
+    for gate in LICENCE_GATE.finditer(lower):
         found = LICENCE.search(folded, max(0, gate.start() - 12), gate.end() + 48)
         if found is not None and sum(48 <= byte <= 57 for byte in found[1]) >= 4:
             yield Span(found.start(1), found.end(1), "US_DRIVER_LICENSE", 0.6)

@@ -25,6 +25,7 @@ VERSIONS = cue("v", "ver", "version\\w*", "release\\w*", "build", "revision", "r
                "kapitel", "abschnitt", "driver", "update", "upgrade\\w*", "table", "figure")  # fmt: skip
 ADDRESSES = cue("ip\\w*", "address\\w*", "adress\\w*", "host\\w*", "server\\w*", "ping\\w*", "client\\w*", "dns", "gateway", "netmask", "subnet",
                 "router", "from", "network", "login", "connect\\w*", "proxy", "node", "remote", "src", "dst")  # fmt: skip
+SECTION = re.compile(rb"\.?[ \t]+\w")  # "4.1.2.3 Title" at the beginning of a line
 WORD = frozenset(b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_")
 LETTERS = WORD - frozenset(b"0123456789_")
 
@@ -42,6 +43,8 @@ def ip_addresses(text: str, folded: bytes, special: bool) -> Iterator[Span]:
         done = found.end()
         short = found.end() - start <= 7  # four single digits: more often a version or a section
         if (short or start == 0 or folded[start - 1] in b" (") and cued(text, start, VERSIONS, 16) or not special and is_special(found[0]):
+            continue
+        if short and SECTION.match(folded, found.end()) and (start == 0 or folded[start - 1] in b"\n\r"):
             continue
         score = 0.5 if short and not cued(text, start, ADDRESSES, 32) else 0.8
         yield Span(start, found.end(), "IP_ADDRESS", score)

@@ -60,7 +60,9 @@ def starts_alone(folded: bytes, groups: list[Group], place: int) -> bool:
     two = folded[group.start - 2] if group.start > 1 else 0
     if before in WORD or before in MONEY or before in b"+\\":
         return False
-    if before in b".:'":
+    if before == ord("."):  # "Tel.030", but neither a fraction nor "B.09.05"
+        return two not in WORD or chr(two).islower()
+    if before in b":'":
         return two not in DIGITS
     if before == ord(","):  # 1,234,567 is one number; 17,123456789 a row of a table
         return two not in DIGITS or group.end - group.start != 3
@@ -84,6 +86,15 @@ def ends_alone(folded: bytes, groups: list[Group], place: int) -> bool:
     return True
 
 
+def in_a_row(groups: list[Group], first: int, last: int) -> bool:
+    """Whether a window is cut out of a longer row of groups that are all of a size: a row of a table."""
+    size = groups[first].end - groups[first].start
+    if any(group.end - group.start != size for group in groups[first : last + 1]):
+        return False
+    before, after = groups[first - 1 : first], groups[last + 1 : last + 2]
+    return any(group.end - group.start == size for group in before + after)
+
+
 class Shapes:
     """Which kinds of number have which shapes, and all shapes by their beginnings, to give up early."""
 
@@ -102,6 +113,8 @@ class Shapes:
                 if len(mark) > 1 or shape not in self.begun:
                     break
                 if shape in self.known and ends_alone(folded, groups, last) and starts_alone(folded, groups, first):
+                    if " " in shape and in_a_row(groups, first, last):
+                        continue
                     value = folded[group.start : one.end]
                     yield group.start, one.end, shape, value.translate(None, MARKS).decode()
 

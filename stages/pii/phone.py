@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from stages.pii.cues import cue
+from stages.pii.cues import Lexicon, words_before
 from stages.pii.entities import Span
 from stages.pii.numbers import Group, ends_alone, starts_alone
 from stages.pii.regions import international, national, plan
@@ -23,26 +23,28 @@ MOST_DIGITS = 15  # ITU-T E.164, without prefixes
 CUE_REACH = 40
 INTERNATIONAL, POSSIBLE, NATIONAL_FORM, CUED_VALID, CUED = 0.8, 0.5, 0.5, 0.75, 0.5
 
-CUES = cue(
-    "(?:tele|i)?phones?", "(?:tele)?phone (?:no|number)", "tel", "tels", "cell(?:ular|phone|s)?", "mob", "mobiles?", "fax(?:es)?", "telefax", "call(?:s|ed|ing)?",
-    "dial(?:l?ed|l?ing)?", "ring", "reach(?:ed)?", "texts?", "texted", "sms", "whats ?app", "signal", "viber", "telegram", "hot ?line", "help ?line", "toll[ -]free", "landline",
-    "voice ?mail", "pager", "switchboard", "contact(?:s|ed)?(?: us| me)?(?: (?:at|on))?", "(?:my|his|her|our|your|their|contact|the) (?:number|no)(?: is)?", "extension", "phone#", "ph",
-    "t[ée]l", "t[ée]l[ée]phone", "portable", "appele[rz]", "appel", "joindre", "num[ée]ro",
-    "telefon\\w*", "handy(?:nummer)?", "fon", "mobil\\w*", "mobilfunk\\w*", "rufnummer\\w*", "durchwahl", "ruf", "anrufen", "erreichbar",
-    "tel[ée]fonos?", "m[óo]vil", "celular(?:es)?", "llam(?:ar|e|a|ando)", "cel", "fijo", "telefono", "cellulare", "chiama(?:re)?", "telefone", "telem[óo]vel", "ligue", "ligar", "zap",
-    "telefoon\\w*", "mobiel", "bel(?:len)?", "gsm", "tfn", "tlf", "tlph", "mobilnr", "ring", "puh(?:elin\\w*)?", "gsm", "kom(?:[óo]rka|\\.)", "dzwo[nń]\\w*", "telefonas", "telefonszám",
-    "s[íi]mi", "teл", "тел", "телефон\\w*", "моб\\w*", "звон\\w*", "факс", "τηλ", "τηλέφωνο", "κιν", "هاتف", "جوال", "تليفون", "موبايل", "טלפון", "טל", "נייד", "फ़?ोन", "फोन", "मोबाइल",
-    "โทร\\w*", "đi[ệe]n tho[ạa]i", "telepon", "hp", "telefonnummer", "no\\.? hp", "çağrı", "cep", "gsm no",
-    ".?电话\\w*", ".?電話\\w*", ".?手机\\w*", ".?手機\\w*", ".?携帯\\w*", ".?联系\\w*", ".?전화\\w*", ".?휴대\\w*", ".?연락처", ".?핸드폰",
-)  # fmt: skip
+CUES = Lexicon("""
+    phone phones telephone telephones iphone tel tels cell cellular cellphone cells mob mobile mobiles fax faxes telefax call calls called calling
+    dial dialed dialled dialing dialling ring reach reached text texted sms whatsapp viber telegram hotline helpline landline voicemail pager
+    switchboard contact contacts my_number his_number her_number our_number your_number their_number contact_number the_number registered
+    toll_free ph phn
+    tél téléphone telephone portable appelez appeler appel joindre numéro_de
+    telefon* handy handynummer fon mobil* rufnummer* durchwahl anrufen erreichbar
+    teléfono teléfonos telefono telefonos móvil movil celular celulares llame llama llamar llamando fijo cellulare chiamare chiama chiamate
+    telefone telefones telemóvel ligue ligar telefoon* mobiel bellen gsm tfn tlf tlph puh puhelin* komórka kom dzwoń dzwonić
+    sími тел телефон* моб мобильн* звоните звонить факс τηλ τηλέφωνο κιν هاتف جوال تليفون موبايل טלפון טל נייד फ़ोन फोन मोबाइल
+    điện_thoại telepon çağrı cep
+    电话 電話 手机 手機 携帯 联系 전화 휴대 연락처 핸드폰 โทร
+""")
 # A nearer word that says what the digits are instead.
-OTHERS = cue(
-    "isbn\\S*", "issn", "ean", "gtin", "upc", "doi", "pmid", "arxiv", "asin", "orders?(?: (?:no|number))?", "invoice\\w*", "acc(?:oun)?t(?: (?:no|number))?", "ref(?:erence)?", "ids?", "case", "ticket",
-    "serial\\w*", "sku", "parts?(?: no)?", "models?", "v", "version\\w*", "iban", "cards?", "ssn", "zip\\w*", "postal\\w*", "postcode", "patents?", "pages?", "pp", "rs", "usd", "eur", "inr",
-    "licen[cs]e\\w*", "passport", "bsn", "nhs", "tax", "sin", "tfn?s? number", "cpf", "cnpj", "pesel", "nir", "imei", "vin", "tracking\\w*", "confirmation", "bank\\w*", "routing", "sort code",
-    "social", "medicare", "aadhaar", "issue", "bug", "pr", "commit", "build", "ids?#", "uid", "gid", "pid", "rfc", "cve", "timestamp", "epoch", "size", "bytes", "total", "port", "lat\\w*", "lon\\w*",
-    "steuer\\w*", "steuer-id", "id-?nr", "ahv\\w*", "cc", "visa", "mastercard", "amex", "code", "insurance", "identit\\w*", "personnummer", "dni", "nif", "nie", "hetu", "national\\w*", "insee", "s[ée]cu\\w*",
-)  # fmt: skip
+OTHERS = Lexicon("""
+    isbn* issn ean gtin upc doi pmid arxiv asin order orders invoice* account accounts acct ref reference id ids case ticket serial* sku part parts
+    model models v version* iban card cards ssn zip* postal* postcode patent* page pages pp rs usd eur inr license* licence* passport bsn nhs tax sin
+    cpf cnpj pesel nir imei vin tracking confirmation bank* routing sort social medicare aadhaar issue bug pr commit build uid gid pid rfc cve
+    timestamp epoch size bytes total port lat latitude lon longitude steuer* identifikationsnummer idnr ahv* cc visa mastercard amex code insurance
+    identity identification personnummer dni nif nie hetu national* insee sécu* pan curp cvv pin
+    身份证 订单 注文 주민
+""")
 
 _YEAR = rb"(?:1[5-9]|20)\d\d"
 # Dates, ranges of years and addresses of machines, at the beginning of a row of digits: never a phone number.
@@ -85,11 +87,9 @@ class Phones:
 
     def _cued(self, text: str, start: int) -> bool:
         """Whether the nearest word that says what a number is says that it is a phone number."""
-        low = max(0, start - CUE_REACH)
-        last = -1
-        for match in CUES.finditer(text, low, start):
-            last = match.end()
-        return last >= 0 and OTHERS.search(text, last, start) is None
+        words = words_before(text, start, CUE_REACH)
+        place = CUES.last(words)
+        return place >= 0 and OTHERS.last(words) < place
 
     def _at(self, folded: bytes, groups: list[Group], place: int, cued: bool) -> tuple[int, int, float] | None:
         """(start, last group, score) of the number that begins with a group, if one does."""
@@ -109,7 +109,7 @@ class Phones:
             found = self._cued_number(folded, groups, place)
             if found is not None:
                 return start, *found
-        if THOUSANDS.match(folded, first.start):
+        if THOUSANDS.match(folded, first.start) or folded[first.start : first.end] in b"01234567890":
             return None
         found = self._national_form(folded, groups, place, opened, start)
         return None if found is None else (start, *found)

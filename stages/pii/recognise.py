@@ -7,18 +7,20 @@ and under 0.35 for what is more often something else.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import bisect
+import re
+from collections.abc import Callable, Iterable, Sequence
 
 from stages.pii.contact import email_addresses, top_level_domains
 from stages.pii.coordinates import coordinates
-from stages.pii.cues import fold
-from stages.pii.entities import STRUCTURED, Span, resolve
+from stages.pii.cues import fold, long_tokens
+from stages.pii.entities import ENTITIES, STRUCTURED, Span, resolve
 from stages.pii.national import KINDS, Digits, Letters
 from stages.pii.network import ip_addresses, is_special, mac_addresses
 from stages.pii.numbers import runs
 from stages.pii.payment import credit_cards, ibans
 from stages.pii.phone import Phones
-from stages.pii.secrets import secrets
+from stages.pii.secrets import LONG, secrets
 from stages.pii.wallets import wallets
 
 __all__ = ["PHONE_REGIONS", "STRUCTURED", "Recognisers", "Span", "is_special", "resolve"]
@@ -27,6 +29,7 @@ PHONE_REGIONS = (
     "US", "CA", "GB", "IE", "DE", "AT", "CH", "FR", "BE", "NL", "IT", "ES", "PT", "SE", "FI", "PL", "TR", "IL", "ZA", "IN", "AU", "NZ",
     "JP", "KR", "CN", "BR", "MX", "AR",
 )  # fmt: skip
+PLACEHOLDER = re.compile(rf"<(?:{'|'.join(ENTITIES)})>")
 SECRETS = frozenset(("API_KEY", "JWT", "PRIVATE_KEY", "PASSWORD"))
 
 
@@ -56,8 +59,12 @@ class Recognisers:
         self._runs = bool(self._wanted & {"PHONE_NUMBER", "CREDIT_CARD", *(kind.entity for kind in KINDS)})
 
     def spans(self, text: str) -> list[Span]:
-        """All spans in a text, overlaps included, in no particular order."""
+        """All spans in a text, overlaps included, in no particular order. Placeholders of an earlier run are opaque."""
+        if "<" in text:
+            text = PLACEHOLDER.sub(_opaque, text)  # "<PHONE_NUMBER>" is no word for the number after it
         folded = fold(text)
+        lower = folded.lower()
+        tokens = long_tokens(folded, LONG)
         found: list[Span] = []
         wanted = self._wanted
         if "EMAIL_ADDRESS" in wanted:
@@ -69,7 +76,7 @@ class Recognisers:
                 if "CREDIT_CARD" in wanted:
                     found += credit_cards(text, folded, groups)
                 found += self._digits.spans(text, folded, groups)
-        found += self._letters.spans(text, folded)
+        found += self._letters.spans(text, folded, lower)
         if "IBAN_CODE" in wanted:
             found += ibans(text, folded)
         if "IP_ADDRESS" in wanted:
@@ -77,9 +84,55 @@ class Recognisers:
         if "MAC_ADDRESS" in wanted:
             found += mac_addresses(text, folded)
         if "CRYPTO" in wanted:
-            found += wallets(folded)
+            found += wallets(folded, tokens)
         if "COORDINATES" in wanted:
             found += coordinates(text, folded)
         if wanted & SECRETS:
-            found += [span for span in secrets(folded) if span.entity in wanted]
+            found += [span for span in secrets(folded, lower, tokens) if span.entity in wanted]
         return found
+
+    def settled(self, text: str, threshold: float, named: Iterable[Span] = (), left: Callable[[str, Span], bool] | None = None) -> list[Span]:
+        """The spans to take out of a text so that nothing is left to find when they are replaced; in order, not overlapping.
+
+        What is next to a find may stand alone only once that is gone, so the text with placeholders is looked at again.
+        `named`: more spans, found by a model; `left`: spans that stay, of those that are found in a text.
+        """
+        found = resolve([*self.spans(text), *named], threshold)
+        chosen = [span for span in found if left is None or not left(text, span)]
+        while chosen:
+            replaced, offsets = replace(text, chosen)
+            more = [span for span in resolve(self.spans(replaced), threshold) if left is None or not left(replaced, span)]
+            fresh = [moved for span in more if (moved := _moved(span, chosen, offsets)) is not None]
+            if not fresh:
+                break
+            chosen = sorted(chosen + fresh)
+        return chosen
+
+
+def replace(text: str, spans: Sequence[Span]) -> tuple[str, list[int]]:
+    """The text with placeholders for some spans (in order, not overlapping), and where each placeholder begins."""
+    parts, places, done, length = [], [], 0, 0
+    for span in spans:
+        placeholder = f"<{span.entity}>"
+        length += span.start - done
+        places.append(length)
+        parts += [text[done : span.start], placeholder]
+        length += len(placeholder)
+        done = span.end
+    return "".join(parts) + text[done:], places
+
+
+def _moved(span: Span, chosen: Sequence[Span], places: Sequence[int]) -> Span | None:
+    """A span of a replaced text as one of the text before; None if it holds a placeholder."""
+    before = bisect.bisect_right(places, span.start)
+    if before != bisect.bisect_left(places, span.end):
+        return None
+    if before == 0:
+        return span
+    last = chosen[before - 1]
+    end = places[before - 1] + len(last.entity) + 2
+    return None if span.start < end else span._replace(start=span.start - end + last.end, end=span.end - end + last.end)
+
+
+def _opaque(placeholder: re.Match[str]) -> str:
+    return f"<{'_' * (len(placeholder[0]) - 2)}>"

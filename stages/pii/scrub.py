@@ -4,27 +4,21 @@ from __future__ import annotations
 
 import re
 
-from stages.pii.recognise import Recognisers, resolve
+from stages.pii.recognise import Recognisers, replace
 
 THRESHOLD = 0.35
 
 
 class Scrubber:
-    """Replaces structured personal data by typed placeholders. Takes about a second to make; use it again."""
+    """Replaces structured personal data by typed placeholders. Takes about a quarter of a second to make; use it again."""
 
     def __init__(self) -> None:
         self._recognisers = Recognisers()
 
     def text(self, text: str) -> str:
         """The text with `<EMAIL_ADDRESS>`, `<PHONE_NUMBER>` and so on in place of what the recognisers find."""
-        spans = resolve(self._recognisers.spans(text), THRESHOLD)
-        if not spans:
-            return text
-        parts, done = [], 0
-        for span in spans:
-            parts += [text[done : span.start], f"<{span.entity}>"]
-            done = span.end
-        return "".join(parts) + text[done:]
+        spans = self._recognisers.settled(text, THRESHOLD)
+        return replace(text, spans)[0] if spans else text
 
 
 # `%` escapes may themselves be escaped: `%40`, `%2540`.

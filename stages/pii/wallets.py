@@ -8,30 +8,26 @@ from collections.abc import Iterator
 
 from stages.pii.entities import Span
 
-GATE = re.compile(
-    rb"(?:bc1[02-9ac-hj-np-z]{11,71}|BC1[02-9AC-HJ-NP-Z]{11,71}|[13][1-9A-HJ-NP-Za-km-z]{25,34}|0x[0-9a-fA-F]{40})(?![A-Za-z0-9])"
+ADDRESS = re.compile(
+    rb"(?<![A-Za-z0-9])(?:bc1[02-9ac-hj-np-z]{11,71}|BC1[02-9AC-HJ-NP-Z]{11,71}|[13][1-9A-HJ-NP-Za-km-z]{25,34}|0x[0-9a-fA-F]{40})(?![A-Za-z0-9])"
 )
-BEGIN = re.compile(rb"(?:[bB][cC]1|[13]|0x)[0-9A-Za-z]{23}")
 BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 BECH32 = "qpzry9x8gf2tvdw0s3jn54khce6mua7l"
 SHORTEST = 26
 
 
-def wallets(folded: bytes) -> Iterator[Span]:
-    """All addresses of a text whose checksum holds."""
-    for begun in BEGIN.finditer(folded):
-        start = begun.start()
-        if start and (folded[start - 1 : start].isalnum() or folded[start - 1 : start] == b"_"):
+def wallets(folded: bytes, tokens: list[tuple[int, int]]) -> Iterator[Span]:
+    """All addresses of a text whose checksum holds, at the beginning of one of the long tokens or after a `.`, `-` or `_` in it."""
+    for first, last in tokens:
+        if last - first < SHORTEST:
             continue
-        found = GATE.match(folded, start)
-        if found is None:
-            continue
-        value = found[0].decode()
-        if value.startswith("0x"):
-            if is_ethereum(value):
-                yield Span(start, found.end(), "CRYPTO", 0.9 if value[2:].lower() != value[2:] else 0.5)
-        elif is_bech32(value) if value[:3].lower() == "bc1" else is_base58check(value):
-            yield Span(start, found.end(), "CRYPTO", 1.0)
+        for found in ADDRESS.finditer(folded, first, last):
+            value, start = found[0].decode(), found.start()
+            if value.startswith("0x"):
+                if is_ethereum(value):
+                    yield Span(start, found.end(), "CRYPTO", 0.9 if value[2:].lower() != value[2:] else 0.5)
+            elif is_bech32(value) if value[:3].lower() == "bc1" else is_base58check(value):
+                yield Span(start, found.end(), "CRYPTO", 1.0)
 
 
 def is_base58check(value: str) -> bool:
