@@ -100,7 +100,7 @@ def it_fiscal_code(value: str) -> bool:
 
 
 def nl_bsn(digits: str) -> bool:
-    return int(digits) > 9999999 and len(set(digits)) > 1 and weighted(digits, (9, 8, 7, 6, 5, 4, 3, 2, -1)) % 11 == 0
+    return int(digits) > 0 and len(set(digits)) > 1 and weighted(digits, (9, 8, 7, 6, 5, 4, 3, 2, -1)) % 11 == 0
 
 
 def be_nn(digits: str) -> bool:

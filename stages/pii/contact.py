@@ -15,6 +15,7 @@ SPELLED_GATE = re.compile(rb"[\[({<] ?(?:at|AT|At|@) ?[\])}>]")
 SPELLED_LOCAL = re.compile(r"[\w.+\-]{1,64}(?= ?$)")
 SPELLED_DOMAIN = re.compile(r" ?[^\W_][\w\-]{0,61}(?: ?(?:\.|[\[({<] ?(?:dot|\.) ?[\])}>]| dot ) ?[^\W_][\w\-]{0,61}){1,4}", re.IGNORECASE)  # fmt: skip
 DOT = re.compile(r" ?(?:\.|[\[({<] ?(?:dot|\.) ?[\])}>]| dot ) ?", re.IGNORECASE)
+SCRIPT_BEFORE = re.compile(r".*[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af](?=[!-~])")  # "请联系jane@example.org"
 SCORE, SPELLED_SCORE = 1.0, 0.75
 
 
@@ -32,8 +33,9 @@ def email_addresses(text: str, folded: bytes, top_level: frozenset[str]) -> Iter
         if local is None or domain is None:
             continue
         end = _known_end(text, domain, top_level)
-        if end:
-            yield Span(local.start(), end, "EMAIL_ADDRESS", SPELLED_SCORE)
+        start = local.end() - len(SCRIPT_BEFORE.sub("", local[0]))
+        if end and start < local.end():
+            yield Span(start, end, "EMAIL_ADDRESS", SPELLED_SCORE)
 
 
 def _around(text: str, at: int, top_level: frozenset[str]) -> Span | None:
@@ -53,7 +55,7 @@ def _around(text: str, at: int, top_level: frozenset[str]) -> Span | None:
     local = text[at - min(before.end(), LOCAL) : at]
     # What the address stands in: a URL or query (`?to=`, `/contact/`), a quotation, the end of a sentence.
     start = max(local.rfind(mark) for mark in "/=?&|`{}") + 1
-    local = local[start:].lstrip(".'*_-#$%^!~+")
+    local = SCRIPT_BEFORE.sub("", local[start:]).lstrip(".'*_-#$%^!~+")
     if not local or local.endswith(".") or ".." in local:
         return None
     if local == "git" and text[end : end + 1] == ":":  # a repository

@@ -41,7 +41,8 @@ def fold(text: str) -> bytes:
     return text.encode() if text.isascii() else _table()[code_points(text)].tobytes()
 
 
-UNSPACED = re.compile("[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
+_UNSPACED = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"  # Thai, kana, Han, Hangul
+UNSPACED = re.compile(f"[{_UNSPACED}]")
 
 
 def cue(*words: str) -> re.Pattern[str]:
@@ -51,7 +52,7 @@ def cue(*words: str) -> re.Pattern[str]:
     """
     unspaced = [word for word in words if UNSPACED.search(word)]
     spaced = [word for word in words if not UNSPACED.search(word)]
-    pattern = rf"(?<![^\W\d_])(?:{'|'.join(spaced)})(?![^\W\d_])"
+    pattern = rf"(?:(?<![^\W\d_])|(?<=[{_UNSPACED}]))(?:{'|'.join(spaced)})(?![^\W\d_])"
     return re.compile("|".join([*unspaced, pattern] if spaced else unspaced), re.IGNORECASE)
 
 
@@ -60,7 +61,7 @@ def cued(text: str, start: int, cues: re.Pattern[str], reach: int = CUE_REACH) -
     return cues.search(text, max(0, start - reach), start) is not None
 
 
-WORD = re.compile(r"[^\W\d_]+")
+WORD = re.compile(rf"[{_UNSPACED}]+|[^\W\d_{_UNSPACED}]+")
 
 
 class Lexicon:

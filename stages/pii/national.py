@@ -15,7 +15,7 @@ from stages.pii.cues import cue, cued
 from stages.pii.entities import Span
 from stages.pii.numbers import Group, Shapes, by_shape
 
-BOOST, FLOOR = 0.4, 0.6  # with a word for the number
+BOOST, FLOOR, CHECKED_FLOOR = 0.4, 0.6, 0.8  # with a word for the number, and check digits that hold
 GENERAL_FLOOR = 0.45  # with a word for such numbers anywhere, where check digits hold
 WEAK = 0.1  # without a word: never counts by default
 
@@ -89,7 +89,7 @@ def _score(text: str, start: int, base: float, cues: re.Pattern[str], checked: b
     if cued(text, start, OTHERS, 20) and not cued(text, start, cues, 20):
         return min(base, WEAK)
     if cued(text, start, cues):
-        return min(1.0, max(base + BOOST, FLOOR))
+        return min(1.0, max(base + BOOST, CHECKED_FLOOR if checked else FLOOR))
     if checked and base < GENERAL_FLOOR and cued(text, start, GENERAL):
         return GENERAL_FLOOR
     return base

@@ -18,7 +18,7 @@ PREFIX = re.compile(rb"/(?:12[0-8]|1[01]\d|[1-9]?\d)(?![\d/])")
 MAC = re.compile(rb"[0-9A-Fa-f]{2}(?:(:[0-9A-Fa-f]{2}){5}|(-[0-9A-Fa-f]{2}){5})(?![:\-]?[0-9A-Za-z])")
 MAC_GATE = re.compile(rb"-[0-9A-Fa-f]{2}-[0-9A-Fa-f]{2}-")
 MAC_DOTS = re.compile(rb"\.[0-9A-Fa-f]{4}\.")
-MAC_CISCO = re.compile(rb"[0-9A-Fa-f]{4}\.[0-9A-Fa-f]{4}\.[0-9A-Fa-f]{4}(?![\w.])")
+MAC_CISCO = re.compile(rb"[0-9A-Fa-f]{4}\.[0-9A-Fa-f]{4}\.[0-9A-Fa-f]{4}(?!\w|\.\w)")
 
 # "Firefox 3.6.1.2", "v2.0.0.1", "section 4.1.2.3": four numbers that are no address.
 VERSIONS = cue("v", "ver", "version\\w*", "release\\w*", "build", "revision", "rev", "firmware", "sections?", "chapter", "clause", "paragraph",

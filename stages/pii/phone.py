@@ -97,8 +97,12 @@ class Phones:
         opened = folded[first.start - 1 : first.start] == b"("
         start = first.start - opened
         plus = start > 0 and folded[start - 1 : start] == b"+" and (start < 2 or folded[start - 2] not in b"0123456789+)" and not folded[start - 2 : start - 1].isalpha())
-        if not plus and not starts_alone(folded, groups, place):
-            return None
+        if not plus:
+            american = folded[first.start] != ord("1") or first.end - first.start == 1
+            if not (opened or cued or folded[first.start] == ord("0") or american and first.end - first.start in (1, 3)):
+                return None
+            if not starts_alone(folded, groups, place):
+                return None
         if plus or folded[first.start : first.start + 2] == b"00":
             found = self._international(folded, groups, place, plus)
             if found is not None:
@@ -109,7 +113,7 @@ class Phones:
             found = self._cued_number(folded, groups, place)
             if found is not None:
                 return start, *found
-        if THOUSANDS.match(folded, first.start) or folded[first.start : first.end] in b"01234567890":
+        if THOUSANDS.match(folded, first.start) or first.end - first.start > 6 and folded[first.start : first.end] in b"01234567890":
             return None
         found = self._national_form(folded, groups, place, opened, start)
         return None if found is None else (start, *found)
@@ -123,7 +127,7 @@ class Phones:
                 break
             found.append((last, digits))
         for last, digits in reversed(found):
-            if ends_alone(folded, groups, last):
+            if ends_alone(folded, groups, last) or last + 1 == len(groups) and EXTENSION.match(folded, groups[last].end):
                 yield last, digits
 
     def _international(self, folded: bytes, groups: list[Group], place: int, plus: bool) -> tuple[int, float] | None:

@@ -15,26 +15,26 @@ from stages.pii.entities import Span
 _W = rb"[A-Za-z0-9_\-]"
 PREFIXED = {
     rb"A": rb"A(?:KIA|SIA|BIA|CCA)[A-Z2-7]{16}(?![A-Za-z0-9])|AIza%b{35}(?!%b)" % (_W, _W),  # AWS, Google
-    rb"g": rb"gh[pousr]_[A-Za-z0-9]{36,255}(?![A-Za-z0-9_])|github_pat_[A-Za-z0-9]{22}_[A-Za-z0-9]{59}|glpat-%b{20,}|gsk_[A-Za-z0-9]{40,}" % _W,
-    rb"x": rb"xox[abeoprs]-[A-Za-z0-9\-]{10,}|xapp-\d-[A-Z0-9]+-\d+-[a-f0-9]{40,}|xai-[A-Za-z0-9]{60,}",  # Slack, xAI
-    rb"s": rb"[srp]k_(?:live|test)_[A-Za-z0-9]{16,247}|sk-ant-[a-z0-9]+-%b{60,}|sk-(?:proj-|svcacct-|admin-|or-v1-)?(?=[A-Za-z_\-]{0,60}\d)%b{20,200}(?!%b)|shp(?:at|ca|pa|ss)_[a-fA-F0-9]{32}"
+    rb"g": rb"gh[pousr]_[A-Za-z0-9]{36,255}(?![A-Za-z0-9_])|github_pat_[A-Za-z0-9]{22}_[A-Za-z0-9]{59}|glpat-%b{20,250}|gsk_[A-Za-z0-9]{40,250}" % _W,
+    rb"x": rb"xox[abeoprs]-[A-Za-z0-9\-]{10,250}|xapp-\d-[A-Z0-9]{1,20}-\d{1,20}-[a-f0-9]{40,250}|xai-[A-Za-z0-9]{60,250}",  # Slack, xAI
+    rb"s": rb"[srp]k_(?:live|test)_[A-Za-z0-9]{16,247}|sk-ant-[a-z0-9]{1,9}-%b{60,250}|sk-(?:proj-|svcacct-|admin-|or-v1-)?(?=[A-Za-z_\-]{0,60}\d)%b{20,200}(?!%b)|shp(?:at|ca|pa|ss)_[a-fA-F0-9]{32}"
     % (_W, _W, _W),  # Stripe, Anthropic, OpenAI, Shopify
     rb"r": rb"rk_(?:live|test)_[A-Za-z0-9]{16,247}",
-    rb"p": rb"pk_live_[A-Za-z0-9]{16,247}|pypi-AgEIcHlwaS5vcmc%b{50,}|pat[A-Za-z0-9]{14}\.[a-f0-9]{64}" % _W,
+    rb"p": rb"pk_live_[A-Za-z0-9]{16,247}|pypi-AgEIcHlwaS5vcmc%b{50,250}|pat[A-Za-z0-9]{14}\.[a-f0-9]{64}" % _W,
     rb"n": rb"npm_[A-Za-z0-9]{36}(?![A-Za-z0-9])",
-    rb"h": rb"hf_[A-Za-z]{34}(?![A-Za-z0-9])|hvs\.%b{24,}|hooks\.slack\.com/services/T[A-Z0-9]+/B[A-Z0-9]+/[A-Za-z0-9]{20,}" % _W,
+    rb"h": rb"hf_[A-Za-z]{34}(?![A-Za-z0-9])|hvs\.%b{24,250}|hooks\.slack\.com/services/T[A-Z0-9]{1,20}/B[A-Z0-9]{1,20}/[A-Za-z0-9]{20,250}" % _W,
     rb"S": rb"SG\.%b{22}\.%b{43}|SK[a-f0-9]{32}(?![a-f0-9])" % (_W, _W),  # SendGrid, Twilio
-    rb"d": rb"do[opr]_v1_[a-f0-9]{64}|dapi[a-f0-9]{32}|dp\.pt\.[A-Za-z0-9]{40,}",  # DigitalOcean, Databricks, Doppler
+    rb"d": rb"do[opr]_v1_[a-f0-9]{64}|dapi[a-f0-9]{32}|dp\.pt\.[A-Za-z0-9]{40,250}",  # DigitalOcean, Databricks, Doppler
     rb"k": rb"key-[a-f0-9]{32}(?![a-f0-9])",  # Mailgun
-    rb"y": rb"ya29\.%b{20,}" % _W,  # Google OAuth
+    rb"y": rb"ya29\.%b{20,250}" % _W,  # Google OAuth
     rb"G": rb"GOCSPX-%b{28}" % _W,
-    rb"E": rb"EAA[A-Za-z0-9]{60,}",  # Facebook
+    rb"E": rb"EAA[A-Za-z0-9]{60,250}",  # Facebook
 }  # fmt: skip
 KEY = re.compile(rb"(?<![A-Za-z0-9_])(?:" + b"|".join(PREFIXED.values()) + rb")")
 LONG = 16  # no key is shorter
-JWT = re.compile(rb"eyJ[A-Za-z0-9_\-]{8,}\.[A-Za-z0-9_\-]{8,}\.[A-Za-z0-9_\-]*")
+JWT = re.compile(rb"(?<![A-Za-z0-9_\-])eyJ[A-Za-z0-9_\-]{8,}\.[A-Za-z0-9_\-]{8,}\.[A-Za-z0-9_\-]*")
 PEM = re.compile(rb"-----BEGIN (?:[A-Z0-9]{1,12} ){0,3}PRIVATE KEY(?: BLOCK)?-----")
-PEM_BODY = re.compile(rb"(?:\\[nr]|[A-Za-z0-9+/=\s:,\-\"\\.()])*?-----END (?:[A-Z0-9]{1,12} ){0,3}PRIVATE KEY(?: BLOCK)?-----")
+PEM_END = re.compile(rb"-----END (?:[A-Z0-9]{1,12} ){0,3}PRIVATE KEY(?: BLOCK)?-----")
 PEM_OPEN = re.compile(rb"(?:\s*[A-Za-z0-9+/=]{16,})*")
 PEM_SIZE = 16_384
 
@@ -76,8 +76,9 @@ def _private_keys(folded: bytes) -> Iterator[Span]:
     for found in PEM.finditer(folded):
         if found.start() < done:
             continue
-        whole = PEM_BODY.match(folded, found.end(), min(len(folded), found.end() + PEM_SIZE))
-        done = whole.end() if whole else PEM_OPEN.match(folded, found.end()).end()  # type: ignore[union-attr]  # it matches nothing, too
+        end = folded.find(b"-----", found.end(), found.end() + PEM_SIZE)
+        whole = PEM_END.match(folded, end) if end >= 0 else None
+        done = whole.end() if whole else PEM_OPEN.match(folded, found.end(), found.end() + PEM_SIZE).end()  # type: ignore[union-attr]  # it matches nothing, too
         if done > found.end():
             yield Span(found.start(), done, "PRIVATE_KEY", 1.0)
 
