@@ -17,7 +17,12 @@ L = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def date(rng: random.Random, order: str, shift: dict[str, int] | None = None) -> str:
-    part = {"y": rng.randrange(20), "m": rng.randrange(1, 13), "d": rng.randrange(1, 29), "Y": rng.randrange(1900, 2020)}  # past in every century: stdnum refuses the future
+    part = {
+        "y": rng.randrange(20),
+        "m": rng.randrange(1, 13),
+        "d": rng.randrange(1, 29),
+        "Y": rng.randrange(1900, 2020),
+    }  # past in every century: stdnum refuses the future
     for name, by in (shift or {}).items():
         part[name] += by
     return "".join(f"{part[mark]:0{4 if mark == 'Y' else 2}d}" for mark in order)
@@ -92,7 +97,12 @@ def test_ibans() -> None:
     iban = pytest.importorskip("stdnum.iban", reason="extra dev")
     rng = random.Random(5)
     right = 0
-    for number in ["GB82WEST12345698765432", "DE89370400440532013000", "FR1420041010050500013M02606", "NO9386011117947"]:
+    for number in [
+        "GB82WEST12345698765432",
+        "DE89370400440532013000",
+        "FR1420041010050500013M02606",
+        "NO9386011117947",
+    ]:
         assert check.mod_97(number)
         for _ in range(50):
             place = rng.randrange(4, len(number))
@@ -103,11 +113,18 @@ def test_ibans() -> None:
 
 
 def test_wallets() -> None:
-    assert is_base58check("1A1zP1eP5QGefi2DMPTfTL5SLmv7DivfNa") and not is_base58check("1A1zP1eP5QGefi2DMPTfTL5SLmv7DivfNb")
+    assert is_base58check("1A1zP1eP5QGefi2DMPTfTL5SLmv7DivfNa") and not is_base58check(
+        "1A1zP1eP5QGefi2DMPTfTL5SLmv7DivfNb"
+    )
     assert is_base58check("3J98t1WpEZ73CNmQviecrnyiWrnqRhWNLy")
-    assert is_bech32("bc1qw508d6qejxtdg4y5r3zarvary0c5xw7kv8f3t4") and not is_bech32("bc1qw508d6qejxtdg4y5r3zarvary0c5xw7kv8f3t5")
+    assert is_bech32("bc1qw508d6qejxtdg4y5r3zarvary0c5xw7kv8f3t4") and not is_bech32(
+        "bc1qw508d6qejxtdg4y5r3zarvary0c5xw7kv8f3t5"
+    )
     assert is_bech32("bc1p0xlxvlhemja6c4dqv22uapctqupfhlxm9h8z3k2e72q4k9hcz7vqzk5jj0")  # BIP 350
-    for address in ("0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed", "0xfB6916095ca1df60bB79Ce92cE3Ea74c37c5d359"):  # EIP-55
+    for address in (
+        "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed",
+        "0xfB6916095ca1df60bB79Ce92cE3Ea74c37c5d359",
+    ):  # EIP-55
         assert is_ethereum(address) and is_ethereum(address.lower())
         assert not is_ethereum(address.swapcase().replace("X", "x"))
     assert not is_ethereum("0x" + "0" * 40)
@@ -123,4 +140,6 @@ def test_every_checked_number_refuses_most_neighbours() -> None:
         sizes = {sum(map(int, re.findall(r"\d+", shape))) for shape in kind.shapes}
         passed = sum(kind.valid(digits(rng, size)) for size in sizes for _ in range(600)) / (600 * len(sizes))
         assert passed < 0.15, kind.entity
-    assert {kind.entity for kind in KINDS if kind.checked} | {kind.entity for kind in MIXED if kind.checked} == set(CHECKS)
+    assert {kind.entity for kind in KINDS if kind.checked} | {kind.entity for kind in MIXED if kind.checked} == set(
+        CHECKS
+    )

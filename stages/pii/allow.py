@@ -7,12 +7,14 @@ import re
 from collections.abc import Iterable
 
 # RFC 2142, and what organisations publish in several languages.
-ROLES = frozenset(
-    "info marketing sales support abuse noc security postmaster hostmaster usenet news webmaster www uucp ftp press media presse pr office contact contacts "
-    "kontakt contacto contato contatti hello help helpdesk service services customerservice customercare admin administration administrator jobs careers "
-    "recruiting billing orders shop enquiries inquiries feedback editor editorial redaktion redaction redaccion reception privacy datenschutz legal "
-    "newsletter noreply no-reply donotreply do-not-reply mail mailer-daemon team subscribe unsubscribe list-request majordomo".split()
-)
+ROLES = frozenset({
+    "info", "marketing", "sales", "support", "abuse", "noc", "security", "postmaster", "hostmaster", "usenet", "news", "webmaster", "www",
+    "uucp", "ftp", "press", "media", "presse", "pr", "office", "contact", "contacts", "kontakt", "contacto", "contato", "contatti", "hello",
+    "help", "helpdesk", "service", "services", "customerservice", "customercare", "admin", "administration", "administrator", "jobs", "careers",
+    "recruiting", "billing", "orders", "shop", "enquiries", "inquiries", "feedback", "editor", "editorial", "redaktion", "redaction",
+    "redaccion", "reception", "privacy", "datenschutz", "legal", "newsletter", "noreply", "no-reply", "donotreply", "do-not-reply", "mail",
+    "mailer-daemon", "team", "subscribe", "unsubscribe", "list-request", "majordomo",
+})  # fmt: skip
 DOMAIN = re.compile(r"@?((?:[^\W_](?:[\w\-]{0,61}[^\W_])?\.)+[^\W\d_][\w\-]{1,62})")
 
 
@@ -50,7 +52,7 @@ class Allowed:
         """Whether a find is a public contact point."""
         if entity == "EMAIL_ADDRESS":
             local, _, domain = value.lower().rpartition("@")
-            if self._roles and local.partition("+")[0] in ROLES or value.lower() in self._addresses:
+            if (self._roles and local.partition("+")[0] in ROLES) or value.lower() in self._addresses:
                 return True
             labels = domain.split(".")
             return any(".".join(labels[place:]) in self._domains for place in range(len(labels)))
@@ -58,7 +60,7 @@ class Allowed:
             return _digits(value) in self._numbers
         if entity == "IP_ADDRESS" and self._networks:
             found = _network(value.partition("/")[0])
-            return found is not None and any(found.version == one.version and found.subnet_of(one) for one in self._networks)  # type: ignore[arg-type]
+            return found is not None and any(_inside(found, one) for one in self._networks)
         return False
 
 
@@ -71,3 +73,9 @@ def _network(value: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None
         return ipaddress.ip_network(value, strict=False)
     except ValueError:
         return None
+
+
+def _inside(
+    small: ipaddress.IPv4Network | ipaddress.IPv6Network, large: ipaddress.IPv4Network | ipaddress.IPv6Network
+) -> bool:
+    return small.version == large.version and small.network_address in large and small.prefixlen >= large.prefixlen

@@ -48,10 +48,12 @@ def us_itin(digits: str) -> bool:
 
 
 def ca_sin(digits: str) -> bool:
+    """Luhn; 0 and 8 are not given first."""
     return digits[0] not in "08" and luhn(digits)
 
 
 def uk_nhs(digits: str) -> bool:
+    """Mod 11 of nine digits, weights 10 to 2."""
     check = 11 - weighted(digits[:9], range(10, 1, -1)) % 11
     return len(set(digits)) > 1 and (0 if check == 11 else check) == int(digits[9])
 
@@ -82,10 +84,12 @@ NIF = "TRWAGMYFPDXBNJZSQVHLCKE"
 
 
 def es_nif(value: str) -> bool:
+    """The letter is the number mod 23 in the ministry's order."""
     return NIF[int(value[:8]) % 23] == value[8] and len(set(value[:8])) > 1
 
 
 def es_nie(value: str) -> bool:
+    """As a NIF, with 0, 1, 2 for X, Y, Z."""
     return NIF[int(str("XYZ".index(value[0])) + value[1:8]) % 23] == value[8]
 
 
@@ -95,11 +99,13 @@ _CF_ODD = dict(zip("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ",
 
 
 def it_fiscal_code(value: str) -> bool:
+    """The sixteenth letter: values of odd and even places, mod 26 (decree of 23 December 1976)."""
     even = sum(int(c) if c.isdigit() else ord(c) - ord("A") for c in value[1:15:2])
     return chr((sum(_CF_ODD[c] for c in value[:15:2]) + even) % 26 + ord("A")) == value[15]
 
 
 def nl_bsn(digits: str) -> bool:
+    """The eleven test: weights 9 to 2, then -1."""
     return int(digits) > 0 and len(set(digits)) > 1 and weighted(digits, (9, 8, 7, 6, 5, 4, 3, 2, -1)) % 11 == 0
 
 
@@ -117,6 +123,7 @@ def ch_ahv(digits: str) -> bool:
 
 
 def pl_pesel(digits: str) -> bool:
+    """A date, whose month tells the century, and weights 1, 3, 7, 9 mod 10."""
     century = {0: 1900, 1: 2000, 2: 2100, 3: 2200, 4: 1800}[int(digits[2:4]) // 20]
     return (
         is_date(century + int(digits[:2]), int(digits[2:4]) % 20, int(digits[4:6]))
@@ -148,33 +155,39 @@ def dk_cpr(digits: str) -> bool:
 
 
 def fi_personal_identity_code(value: str) -> bool:
+    """A date and the number mod 31 as a letter (DVV)."""
     letters = "0123456789ABCDEFHJKLMNPRSTUVWXY"
     return _date6(value[:6], "dmy") and letters[int(value[:6] + value[7:10]) % 31] == value[10] and value[7:10] > "001"
 
 
 def tr_national_id(digits: str) -> bool:
+    """Two check digits: 7 times odd less even places, and the sum, mod 10."""
     odd, even = sum(map(int, digits[0:9:2])), sum(map(int, digits[1:8:2]))
     tenth = (7 * odd - even) % 10
     return digits[0] != "0" and tenth == int(digits[9]) and (odd + even + tenth) % 10 == int(digits[10])
 
 
 def za_id_number(digits: str) -> bool:
+    """A date, citizenship 0 to 2, and Luhn."""
     return digits[10] in "012" and _date6(digits[:6]) and luhn(digits)
 
 
 def mx_curp(value: str) -> bool:
+    """A date, and weights 18 to 2 mod 10 over letters and digits (RENAPO)."""
     letters = "0123456789ABCDEFGHIJKLMN\u00d1OPQRSTUVWXYZ"
     total = sum(letters.index(c) * weight for c, weight in zip(value[:17], range(18, 1, -1), strict=True))
     return _date6(value[4:10]) and -total % 10 == int(value[17]) if value[17].isdigit() else False
 
 
 def br_cpf(digits: str) -> bool:
+    """Two check digits mod 11, weights from 10 and from 11."""
     first = weighted(digits, range(10, 1, -1)) * 10 % 11 % 10
     second = weighted(digits, range(11, 1, -1)) * 10 % 11 % 10
     return len(set(digits)) > 1 and digits[9:] == f"{first}{second}"
 
 
 def br_cnpj(digits: str) -> bool:
+    """Two check digits mod 11, weights from 5 and from 6."""
     weights = (6, 5, 4, 3, 2, 9, 8, 7, 6, 5, 4, 3, 2)
     first = weighted(digits, weights[1:]) * 10 % 11 % 10
     second = weighted(digits, weights) * 10 % 11 % 10
@@ -182,7 +195,16 @@ def br_cnpj(digits: str) -> bool:
 
 
 _D5 = ("0123456789", "1234067895", "2340178956", "3401289567", "4012395678", "5987604321", "6598710432", "7659821043", "8765932104", "9876543210")  # fmt: skip
-_PERMUTED = ("0123456789", "1576283094", "5803796142", "8916043527", "9453126870", "4286573901", "2793806415", "7046913258")
+_PERMUTED = (
+    "0123456789",
+    "1576283094",
+    "5803796142",
+    "8916043527",
+    "9453126870",
+    "4286573901",
+    "2793806415",
+    "7046913258",
+)
 
 
 def in_aadhaar(digits: str) -> bool:
@@ -214,6 +236,7 @@ def kr_rrn_check(digits: str) -> bool:
 
 
 def sg_nric_fin(value: str) -> bool:
+    """Weights 2, 7, 6, 5, 4, 3, 2 mod 11 as a letter of the series."""
     total = weighted(value[1:8], (2, 7, 6, 5, 4, 3, 2)) + {"T": 4, "G": 4, "M": 3}.get(value[0], 0)
     if value[0] == "M":
         return "KLJNPQRTUWX"[10 - total % 11] == value[8]
@@ -221,14 +244,17 @@ def sg_nric_fin(value: str) -> bool:
 
 
 def th_tnin(digits: str) -> bool:
+    """Mod 11, weights 13 to 2."""
     return digits[0] in "12345678" and (11 - weighted(digits, range(13, 1, -1)) % 11) % 10 == int(digits[12])
 
 
 def au_tfn(digits: str) -> bool:
+    """Mod 11 (ATO)."""
     return len(set(digits)) > 1 and weighted(digits, (1, 4, 3, 7, 5, 8, 6, 9, 10)) % 11 == 0
 
 
 def au_medicare(digits: str) -> bool:
+    """The ninth digit: weights 1, 3, 7, 9 mod 10; the tenth is the issue."""
     return digits[0] in "23456" and weighted(digits, (1, 3, 7, 9, 1, 3, 7, 9)) % 10 == int(digits[8])
 
 
@@ -248,5 +274,7 @@ def in_pan(value: str) -> bool:
 def uk_nino(value: str) -> bool:
     """No check digit; some prefixes are never given (HMRC)."""
     return (
-        value[:2] not in ("BG", "GB", "NK", "KN", "NT", "TN", "ZZ") and value[0] not in "DFIQUV" and value[1] not in "DFIOQUV"
+        value[:2] not in ("BG", "GB", "NK", "KN", "NT", "TN", "ZZ")
+        and value[0] not in "DFIQUV"
+        and value[1] not in "DFIOQUV"
     )

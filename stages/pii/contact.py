@@ -9,13 +9,17 @@ from stages.pii.entities import Span
 
 LOCAL, DOMAIN = 64, 255  # RFC 5321, 4.5.3.1
 BEFORE = re.compile(r"[\w!#$%&'*+/=?^`{|}~.\-]+")  # reversed text: the end of the local part comes first
-AFTER = re.compile(r"(?:[^\W_](?:[\w\-]{0,61}[^\W_])?\.){1,10}(?:xn--[a-z0-9\-]{2,59}|[^\W\d_]{2,24})(?![^\W_]|-[^\W_])", re.IGNORECASE)
+AFTER = re.compile(
+    r"(?:[^\W_](?:[\w\-]{0,61}[^\W_])?\.){1,10}(?:xn--[a-z0-9\-]{2,59}|[^\W\d_]{2,24})(?![^\W_]|-[^\W_])", re.IGNORECASE
+)
 # "jane (at) example [dot] org": both the at and the dot are written out, at least the at in brackets.
 SPELLED_GATE = re.compile(rb"[\[({<] ?(?:at|AT|At|@) ?[\])}>]")
 SPELLED_LOCAL = re.compile(r"[\w.+\-]{1,64}(?= ?$)")
 SPELLED_DOMAIN = re.compile(r" ?[^\W_][\w\-]{0,61}(?: ?(?:\.|[\[({<] ?(?:dot|\.) ?[\])}>]| dot ) ?[^\W_][\w\-]{0,61}){1,4}", re.IGNORECASE)  # fmt: skip
 DOT = re.compile(r" ?(?:\.|[\[({<] ?(?:dot|\.) ?[\])}>]| dot ) ?", re.IGNORECASE)
-SCRIPT_BEFORE = re.compile(r".*[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af](?=[!-~])")  # "请联系jane@example.org"
+SCRIPT_BEFORE = re.compile(
+    r".*[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af](?=[!-~])"
+)  # "请联系jane@example.org"
 SCORE, SPELLED_SCORE = 1.0, 0.75
 
 
@@ -50,7 +54,7 @@ def _around(text: str, at: int, top_level: frozenset[str]) -> Span | None:
             return None
         end = at + 1 + len(name)
     before = BEFORE.match(text[max(0, at - LOCAL - 1) : at][::-1])
-    if before is None or before.end() > LOCAL and text[at - LOCAL - 1 : at - LOCAL].isalnum():
+    if before is None or (before.end() > LOCAL and text[at - LOCAL - 1 : at - LOCAL].isalnum()):
         return None
     local = text[at - min(before.end(), LOCAL) : at]
     # What the address stands in: a URL or query (`?to=`, `/contact/`), a quotation, the end of a sentence.

@@ -78,7 +78,7 @@ class Lexicon:
         """The place of the last known word of a list (of two in a row, the second); -1 if there is none."""
         for place in range(len(words) - 1, -1, -1):
             word = words[place]
-            if word in self._words or self._stems and word.startswith(self._stems):
+            if word in self._words or (self._stems and word.startswith(self._stems)):
                 return place
             if place and f"{words[place - 1]} {word}" in self._words:
                 return place
@@ -92,7 +92,7 @@ def words_before(text: str, start: int, reach: int) -> list[str]:
     return WORD.findall(text[max(0, start - reach) : start].lower())
 
 
-_TOKEN = bytes(97 if chr(code).isalnum() and code < 128 or chr(code) in "_-." else 0 for code in range(256))
+_TOKEN = bytes(97 if (chr(code).isalnum() and code < 128) or chr(code) in "_-." else 0 for code in range(256))
 
 
 def long_tokens(folded: bytes, least: int) -> list[tuple[int, int]]:

@@ -67,7 +67,23 @@ GENERAL = cue(
     "tax(?:payer)? ?(?:id\\w*|no|number|code|reference)", "citizen\\w* (?:id\\w*|number)", "social (?:insurance|security)\\w*", "government id", "identification number",
 )  # fmt: skip
 # What a number is that the words above may stand far before.
-OTHERS = cue("isbn\\S*", "issn", "ean", "gtin", "upc", "doi", "asin", "phone\\w*", "tel\\w*", "fax", "mobile", "order\\w*", "invoice\\w*", "tracking\\w*", "timestamp")
+OTHERS = cue(
+    "isbn\\S*",
+    "issn",
+    "ean",
+    "gtin",
+    "upc",
+    "doi",
+    "asin",
+    "phone\\w*",
+    "tel\\w*",
+    "fax",
+    "mobile",
+    "order\\w*",
+    "invoice\\w*",
+    "tracking\\w*",
+    "timestamp",
+)
 
 
 class Digits:
@@ -82,7 +98,9 @@ class Digits:
         for start, end, shape, digits in self.shapes.windows(folded, groups):
             for kind in self._kinds[shape]:
                 if kind.valid(digits):
-                    yield Span(start, end, kind.entity, _score(text, start, kind.shapes[shape], kind.cues, kind.checked))
+                    yield Span(
+                        start, end, kind.entity, _score(text, start, kind.shapes[shape], kind.cues, kind.checked)
+                    )
 
 
 def _score(text: str, start: int, base: float, cues: re.Pattern[str], checked: bool = True) -> float:
@@ -120,8 +138,12 @@ MIXED = (
     Mixed("FR_NIR", re.compile(rb"\d([ .]?)\d\d\1\d\d\1(?:2[AB])\1\d{3}\1\d{3}\1\d\d"), check.fr_nir, 0.9, cue("nir", "s[ée]cu\\w*")),
 )  # fmt: skip
 # What begins one: a capital with a digit soon after, or digits that go on in a letter (one look at the text for each).
-FROM_LETTER = re.compile(rb"[A-Z](?<![A-Za-z0-9_].)(?:[A-Z]{5}[0-9LMNP-V]{2}[A-Z]|[A-Z]{4}\d{4}|[A-Z]{3}\d{6}|[A-Z][ -]?\d\d[ -]?\d\d|[- ]?\d{7})")
-FROM_DIGIT = re.compile(rb"\d(?<![A-Za-z0-9_].)(?:\d{5}[-+A-FU-Y]\d{3}[0-9A-Y]|\d{7}[- ]?[A-Z]|\d\.\d{3}\.\d{3}[- ]?[A-Z]|\d{16}[Xx]|[ .]?\d\d[ .]?\d\d[ .]?2[AB])")
+FROM_LETTER = re.compile(
+    rb"[A-Z](?<![A-Za-z0-9_].)(?:[A-Z]{5}[0-9LMNP-V]{2}[A-Z]|[A-Z]{4}\d{4}|[A-Z]{3}\d{6}|[A-Z][ -]?\d\d[ -]?\d\d|[- ]?\d{7})"
+)
+FROM_DIGIT = re.compile(
+    rb"\d(?<![A-Za-z0-9_].)(?:\d{5}[-+A-FU-Y]\d{3}[0-9A-Y]|\d{7}[- ]?[A-Z]|\d\.\d{3}\.\d{3}[- ]?[A-Z]|\d{16}[Xx]|[ .]?\d\d[ .]?\d\d[ .]?2[AB])"
+)
 AFTER = re.compile(rb"(?![A-Za-z0-9_]|[-.]\d)")
 
 
@@ -141,14 +163,23 @@ class Letters:
         for gate in (FROM_LETTER, FROM_DIGIT):
             for begun in gate.finditer(folded):
                 start = begun.start()
-                if start and folded[start - 1 : start] in (b".", b"-", b"/", b"=", b"+") and start > 1 and folded[start - 2 : start - 1].isalnum():
+                if (
+                    start
+                    and folded[start - 1 : start] in (b".", b"-", b"/", b"+")
+                    and start > 1
+                    and folded[start - 2 : start - 1].isalnum()
+                ):
                     continue
                 for kind in self._kinds:
                     found = kind.pattern.match(folded, start)
                     if found is None or AFTER.match(folded, found.end()) is None:
                         continue
-                    if kind.valid(found[0].translate(None, b" -." if kind.entity != "FI_PERSONAL_IDENTITY_CODE" else b"").decode()):
-                        yield Span(start, found.end(), kind.entity, _score(text, start, kind.score, kind.cues, kind.checked))
+                    if kind.valid(
+                        found[0].translate(None, b" -." if kind.entity != "FI_PERSONAL_IDENTITY_CODE" else b"").decode()
+                    ):
+                        yield Span(
+                            start, found.end(), kind.entity, _score(text, start, kind.score, kind.cues, kind.checked)
+                        )
 
 
 # A licence has no form of its own across the states, so the words must come first, and the number soon after.

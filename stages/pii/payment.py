@@ -30,7 +30,9 @@ CARD_SHAPES = Shapes(
          ("4444", "464", "465", ("4", "4", "4", "4", "3"), ("4", "4", "4", "1"), "4443", "4445", "4345", ("6", "13")))]
     )
 )  # fmt: skip
-ACCOUNTS = cue("iban", "accounts?", "bank\\w*", "konto\\w*", "compte", "cuenta", "conto", "rekening\\w*", "transfer\\w*", "wire")
+ACCOUNTS = cue(
+    "iban", "accounts?", "bank\\w*", "konto\\w*", "compte", "cuenta", "conto", "rekening\\w*", "transfer\\w*", "wire"
+)
 
 # Lengths of IBANs by country (SWIFT's IBAN registry, release 99).
 IBAN_LENGTHS = {

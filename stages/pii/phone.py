@@ -50,13 +50,14 @@ _YEAR = rb"(?:1[5-9]|20)\d\d"
 # Dates, ranges of years and addresses of machines, at the beginning of a row of digits: never a phone number.
 NEVER = re.compile(
     rb"(?:%b([-/.])[01]?\d\1[0-3]?\d|[0-3]?\d([-/.])[0-3]?\d\2(?:%b|\d\d(?![-/.\d]))|%b ?[-/] ?(?:%b|\d\d)|%b(?:0[1-9]|1[0-2])[0-3]\d[ -]?\d{4,6}"
-    rb"|\d{1,3}\.\d{5,}|97[89][- ]\d[\d -]{9,12}|\d{1,3}(?:\.\d{1,3}){3}(?!\.))(?!\d)" % (_YEAR, _YEAR, _YEAR, _YEAR, _YEAR)
+    rb"|\d{1,3}\.\d{5,}|97[89][- ]\d[\d -]{9,12}|\d{1,3}(?:\.\d{1,3}){3}(?!\.))(?!\d)"
+    % (_YEAR, _YEAR, _YEAR, _YEAR, _YEAR)
 )
 # Thousands, which a word before makes groups of a phone number.
 THOUSANDS = re.compile(rb"\d{1,3}(?:\.\d{3}){2,}(?!\d)|\d{1,3}(?: \d{3}){2,}(?!\d)")
-NORTH_AMERICA = re.compile(rb"(?:1[ .-])?(?:\(([2-9]\d\d)\) ?([2-9]\d\d)[ .-]|([2-9]\d\d)([-.]|(?= )\s)([2-9]\d\d)\4)(\d{4})")
+# With three spaces for marks it is more often a row of numbers.
+NORTH_AMERICA = re.compile(rb"(?:1[ .-])?(?:\([2-9]\d\d\) ?[2-9]\d\d[ .-]|[2-9]\d\d[ .-][2-9]\d\d[.-])\d{4}")
 EXTENSION = re.compile(rb",? ?(?:x|ext\.?|extension|Ext\.?|EXT\.?|#) ?\d{1,6}(?!\w)")
-NANP = ("US", "CA", "PR", "DO", "JM", "TT", "BS", "BB")
 
 
 class Phones:
@@ -96,10 +97,18 @@ class Phones:
         first = groups[place]
         opened = folded[first.start - 1 : first.start] == b"("
         start = first.start - opened
-        plus = start > 0 and folded[start - 1 : start] == b"+" and (start < 2 or folded[start - 2] not in b"0123456789+)" and not folded[start - 2 : start - 1].isalpha())
+        plus = (
+            start > 0
+            and folded[start - 1 : start] == b"+"
+            and (
+                start < 2 or (folded[start - 2] not in b"0123456789+)" and not folded[start - 2 : start - 1].isalpha())
+            )
+        )
         if not plus:
             american = folded[first.start] != ord("1") or first.end - first.start == 1
-            if not (opened or cued or folded[first.start] == ord("0") or american and first.end - first.start in (1, 3)):
+            if not (
+                opened or cued or folded[first.start] == ord("0") or (american and first.end - first.start in (1, 3))
+            ):
                 return None
             if not starts_alone(folded, groups, place):
                 return None
@@ -113,7 +122,9 @@ class Phones:
             found = self._cued_number(folded, groups, place)
             if found is not None:
                 return start, *found
-        if THOUSANDS.match(folded, first.start) or first.end - first.start > 6 and folded[first.start : first.end] in b"01234567890":
+        if THOUSANDS.match(folded, first.start) or (
+            first.end - first.start > 6 and folded[first.start : first.end] in b"01234567890"
+        ):
             return None
         found = self._national_form(folded, groups, place, opened, start)
         return None if found is None else (start, *found)
@@ -127,7 +138,9 @@ class Phones:
                 break
             found.append((last, digits))
         for last, digits in reversed(found):
-            if ends_alone(folded, groups, last) or last + 1 == len(groups) and EXTENSION.match(folded, groups[last].end):
+            if ends_alone(folded, groups, last) or (
+                last + 1 == len(groups) and EXTENSION.match(folded, groups[last].end)
+            ):
                 yield last, digits
 
     def _international(self, folded: bytes, groups: list[Group], place: int, plus: bool) -> tuple[int, float] | None:
@@ -153,23 +166,25 @@ class Phones:
                 goes_on = possible is not None and last > place and groups[last + 1].marks == groups[last].marks
                 return possible if goes_on else (last, CUED_VALID)
             group = groups[last]
-            if last > place and (group.end - group.start == 1 or re.match(_YEAR + rb"(?!\d)", folded[group.start : group.end])):
+            if last > place and (
+                group.end - group.start == 1 or re.match(_YEAR + rb"(?!\d)", folded[group.start : group.end])
+            ):
                 continue  # "555-0123 2 times", "555-0123 2021"
             if possible is None:
                 possible = last, CUED
         return possible
 
-    def _national_form(self, folded: bytes, groups: list[Group], place: int, opened: bool, start: int) -> tuple[int, float] | None:
+    def _national_form(
+        self, folded: bytes, groups: list[Group], place: int, opened: bool, start: int
+    ) -> tuple[int, float] | None:
         first = groups[place]
-        if self._american:
-            american = NORTH_AMERICA.match(folded, start)
-            if american is not None:
-                last = next((n for n in range(place, min(len(groups), place + 4)) if groups[n].end == american.end()), None)
-                digits = american[0].translate(None, b" -.()").decode()[-10:]
-                spaced = american[4] == b" " and american[1] is None
-                if last is not None and ends_alone(folded, groups, last) and not spaced:
-                    if any(one.significant(digits) for one in self._american):
-                        return last, NATIONAL_FORM
+        american = NORTH_AMERICA.match(folded, start) if self._american else None
+        if american is not None:
+            last = next((n for n in range(place, min(len(groups), place + 4)) if groups[n].end == american.end()), None)
+            digits = american[0].translate(None, b" -.()").decode()[-10:]
+            valid = any(one.significant(digits) for one in self._american)
+            if valid and last is not None and ends_alone(folded, groups, last):
+                return last, NATIONAL_FORM
         if not opened and folded[first.start] != ord("0"):
             return None
         for last, digits in self._ends(folded, groups, place, MOST_DIGITS):
@@ -179,7 +194,7 @@ class Phones:
                 continue
             for one in self._plans:
                 number = one.significant(digits)
-                if number is None or not opened and not (one.trunk and digits.startswith(one.trunk)):
+                if number is None or (not opened and not (one.trunk and digits.startswith(one.trunk))):
                     continue
                 if last == place and not one.mobile.fullmatch(number):
                     continue  # no marks at all: mobile numbers only
@@ -188,4 +203,3 @@ class Phones:
                 if last == place or size == one.area(number) + prefix:
                     return last, NATIONAL_FORM
         return None
-

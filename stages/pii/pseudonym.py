@@ -145,13 +145,22 @@ def _person(stream: Stream, value: str) -> str:
 
 def _coordinates(stream: Stream, value: str) -> str:
     """A place in the ocean between 0 and 1 degrees south and west, with as many digits."""
-    return re.sub(r"\d+(?:\.(\d+))?", lambda match: f"0.{stream.digits(len(match[1]))}" if match[1] else f"{stream.below(60):0{len(match[0])}d}"[: len(match[0])], value)
+    return re.sub(
+        r"\d+(?:\.(\d+))?",
+        lambda match: (
+            f"0.{stream.digits(len(match[1]))}"
+            if match[1]
+            else f"{stream.below(60):0{len(match[0])}d}"[: len(match[0])]
+        ),
+        value,
+    )
 
 
 MAKERS: dict[str, Callable[[Stream, str], str]] = {
     "EMAIL_ADDRESS": _email, "PHONE_NUMBER": _phone, "CREDIT_CARD": _card, "IBAN_CODE": _iban, "IP_ADDRESS": _ip, "MAC_ADDRESS": _mac,
     "PERSON": _person, "COORDINATES": _coordinates,
     "US_SSN": lambda stream, value: _filled(value, "666" + stream.digits(6)),  # an area that is never given
+    "US_ITIN": lambda stream, value: _filled(value, f"9{stream.digits(2)}00{stream.digits(4)}"),  # a group that is never given
 }  # fmt: skip
 CHECKS: dict[str, Callable[[str], bool]] = {
     **{kind.entity: kind.valid for kind in KINDS if kind.checked},
@@ -184,5 +193,3 @@ def _passes(valid: Callable[[str], bool], value: str) -> bool:
         return valid("".join(filter(str.isalnum, value)))
     except (ValueError, KeyError, IndexError):  # letters where this number has digits
         return False
-
-

@@ -91,7 +91,9 @@ class Recognisers:
             found += [span for span in secrets(folded, lower, tokens) if span.entity in wanted]
         return found
 
-    def settled(self, text: str, threshold: float, named: Iterable[Span] = (), left: Callable[[str, Span], bool] | None = None) -> list[Span]:
+    def settled(
+        self, text: str, threshold: float, named: Iterable[Span] = (), left: Callable[[str, Span], bool] | None = None
+    ) -> list[Span]:
         """The spans to take out of a text so that nothing is left to find when they are replaced; in order, not overlapping.
 
         What is next to a find may stand alone only once that is gone, so the text with placeholders is looked at again.
@@ -101,7 +103,9 @@ class Recognisers:
         chosen = [span for span in found if left is None or not left(text, span)]
         while chosen:
             replaced, offsets = replace(text, chosen)
-            more = [span for span in resolve(self.spans(replaced), threshold) if left is None or not left(replaced, span)]
+            more = [
+                span for span in resolve(self.spans(replaced), threshold) if left is None or not left(replaced, span)
+            ]
             fresh = [moved for span in more if (moved := _moved(span, chosen, offsets)) is not None]
             if not fresh:
                 break

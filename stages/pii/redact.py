@@ -38,7 +38,9 @@ class PiiConfig(StageConfig):
     """What to look for and what to do with it."""
 
     entities: tuple[Structured | Named, ...] = knob(
-        STRUCTURED, "what to look for, by presidio's names where it has one; PERSON and the like need a model", "this project"
+        STRUCTURED,
+        "what to look for, by presidio's names where it has one; PERSON and the like need a model",
+        "this project",
     )
     policy: Literal["replace", "pseudonym", "mask", "drop"] = knob(
         "replace",
@@ -56,7 +58,9 @@ class PiiConfig(StageConfig):
         le=1,
     )
     phone_regions: tuple[str, ...] = knob(
-        PHONE_REGIONS, "countries whose national phone number formats are known; numbers with + are found of all", "this project"
+        PHONE_REGIONS,
+        "countries whose national phone number formats are known; numbers with + are found of all",
+        "this project",
     )
     special_ips: bool = knob(True, "whether private, loopback and documentation addresses count (RFC 6890)", PRESIDIO)
     allow: tuple[str, ...] = knob((), "public contact points to leave: domains (example.org), e-mail addresses, phone numbers, IP addresses or networks", "this project")  # fmt: skip
@@ -85,7 +89,9 @@ class PiiConfig(StageConfig):
         check = key_check(read_key(name))
         given = data.get("key_check") or check
         if given != check:
-            raise ValueError(f"key_check: the key in the environment variable {name} is another one ({check}) than the config names ({given})")
+            raise ValueError(
+                f"key_check: the key in the environment variable {name} is another one ({check}) than the config names ({given})"
+            )
         return {**data, "key_check": check}
 
 
@@ -156,7 +162,9 @@ class Pii(MapStage):
         """The spans of a text that count, and whether the model read it."""
         read = self.named is not None and speaks(self.named.language, language)
         named = self.named.spans(text) if self.named is not None and read else []
-        left = (lambda part, span: self.allowed.holds(span.entity, part[span.start : span.end])) if self.allowed else None
+        left = (
+            (lambda part, span: self.allowed.holds(span.entity, part[span.start : span.end])) if self.allowed else None
+        )
         return self.recognisers.settled(text, self.config.score_threshold, named, left), read
 
     def measure(self, batch: Batch) -> pa.Table:
@@ -183,7 +191,9 @@ class Pii(MapStage):
             column = [count.get(entity) for count in counts] if entity in some else [None] * len(counts)
             values[f"pii_{entity.lower()}"] = column
         schema = pa.schema(list(self.measures().items()))
-        return pa.Table.from_arrays([pa.array(values[name], type=kind) for name, kind in self.measures().items()], schema=schema)
+        return pa.Table.from_arrays(
+            [pa.array(values[name], type=kind) for name, kind in self.measures().items()], schema=schema
+        )
 
     def decide(self, values: pa.Table) -> Decision:
         knobs, decision = self.config, Decision.keep(values.num_rows)
@@ -201,7 +211,9 @@ class Pii(MapStage):
         for row in np.flatnonzero(counts).tolist():
             if decision.rule[row] is None:
                 made = stand_ins[row].as_py() or [None] * int(counts[row])
-                decision.edits[row] = [self._edit(span, one) for span, one in zip(spans[row].as_py(), made, strict=True)]
+                decision.edits[row] = [
+                    self._edit(span, one) for span, one in zip(spans[row].as_py(), made, strict=True)
+                ]
         return decision
 
     def _edit(self, span: Mapping[str, Any], made: str | None) -> Edit:

@@ -38,7 +38,11 @@ class Plan(NamedTuple):
                 rest = digits[begun.end() :]
                 if self.transform and begun.lastindex:
                     rest = begun.expand(self.transform) + rest
-                if len(rest) in self.lengths and self.valid.fullmatch(rest) and (self.general.fullmatch(rest) or not self.general.fullmatch(digits)):
+                if (
+                    len(rest) in self.lengths
+                    and self.valid.fullmatch(rest)
+                    and (self.general.fullmatch(rest) or not self.general.fullmatch(digits))
+                ):
                     return rest
         return digits if len(digits) in self.lengths and self.valid.fullmatch(digits) else None
 

@@ -97,7 +97,9 @@ def _assigned(folded: bytes, lower: bytes) -> Iterator[Span]:
         is_password = lower.startswith((b"pass", b"pwd"), word.start())
         if is_password and len(value) >= 6 and kinds >= 2 and entropy(value) >= PASSWORD_BITS:
             yield Span(found.start(2), end, "PASSWORD", 0.6)
-        elif not is_password and len(value) >= LONG and kinds >= 2 and DIGIT.search(value) and entropy(value) >= KEY_BITS:
+        elif (
+            not is_password and len(value) >= LONG and kinds >= 2 and DIGIT.search(value) and entropy(value) >= KEY_BITS
+        ):
             yield Span(found.start(2), end, "API_KEY", 0.6)
         else:
             continue
