@@ -2,12 +2,13 @@
 
 import sys
 
-from benchmarks import cheap_first, curation, language, url_filter
+from benchmarks import cheap_first, curation, language, pii, url_filter
 
 BENCHMARKS = {
     "cheap_first": cheap_first.main,
     "curation": curation.main,
     "language": language.main,
+    "pii": pii.main,
     "url_filter": url_filter.main,
 }
 

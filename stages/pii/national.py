@@ -104,7 +104,12 @@ class Digits:
 
 
 def _score(text: str, start: int, base: float, cues: re.Pattern[str], checked: bool = True) -> float:
-    if cued(text, start, OTHERS, 20) and not cued(text, start, cues, 20):
+    line = (
+        min(20, start - text.rfind("\n", max(0, start - 20), start) - 1)
+        if "\n" in text[max(0, start - 20) : start]
+        else 20
+    )
+    if cued(text, start, OTHERS, line) and not cued(text, start, cues, 20):
         return min(base, WEAK)
     if cued(text, start, cues):
         return min(1.0, max(base + BOOST, CHECKED_FLOOR if checked else FLOOR))

@@ -24,12 +24,10 @@ NETWORKS = re.compile(
 OTHER_NETWORKS = re.compile(r"(?:50|5[6-8]|6\d)\d{10,17}")  # Maestro, RuPay, Verve and local ones
 CARDS = cue("cards?", "credit\\w*", "debit\\w*", "visa", "master ?card", "amex", "american express", "discover", "maestro", "jcb", "diners", "cc", "ccn", "pan",
             "payment\\w*", "billed", "charged?", "karte\\w*", "kreditkarte\\w*", "carte\\w*", "tarjeta\\w*", "cart[aã]o\\w*", "carta", "kaart", "kort\\w*", "карт\\w*", "信用卡", "カード", "카드")  # fmt: skip
+GROUPS = ("4444", "44443", "465", "464")
 CARD_SHAPES = Shapes(
-    dict.fromkeys(
-        [*map(str, range(12, 20)), *(mark.join(groups) for mark in " -." for groups in
-         ("4444", "464", "465", ("4", "4", "4", "4", "3"), ("4", "4", "4", "1"), "4443", "4445", "4345", ("6", "13")))]
-    )
-)  # fmt: skip
+    dict.fromkeys([*map(str, range(12, 20)), *(mark.join(sizes) for mark in " -." for sizes in GROUPS)])
+)
 ACCOUNTS = cue(
     "iban", "accounts?", "bank\\w*", "konto\\w*", "compte", "cuenta", "conto", "rekening\\w*", "transfer\\w*", "wire"
 )
@@ -58,7 +56,7 @@ def credit_cards(text: str, folded: bytes, groups: list[Group]) -> Iterator[Span
         if NETWORKS.fullmatch(digits):
             score = 1.0 if context else 0.8 if len(digits) > 13 or grouped else 0.3
         elif OTHER_NETWORKS.fullmatch(digits):
-            score = 0.9 if context else 0.5 if grouped else 0.3
+            score = 0.9 if context else 0.5 if grouped and len(digits) == 16 else 0.3
         else:
             score = 0.4 if context else 0.1
         yield Span(start, end, "CREDIT_CARD", score)

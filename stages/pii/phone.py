@@ -57,6 +57,7 @@ NEVER = re.compile(
 THOUSANDS = re.compile(rb"\d{1,3}(?:\.\d{3}){2,}(?!\d)|\d{1,3}(?: \d{3}){2,}(?!\d)")
 # With three spaces for marks it is more often a row of numbers.
 NORTH_AMERICA = re.compile(rb"(?:1[ .-])?(?:\([2-9]\d\d\) ?[2-9]\d\d[ .-]|[2-9]\d\d[ .-][2-9]\d\d[.-])\d{4}")
+USED = re.compile(r".*(?:\d\d|_>)[^\n]*\n", re.DOTALL)
 EXTENSION = re.compile(rb",? ?(?:x|ext\.?|extension|Ext\.?|EXT\.?|#) ?\d{1,6}(?!\w)")
 
 
@@ -75,7 +76,7 @@ class Phones:
         while place < len(groups):
             if cued_run is None:
                 cued_run = self._cued(text, groups[0].start)
-            found = self._at(folded, groups, place, cued_run and place == 0)
+            found = self._at(text, folded, groups, place, cued_run and place == 0)
             if found is None:
                 place += 1
                 continue
@@ -88,11 +89,15 @@ class Phones:
 
     def _cued(self, text: str, start: int) -> bool:
         """Whether the nearest word that says what a number is says that it is a phone number."""
-        words = words_before(text, start, CUE_REACH)
+        before = text[max(0, start - CUE_REACH) : start]
+        used = USED.match(before)  # a word in an earlier line that has its number already
+        words = words_before(text, start, CUE_REACH if used is None else len(before) - used.end())
         place = CUES.last(words)
         return place >= 0 and OTHERS.last(words) < place
 
-    def _at(self, folded: bytes, groups: list[Group], place: int, cued: bool) -> tuple[int, int, float] | None:
+    def _at(
+        self, text: str, folded: bytes, groups: list[Group], place: int, cued: bool
+    ) -> tuple[int, int, float] | None:
         """(start, last group, score) of the number that begins with a group, if one does."""
         first = groups[place]
         opened = folded[first.start - 1 : first.start] == b"("
@@ -112,7 +117,7 @@ class Phones:
                 return None
             if not starts_alone(folded, groups, place):
                 return None
-        if plus or folded[first.start : first.start + 2] == b"00":
+        if plus or (folded[first.start : first.start + 2] == b"00" and first.marks != b" "):
             found = self._international(folded, groups, place, plus)
             if found is not None:
                 return start - plus, *found
@@ -127,7 +132,9 @@ class Phones:
         ):
             return None
         found = self._national_form(folded, groups, place, opened, start)
-        return None if found is None else (start, *found)
+        if found is None or OTHERS.last(words_before(text, start, 16)[-1:]) == 0:
+            return None
+        return start, *found
 
     def _ends(self, folded: bytes, groups: list[Group], place: int, most: int) -> Iterator[tuple[int, str]]:
         """(last group, digits) of the numbers that begin with a group, the longest first."""
@@ -190,16 +197,16 @@ class Phones:
         for last, digits in self._ends(folded, groups, place, MOST_DIGITS):
             if len(digits) < 8:
                 break
-            if last == place and (opened or len(digits) < 10):
-                continue
+            if last == place:
+                continue  # no marks at all: more often an id
+            if not opened and (first.marks == b" " or (last + 1 < len(groups) and groups[last + 1].marks == b" ")):
+                continue  # out of a row of numbers
             for one in self._plans:
                 number = one.significant(digits)
                 if number is None or (not opened and not (one.trunk and digits.startswith(one.trunk))):
                     continue
-                if last == place and not one.mobile.fullmatch(number):
-                    continue  # no marks at all: mobile numbers only
                 size = first.end - first.start
                 prefix = len(digits) - len(number)
-                if last == place or size == one.area(number) + prefix:
+                if size == one.area(number) + prefix:
                     return last, NATIONAL_FORM
         return None

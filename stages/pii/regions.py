@@ -27,7 +27,6 @@ class Plan(NamedTuple):
     lengths: frozenset[int]
     general: re.Pattern[str]
     valid: re.Pattern[str]
-    mobile: re.Pattern[str]
     areas: tuple[tuple[re.Pattern[str], int], ...]  # pattern of some numbers, and how many digits their first group has
 
     def significant(self, digits: str) -> str | None:
@@ -79,7 +78,6 @@ def plan(region: str) -> Plan:
         frozenset(data.general_desc.possible_length),
         re.compile(data.general_desc.national_number_pattern),
         re.compile("|".join(f"(?:{pattern})" for pattern in patterns)),
-        re.compile(data.mobile.national_number_pattern or "(?!)") if data.mobile else re.compile("(?!)"),
         tuple(areas),
     )
 
