@@ -95,8 +95,16 @@ def words_before(text: str, start: int, reach: int) -> list[str]:
 _TOKEN = bytes(97 if (chr(code).isalnum() and code < 128) or chr(code) in "_-." else 0 for code in range(256))
 
 
+TOKEN = re.compile(rb"[A-Za-z0-9_.\-]+")
+SHORT = 400  # bytes under which a pattern is faster than arrays
+
+
 def long_tokens(folded: bytes, least: int) -> list[tuple[int, int]]:
     """Where runs of at least so many letters, digits, `_`, `-` and `.` are."""
+    if len(folded) < SHORT:
+        if len(max(folded.split(), key=len, default=b"")) < least:
+            return []
+        return [token.span() for token in TOKEN.finditer(folded) if token.end() - token.start() >= least]
     ends = np.flatnonzero(np.frombuffer(folded.translate(_TOKEN), dtype=np.uint8) == 0)
     starts = np.concatenate(([0], ends + 1))
     ends = np.append(ends, len(folded))

@@ -101,7 +101,7 @@ class Recognisers:
         """
         found = resolve([*self.spans(text), *named], threshold)
         chosen = [span for span in found if left is None or not left(text, span)]
-        while chosen:
+        while chosen and _anything_left(text, chosen):
             replaced, offsets = replace(text, chosen)
             more = [
                 span for span in resolve(self.spans(replaced), threshold) if left is None or not left(replaced, span)
@@ -111,6 +111,21 @@ class Recognisers:
                 break
             chosen = sorted(chosen + fresh)
         return chosen
+
+
+# What every find holds at least one of; text between finds without any needs no second look.
+TRACES = re.compile(
+    r"[\d@:=]|-[0-9A-Fa-f]{2}-|[(\[{<] ?[aA][tT]|[\w.\-]{16}|pass|pwd|secret|token|key|credential", re.IGNORECASE
+)
+
+
+def _anything_left(text: str, spans: Sequence[Span]) -> bool:
+    start = 0
+    for span in spans:
+        if TRACES.search(text, start, span.start):
+            return True
+        start = span.end
+    return TRACES.search(text, start) is not None
 
 
 def replace(text: str, spans: Sequence[Span]) -> tuple[str, list[int]]:
