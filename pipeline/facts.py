@@ -29,7 +29,7 @@ SHOWN_VERSIONS = (
     "fasttext-community",
     "ftfy",
     "datasketch",
-    "presidio-analyzer",
+    "phonenumbers",
     "tokenizers",
     "torch",
     "numpy",

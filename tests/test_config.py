@@ -291,7 +291,7 @@ SETS = [
     ("extract.=3", "expected KEY=VALUE"),
     ("a..b=3", "expected KEY=VALUE"),
     ("extract.metod=x", "unknown key 'extract.metod'; did you mean 'method'?"),
-    ("pii.policy=maskk", "pii.policy: expected one of replace, mask, drop, got 'maskk'; did you mean 'mask'?"),
+    ("pii.policy=maskk", "pii.policy: expected one of replace, pseudonym, mask, drop, got 'maskk'; did you mean 'mask'?"),
     ("extract.method=", "extract.method: expected one of gristmill, trafilatura, resiliparse, justext, got nothing (null)"),
     ("language.keep=en", "language.keep: expected a list, as in [en], got 'en'"),
     ("input.1.paths=[b]", "there is one input, input.0"),
