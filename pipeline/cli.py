@@ -137,6 +137,15 @@ def build_parser() -> argparse.ArgumentParser:
     _training_arguments(train)
     train.set_defaults(command=_train_perplexity)
 
+    calibrate = commands.add_parser(
+        "calibrate", help="thresholds for a language that cut as much of it as the present ones cut of another"
+    )
+    calibrate.add_argument("run", type=Path, help="run directory with scores/")
+    calibrate.add_argument("language", help="a label of the `language` column")
+    calibrate.add_argument("--reference", default="en", help="the language that the thresholds are right for (en)")
+    calibrate.add_argument("--least", type=_positive, default=200, help="fewest documents of each (200)")
+    calibrate.set_defaults(command=_calibrate)
+
     stages = commands.add_parser("stages", help="every stage: knobs, defaults, what they mean, where they come from")
     stages.add_argument("name", nargs="?", help="only this stage, or section")
     stages.add_argument("--markdown", metavar="FOLDER", help="write a page for each stage into FOLDER instead")
@@ -299,6 +308,13 @@ def _train_perplexity(options: argparse.Namespace) -> int:
     output = options.output or Path("models") / config.name
     held_out = train(config, output, _say)["held_out"]
     print(f"{output}: held-out perplexity {held_out['perplexity']:g}; see {output / 'README.md'}")
+    return 0
+
+
+def _calibrate(options: argparse.Namespace) -> int:
+    from pipeline.calibrate import calibrate
+
+    print(calibrate(options.run, options.language, options.reference, options.least))
     return 0
 
 
