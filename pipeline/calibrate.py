@@ -65,10 +65,9 @@ def threshold_like(
         return float(np.mean(some > limit if side == "max" else some < limit))
 
     share = lost(reference, threshold)
-    if side == "max":
-        found = float(np.quantile(values, 1 - share, method="higher"))
-    else:
-        found = float(np.quantile(values, share, method="lower"))
+    at = 1 - share if side == "max" else share
+    near = [float(np.quantile(values, at, method=method)) for method in ("lower", "higher")]
+    found = min((threshold, *near), key=lambda limit: abs(lost(values, limit) - share))  # the present one, if as good
     return found, share, lost(values, threshold), lost(values, found)
 
 
@@ -130,11 +129,6 @@ def _written(found: list[Calibrated], language: str, reference: str) -> str:
                 + f"# {_short(one.threshold)}; {one.lost_by_reference:.1%}; {one.lost_before:.1%}, {one.lost_after:.1%}"
             )
     return "\n".join(lines if len(lines) > 2 else [*lines, "# nothing to change"])
-
-
-def _better(one: Calibrated) -> bool:
-    """Whether the new threshold cuts a share nearer to the reference's than the present one does."""
-    return abs(one.lost_after - one.lost_by_reference) < abs(one.lost_before - one.lost_by_reference)
 
 
 def _short(value: float) -> str:

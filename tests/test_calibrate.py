@@ -29,6 +29,7 @@ def test_nulls_do_not_count_and_ties_are_not_cut() -> None:
     values = np.array([1.0] * 99 + [np.nan] * 50 + [2.0])
     found, share, _, after = threshold_like(values, np.array([0.0] * 90 + [1.0] * 10), 0.5, "max")
     assert share == 0.1 and found == 1.0 and after == 0.01
+    assert threshold_like(values, values, 1.5, "max")[0] == 1.5  # the present one, where it is as good
 
 
 def fake_run(folder: Path) -> Path:
