@@ -34,11 +34,11 @@ def judge_lines(text: str, knobs: LineKnobs, count_sentences: Callable[[str], in
         rule, lower = _line_rule(line, marks, knobs)
         if rule is None:
             lorem |= "lorem ipsum" in lower
-            bracket |= "{" in _without(line, marks)
             if knobs.javascript and "javascript" in lower:
                 rule = "javascript"
-            elif any(phrase.lower() in lower for phrase in knobs.policy_phrases):
-                rule = "policy"
+            else:
+                bracket |= "{" in _without(line, marks)
+                rule = "policy" if any(phrase.lower() in lower for phrase in knobs.policy_phrases) else None
         if rule is not None:
             cut_by[rule] += 1
             continue
