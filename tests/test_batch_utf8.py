@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -14,7 +16,7 @@ TEXTS = ["one", "", None, "zwei é 世", "3"]
 def strings(batch: Batch) -> list[str]:
     data, bounds = batch.utf8()
     assert data.dtype == np.uint8 and bounds.dtype == np.int64 and bounds[0] == 0 and bounds[-1] == len(data)
-    return [data[a:b].tobytes().decode() for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    return [data[a:b].tobytes().decode() for a, b in pairwise(bounds)]
 
 
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view()])
