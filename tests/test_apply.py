@@ -25,6 +25,7 @@ from pipeline.engine.executors import Debug
 from pipeline.yamlfile import ConfigError
 from stages.stage import registry
 from tests import crashing_stage
+from tests.tiny_scorer import save
 
 ROOT = Path(__file__).parents[1]
 PROSE = (
@@ -33,6 +34,7 @@ PROSE = (
 )
 PAGE = f"<html><head><title>T</title></head><body><article><h1>Head</h1><p>{PROSE * 3}</p></article></body></html>"
 STAGES = sorted(name for name in registry() if not name.startswith("test."))
+WHOLE_RUN = [name for name in STAGES if registry()[name].kind == "aggregate"]
 FORMATS = ("jsonl", "jsonl.gz", "jsonl.zst", "parquet")
 
 Apply = Callable[..., int]
@@ -93,20 +95,39 @@ def corpus() -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def required(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """Knobs without which a stage cannot run."""
+    folder = tmp_path_factory.mktemp("models")
+    (folder / "items.jsonl").write_text(json.dumps({"question": PROSE * 2}) + "\n")
+    (folder / "model.arpa").write_text(ARPA)
+    return {
+        "language_guess": {"keep": ["en"]},
+        "decontaminate": {"benchmarks": [{"name": "b", "paths": str(folder / "items.jsonl"), "fields": ["question"]}]},
+        "quality.perplexity": {"model": str(folder / "model.arpa")},
+        "quality.regression": {"model": str(save(folder / "scorer")), "max_tokens": 128},
+    }
+
+
+ARPA = "\\data\\\nngram 1=4\n\n\\1-grams:\n-1.0\t<unk>\n-99\t<s>\n-1.0\t</s>\n-0.5\tthe\n\n\\end\\\n"
+
+
 @pytest.mark.parametrize("kind", FORMATS)
-@pytest.mark.parametrize("stage", STAGES)
-def test_every_stage_on_every_format(tmp_path: Path, here: Apply, stage: str, kind: str) -> None:
+@pytest.mark.parametrize("stage", sorted(set(STAGES) - set(WHOLE_RUN)))
+def test_every_stage_on_every_format(
+    tmp_path: Path, here: Apply, required: dict[str, dict[str, Any]], stage: str, kind: str
+) -> None:
     rows = [
         {k: v for k, v in row.items() if k != "meta"} | {"meta": {"deep": row["meta"]["deep"][:1]}} for row in corpus()
     ]
     source, target = write(tmp_path / f"in.{kind}", rows), tmp_path / f"out.{kind}"
     before = source.read_bytes()
-    required = {"language_guess": {"keep": ["en"]}}.get(stage, {})
-    assert here(stage, source, target, *(f"{name}={value}" for name, value in required.items())) == 0
+    knobs = required.get(stage, {})
+    assert here(stage, source, target, *(f"{name}={json.dumps(value)}" for name, value in knobs.items())) == 0
     out = read(target)
     assert [row["id"] for row in out] == [row["id"] for row in rows]
     stage_class = registry()[stage]
-    instance = stage_class(stage_class.config_model(**required))
+    instance = stage_class(stage_class.config_model.model_validate(knobs))
     expected = [name for name in rows[0] if name not in instance.consumes]
     added = [*instance.provides(), *getattr(instance, "apply_only", ()), "verdict"]
     assert list(out[0]) == [*expected, *(name for name in added if name not in expected)]
@@ -117,6 +138,13 @@ def test_every_stage_on_every_format(tmp_path: Path, here: Apply, stage: str, ki
     assert all(v == "keep" or v.startswith(f"{stage}:") for v in verdicts)
     assert source.read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == [f"in.{kind}", f"out.{kind}"]
+
+
+@pytest.mark.parametrize("stage", WHOLE_RUN)
+def test_stages_that_need_the_whole_corpus_say_so(tmp_path: Path, here: Apply, stage: str) -> None:
+    source = write(tmp_path / "in.jsonl", corpus())
+    with pytest.raises(ConfigError, match="needs a whole run"):
+        here(stage, source, tmp_path / "out.jsonl")
 
 
 def test_formats_may_differ_and_say_the_same(tmp_path: Path, here: Apply) -> None:

@@ -9,53 +9,21 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from tokenizers import BertWordPieceTokenizer
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BertConfig,
-    BertForSequenceClassification,
     BertModel,
-    BertTokenizerFast,
     pipeline,
 )
 
 from stages.batch import Batch
 from stages.quality.regression import Regression, RegressionConfig
 from stages.stage import StageError
+from tests.tiny_scorer import TEXTS, save
 from tests.web_stages import ready, run
 
 SCORE = "quality_regression_score"
-TEXTS = [
-    "the river runs to the sea",
-    "a " * 300,
-    "",
-    "mountains and rivers " * 20,
-    "x",
-    "the sea " * 35,
-    "forests, rivers; and the quiet sea. " * 9,
-]
-
-
-def save(folder: Path, outputs: int = 1, positions: int = 128) -> Path:
-    folder.mkdir()
-    learner = BertWordPieceTokenizer(lowercase=True)
-    learner.train_from_iterator(TEXTS, vocab_size=200, min_frequency=1, show_progress=False)
-    learner.save_model(str(folder))
-    BertTokenizerFast(vocab_file=str(folder / "vocab.txt"), vocab=str(folder / "vocab.txt")).save_pretrained(folder)
-    torch.manual_seed(3)
-    config = BertConfig(
-        vocab_size=200,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=positions,
-        num_labels=outputs,
-        initializer_range=0.5,
-    )
-    BertForSequenceClassification(config).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
