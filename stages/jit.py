@@ -6,6 +6,7 @@ another file, has changed. So the cache's folder is named after the content of e
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import tempfile
@@ -17,11 +18,44 @@ from typing import Any, TypeVar
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+class Kernel:
+    """A function over numbers and arrays that numba compiles when it is first called; `py_func` is the plain one.
+
+    Kernels that it calls are compiled with it. Until then numba is not imported: a command that only reads a config does not wait
+    for it.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.py_func = function
+        self._compiled: Any = None
+        functools.update_wrapper(self, function)
+
+    def __call__(self, *arguments: Any) -> Any:
+        if self._compiled is None:
+            self.compiled()
+        return self._compiled(*arguments)
+
+    def compiled(self) -> Any:
+        """numba's own object for the function."""
+        if self._compiled is None:
+            names = self.py_func.__globals__
+            for name in self.py_func.__code__.co_names:
+                if isinstance(names.get(name), Kernel):
+                    names[name] = names[name].compiled()  # numba knows its own objects alone
+            self._compiled = _compile(self.py_func)
+        return self._compiled
+
+
 def kernel(function: F) -> F:
     """A function over numbers and arrays, compiled when it is first called; `py_func` is the plain one.
 
     Bounds are not checked (`NUMBA_BOUNDSCHECK=1` checks them), floating point is strict, the GIL is held.
     """
+    as_typed: Any = Kernel(function)
+    return as_typed  # type: ignore[no-any-return]
+
+
+def _compile(function: Callable[..., Any]) -> Any:
     import numba
 
     settings: Any = numba.config
@@ -29,11 +63,9 @@ def kernel(function: F) -> F:
     if not os.environ.get("NUMBA_CACHE_DIR"):
         settings.CACHE_DIR = str(_cache_folder())
     try:
-        compiled: Any = numba.njit(cache=True, error_model="numpy")(function)
+        return numba.njit(cache=True, error_model="numpy")(function)
     finally:
         settings.CACHE_DIR = before
-    as_typed: F = compiled
-    return as_typed
 
 
 @cache
