@@ -433,7 +433,7 @@ def test_run_again_and_in_small_shards(sample_run: Path, tmp_path: Path) -> None
     )
     small = pipeline(
         "run", "configs/chat.yaml", "--executor", "ray", "--workers", "2", "--output", tmp_path / "run",
-        "--set", "engine.shard_bytes=2kB", "--set", "name=chat",
+        "--set", "engine.shard_bytes=8kB", "--set", "name=chat", timeout=900,
     )  # fmt: skip
     assert small.returncode == 0, small.stderr
     assert len(list((tmp_path / "run" / "chat").glob("*.parquet"))) > 2

@@ -17,7 +17,9 @@ from tests.support import ROOT, pipeline
 @pytest.mark.parametrize("recipe", ["fineweb", "multilingual"])
 def test_a_recipe_runs_on_the_sample(recipe: str, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    done = pipeline("run", f"configs/{recipe}.yaml", "--output", out, "--executor", "inline")
+    done = pipeline(
+        "run", f"configs/{recipe}.yaml", "--output", out, "--executor", "inline", "--limit", "900", timeout=900
+    )
     assert done.returncode == 0, done.stderr
     stages = {stage["stage"]: stage for stage in json.loads((out / "run.json").read_text())["stages"]}
     written = [
@@ -29,7 +31,7 @@ def test_a_recipe_runs_on_the_sample(recipe: str, tmp_path: Path) -> None:
         before["rows_out"] == after["rows_in"]
         for before, after in zip(list(stages.values())[:-1], list(stages.values())[1:], strict=True)
     )
-    assert 100 < stages["pii"]["rows_out"] < stages["extract"]["rows_out"]
+    assert 50 < stages["pii"]["rows_out"] < stages["extract"]["rows_out"]
     dropped = {name: stage["rows_in"] - stage["rows_out"] for name, stage in stages.items()}
     assert dropped["quality.gopher_repetition"] > 0 and dropped["quality.fineweb"] > 0 and dropped["dedup.fuzzy"] > 0
 
