@@ -100,16 +100,12 @@ def required(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, An
     """Knobs without which a stage cannot run."""
     folder = tmp_path_factory.mktemp("models")
     (folder / "items.jsonl").write_text(json.dumps({"question": PROSE * 2}) + "\n")
-    (folder / "model.arpa").write_text(ARPA)
     return {
         "language_guess": {"keep": ["en"]},
         "decontaminate": {"benchmarks": [{"name": "b", "paths": str(folder / "items.jsonl"), "fields": ["question"]}]},
-        "quality.perplexity": {"model": str(folder / "model.arpa")},
+        "quality.perplexity": {"model": str(Path(__file__).parent / "recorded" / "tiny.arpa")},
         "quality.regression": {"model": str(save(folder / "scorer")), "max_tokens": 128},
     }
-
-
-ARPA = "\\data\\\nngram 1=4\n\n\\1-grams:\n-1.0\t<unk>\n-99\t<s>\n-1.0\t</s>\n-0.5\tthe\n\n\\end\\\n"
 
 
 @pytest.mark.parametrize("kind", FORMATS)

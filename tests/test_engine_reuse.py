@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from stages.batch import Batch
-from stages.stage import MapStage, registry
+from stages.stage import ASSETS, MapStage, registry
 from tests.support import tree, write_config
+from tests.tiny_scorer import save
 from tests.toy_stages import run_toy, write_rows
 
 EVERYTHING = ("documents", "ledger", "samples", "scores")
@@ -111,16 +114,35 @@ ROWS = {
 NEEDED = {  # knobs without which another is refused
     ("language", "min_share"): {"paragraphs": True},
     ("language", "cut"): {"paragraphs": True, "keep": ("en",)},
-    ("language_guess", "keep"): {"keep": ("en",)},
-    ("language_guess", "sure"): {"keep": ("en",)},
+    ("quality.classifier", "alpha"): {"keep": "pareto"},
+    ("toxicity", "max_score"): {"model": str(ASSETS / "quality" / "prose.ftz")},
 }
+
+
+def needed_by(name: str, knob: str) -> dict[str, Any]:
+    """Knobs without which a stage cannot be, or another of its knobs is refused."""
+    own: dict[str, Any] = {}
+    match name:
+        case "language_guess":
+            own = {"keep": ("en",)}
+        case "quality.perplexity":
+            own = {"model": str(Path(__file__).parent / "recorded" / "tiny.arpa")}
+        case "quality.regression":
+            own = {"model": scorer(), "max_tokens": 128}
+    return own | NEEDED.get((name, knob), {})
+
+
+@cache
+def scorer() -> str:
+    """A folder of a small model; one for all tests."""
+    return str(save(Path(tempfile.mkdtemp()) / "scorer"))
 
 
 def other_values(stage: type[MapStage], knob: str) -> list[Any]:
     """Values unlike the default that the knob takes."""
-    needed = NEEDED.get((stage.name, knob), {})
+    needed = needed_by(stage.name, knob)
     default = stage.config_model.model_fields[knob].default
-    tried = [None, True, False, 0, 1, 2, 0.3, 0.9, 1000, ("de",), ("fr", "en"), (), "drop", {"de": 0.5}]
+    tried = [None, True, False, 0, 1, 2, 0.3, 0.9, 1000, ("de",), ("fr", "en"), (), "drop", "tag", "all", {"de": 0.5}]
     found = []
     for value in tried:
         if value != default:
@@ -172,7 +194,7 @@ def test_measuring_does_not_depend_on_what_only_decides(name: str, knob: str) ->
     assert knob in stage.config_model.model_fields, "no such knob"
     values = other_values(stage, knob)
     assert values, "no other value to try"
-    needed = NEEDED.get((name, knob), {})
+    needed = needed_by(name, knob)
     plain = measured(stage, **needed)
     made = stage(stage.config_model.model_validate(needed))
     for value in values:
