@@ -25,7 +25,6 @@ from stages.pii.recognise import Recognisers
 
 Find = Callable[[str], Iterable[tuple[str, int, int]]]
 ROUNDS, THRESHOLD = 3, 0.35
-OURS_ALONE = "no recogniser in presidio's default English registry"
 
 
 def ours() -> Find:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -78,9 +79,9 @@ class TrainingConfig(BaseModel):
 
     name: str = knob(..., "name of the model; `--output` defaults to models/<name>", pattern=NAME)
 
+    @abstractmethod
     def corpora(self) -> dict[str, tuple[CorpusConfig, ...]]:
         """Every corpus by the key that it stands under."""
-        raise NotImplementedError
 
 
 def read_training(model: type[M], path: Path, overrides: Sequence[str], help: str = "") -> M:

@@ -51,7 +51,6 @@ RULES: dict[str, tuple[Callable[[str], bool], str, Callable[[random.Random], str
     "br_cnpj": (check.br_cnpj, "br.cnpj", lambda r: digits(r, 14), D),
     "in_aadhaar": (check.in_aadhaar, "in_.aadhaar", lambda r: digits(r, 12), D),
     "cn_resident_id": (check.cn_resident_id, "cn.ric", lambda r: "110108" + date(r, "Ymd") + digits(r, 3) + r.choice(D + "X"), D + "X"),
-    "kr_rrn_check": (check.kr_rrn_check, "kr.rrn", lambda r: date(r, "ymd") + r.choice("12") + f"{r.randrange(96):02d}" + digits(r, 4), D),
     "th_tnin": (check.th_tnin, "th.pin", lambda r: r.choice("12345678") + digits(r, 12), D),
     "au_tfn": (check.au_tfn, "au.tfn", lambda r: digits(r, 9), D),
     "fi": (check.fi_personal_identity_code, "fi.hetu", lambda r: date(r, "dmy") + "-" + f"{r.randrange(2, 900):03d}" + r.choice("0123456789ABCDEFHJKLMNPRSTUVWXY"), "0123456789ABCDEFHJKLMNPRSTUVWXY"),

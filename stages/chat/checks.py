@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from stages.conversation import ROLES, Message
+from stages.template_tokens import TOKEN
 
 # In the order in which they are looked for: the first that is among the stage's `drop` is the row's rule.
 FAULTS = (
@@ -22,13 +23,6 @@ FAULTS = (
     "repeated_answer",
 )
 
-# Tokens that structure a dialogue in the templates of ChatML, Llama 2 and 3, Gemma, DeepSeek, Phi and ours: in a content they are
-# either the wreck of a bad conversion or an attempt to speak in another role.
-_TEMPLATE = re.compile(
-    r"<\|(?:im_start|im_end|im_sep|endoftext|eot_id|eom_id|begin_of_text|end_of_text|start_header_id|end_header_id"
-    r"|system|user|assistant|tool|end|endofprompt)\|>|<start_of_turn>|<end_of_turn>|\[/?INST\]|<</?SYS>>"
-    r"|<｜(?:User|Assistant|begin▁of▁sentence|end▁of▁sentence)｜>"
-)
 _ASKER = re.compile(r"^[ \t]*(?:#{2,3}[ \t]*)?(?:\*\*)?(?:Human|User|Instruction)(?:\*\*)?:", re.M)
 _ANSWERER = re.compile(r"^[ \t]*(?:#{2,3}[ \t]*)?(?:\*\*)?(?:Assistant|AI|Response|Chatbot|ChatGPT)(?:\*\*)?:", re.M)
 _FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})([^\n]*)$", re.M)
@@ -61,7 +55,7 @@ def unknown_roles(messages: Sequence[Message]) -> bool:
 
 def has_template_tokens(content: str) -> bool:
     """Whether a content holds tokens of a chat template."""
-    return ("<" in content or "[" in content) and _TEMPLATE.search(content) is not None
+    return ("<" in content or "[" in content) and TOKEN.search(content) is not None
 
 
 def speaks_for_others(content: str) -> bool:

@@ -230,11 +230,6 @@ def kr_rrn(digits: str) -> bool:
     return _date6(digits[:6]) and digits[6] in "12345678"
 
 
-def kr_rrn_check(digits: str) -> bool:
-    """The check digit of numbers given before October 2020."""
-    return kr_rrn(digits) and (11 - weighted(digits, (2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5)) % 11) % 10 == int(digits[12])
-
-
 def sg_nric_fin(value: str) -> bool:
     """Weights 2, 7, 6, 5, 4, 3, 2 mod 11 as a letter of the series."""
     total = weighted(value[1:8], (2, 7, 6, 5, 4, 3, 2)) + {"T": 4, "G": 4, "M": 3}.get(value[0], 0)

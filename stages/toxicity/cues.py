@@ -9,6 +9,8 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
+from stages.template_tokens import PATTERNS
+
 
 class Cue(NamedTuple):
     """A pattern over lower-case text, tried where one of `triggers` occurs."""
@@ -102,17 +104,9 @@ INJECTIONS = (
     _cue("निर्देश", r"(?:पिछले|पहले के|उपरोक्त)[^।\n]{0,12}निर्देश[^।\n]{0,14}(?:अनदेखा|नज़रअंदाज़|भूल)"),
 )
 
-# Markers of ChatML, Llama 2 and 3, Gemma, DeepSeek, Phi, Alpaca, harmony, and our own.
+# Markers of chat templates, and of Alpaca's prompts.
 CHAT_TOKENS = (
-    _cue(
-        "|>",
-        r"<\|(?:im_start|im_end|im_sep|endoftext|endofprompt|begin_of_text|end_of_text|eot_id|eom_id|start_header_id|end_header_id|python_tag|"
-        r"system|user|assistant|tool|end|start|message|channel|return|call|fim_prefix|fim_middle|fim_suffix)\|>",
-    ),
-    _cue("｜>", r"<｜(?:begin▁of▁sentence|end▁of▁sentence|user|assistant|tool)｜>"),
-    _cue("[inst]|[/inst]", r"\[/?inst\]"),
-    _cue("<<sys>>|<</sys>>", r"<</?sys>>"),
-    _cue("_of_turn>", r"<(?:start|end)_of_turn>"),
+    *(Cue((trigger,), re.compile(pattern)) for trigger, pattern in PATTERNS),
     _cue("### instruction:|### response:", r"(?m)^###\s(?:instruction|response):"),
 )
 
