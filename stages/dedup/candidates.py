@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from stages.dedup.messages import key_values, places, same_as_previous, whole_keys
 
-SMALL = 16  # buckets of up to this many documents: all pairs
+SMALL = 64  # buckets of up to this many documents: all pairs
 HUBS = 4  # in a larger one: each document with this many of the best in survivor order,
 NEIGHBOURS = 4  # and with this many of the next by number of shingles, the likeliest to be similar
 SEGMENT = 1 << 16  # documents of one bucket held in memory; of each segment, its best is compared with the best so far
