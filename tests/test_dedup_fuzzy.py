@@ -151,6 +151,20 @@ def test_survivors_do_not_depend_on_how_the_corpus_is_cut_into_shards():
     assert [row["dup_cluster"] for row in one] == [row["dup_cluster"] for row in five]
 
 
+@pytest.mark.parametrize("linkage", ["star", "component"])
+def test_the_order_of_the_input_does_not_matter_where_the_criteria_decide(linkage):
+    texts = sorted({len(text): text for text in corpus(4, originals=30)}.values())  # no two of equal length
+    expected = None
+    for seed in range(3):
+        random.Random(seed).shuffle(texts)
+        rows = run(shards(texts, seed + 1), {"linkage": linkage})
+        by_id = {f"d{i}": text for i, text in enumerate(texts)}
+        found = {(by_id[row["id"]], by_id[row["dup_cluster"]], row["dup_similarity"]) for row in rows}
+        assert found == (expected or found)
+        expected = found
+    assert 20 < len({kept for _, kept, _ in found}) < len(texts) - 20
+
+
 def test_drifting_revisions():
     rng = random.Random(5)
     revision = words(rng, 300)

@@ -10,7 +10,7 @@ from datasketch import MinHash
 from stages.batch import encoded
 from stages.dedup import shingles as module
 from stages.dedup.hashing import hash_columns
-from stages.dedup.minhash import band_keys, candidate_probability, signatures
+from stages.dedup.minhash import band_keys, candidate_probability, permutations, signatures
 from stages.dedup.shingles import jaccard, shingles, similarities
 from tests.shingle_twin import shingle_set
 
@@ -86,6 +86,13 @@ def test_the_compiled_loop_is_the_plain_one():
 
 def test_words_that_differ_in_order_or_cut_differ():
     assert_same_sets(["ab c", "a bc", "c ab", "ba c", "abc", "a b c", "aa bb", "bb aa", "aabb", "abab", "baba"], 2)
+
+
+@pytest.mark.parametrize("scheme", ["affine64", "affine32", "legacy"])
+@pytest.mark.parametrize(("count", "seed"), [(1, 0), (112, 1), (300, 2**32 - 1)])
+def test_permutations_are_those_of_datasketch(scheme, count, seed):
+    theirs = MinHash(count, seed=seed, scheme=scheme).permutations
+    assert all(np.array_equal(a, b) for a, b in zip(permutations(count, seed, scheme), theirs, strict=True))
 
 
 @pytest.mark.parametrize("scheme", ["affine64", "affine32", "legacy"])

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -27,7 +26,7 @@ from stages.dedup.messages import (
     unpack,
     whole_keys,
 )
-from stages.dedup.minhash import Scheme, agreement, band_keys, best_bands, permutations, signatures
+from stages.dedup.minhash import Scheme, agreement, band_keys, best_bands, signatures
 from stages.dedup.shingles import digests, shingles, similarities
 from stages.dedup.survivor import CRITERIA, Survivor, TextDuplicateConfig, rank_names, ranks
 from stages.stage import Addressed, GroupStage, Resources, knob, register
@@ -134,10 +133,6 @@ class Fuzzy(GroupStage):
     def provides(self) -> dict[str, pa.DataType]:
         """`duplicate_of`, `dup_similarity`, `dup_cluster`, `dup_cluster_size`."""
         return columns.PROVIDES
-
-    def setup(self, assets: Mapping[str, Path]) -> None:
-        """Makes the permutations, so that a missing datasketch is noticed at once."""
-        permutations(self.config.banding()[-1], self.config.seed, self.config.scheme)
 
     def messages(self) -> tuple[dict[str, pa.DataType], ...]:
         """Payloads of the rounds, see the class."""

@@ -20,11 +20,19 @@ _ALL, _LOW = np.uint64(2**64 - 1), np.uint64(2**32 - 1)
 
 
 @cache
-def permutations(count: int, seed: int, scheme: Scheme = "affine64") -> tuple[np.ndarray, np.ndarray]:
-    """datasketch's permutations x -> a * x + b: a and b, (count,) uint64 each."""
-    from datasketch import MinHash
+def permutations(count: int, seed: int, scheme: Scheme = "affine64") -> tuple[Keys, Keys]:
+    """The permutations x -> a * x + b of `datasketch.MinHash(count, seed, scheme=scheme)`: a and b, (count,) uint64 each.
 
-    a, b = MinHash(num_perm=count, seed=seed, scheme=scheme).permutations
+    Drawn here in the same way, from numpy's frozen `RandomState`: importing datasketch, and scipy with it, takes a second a process.
+    """
+    draw = np.random.RandomState(seed).randint
+    if scheme == "legacy":
+        pairs = [(draw(1, _MERSENNE, dtype=np.uint64), draw(0, _MERSENNE, dtype=np.uint64)) for _ in range(count)]
+        a, b = np.array(pairs, dtype=np.uint64).T
+    else:
+        width, kind = (64, np.uint64) if scheme == "affine64" else (32, np.uint32)
+        a = draw(0, 1 << (width - 1), count, dtype=kind) * kind(2) + kind(1)  # odd, so that no two values meet
+        b = draw(0, 1 << width, count, dtype=kind)
     return np.ascontiguousarray(a, dtype=np.uint64), np.ascontiguousarray(b, dtype=np.uint64)
 
 
