@@ -6,8 +6,9 @@ with the documents in the index that share an LSH band with it, by their MinHash
 default of 256: of documents that are truly 0.75 similar, about 3% of those compared come out at 0.8 or above, of those at 0.7 one
 in four thousand.
 
-What is in the index always wins: it stands for documents that earlier runs have kept. A run is never compared with what it wrote
-to the index itself, so the same config may name one index to read and, in its section `index`, to write.
+What is in the index always wins: it stands for documents that earlier runs have kept. A run is compared with the runs that stand
+before it in the index, and so never with itself: the same config may name one index to read and, in its section `index`, to write,
+and running January again after February gives what it gave before.
 
 Under one key a document is compared with 256 different signatures at most, so that a boilerplate page that is in the index a
 million times costs no more than any other.
@@ -25,7 +26,7 @@ from pydantic import BeforeValidator
 
 from stages.batch import Batch
 from stages.dedup.index_build import differing
-from stages.dedup.index_format import INDEX, PART, IndexFacts, Part, below, open_part, read_index
+from stages.dedup.index_format import INDEX, PART, Part, below, open_part, read_index
 from stages.dedup.index_hash import IndexParameters, hash_documents
 from stages.dedup.index_lookup import Matches, look_up
 from stages.dedup.messages import nulls
@@ -61,9 +62,13 @@ class IndexDedupConfig(StageConfig):
         "drop",
         "drop what is in the index, or only write `index_duplicate_of`, `index_similarity` and `index_run`",
     )
-    runs: tuple[str, ...] | None = knob(None, "compare with these runs of the index alone; none: with all but this one")
+    runs: tuple[str, ...] | None = knob(
+        None,
+        "compare with these runs of the index alone; none: with all that stand before this run's own part, or all where it has none",
+    )
     missing: Literal["error", "empty"] = knob(
-        "error", "what an index that is not there means: a mistake, or that nothing was seen yet (the first of several runs)"
+        "error",
+        "what an index that is not there means: a mistake, or that nothing was seen yet (the first of several runs)",
     )
 
 
@@ -182,13 +187,17 @@ def _parts(path: str, config: IndexDedupConfig, run: str | None) -> Iterator[str
             " `python -m pipeline index build`, or set missing: empty where this is the first run"
         ) from None
     except OSError as error:
-        raise StageError(f"dedup.index: {where}: cannot be read ({error}); check the path and its permissions") from None
+        raise StageError(
+            f"dedup.index: {where}: cannot be read ({error}); check the path and its permissions"
+        ) from None
     unknown = [name for name in config.runs or () if name not in facts.runs]
     if unknown:
         held = ", ".join(facts.runs) or "none"
         raise StageError(f"dedup.index.runs: {where} holds no run {unknown[0]!r}; it holds {held}")
     for part in facts.parts:
         names = [one.run for one in part.runs]
+        if config.runs is None and names == [run]:
+            return  # what stands behind it came later, and was compared with it
         wanted = [name for name in names if name != run and (config.runs is None or name in config.runs)]
         if wanted and len(wanted) < len(names):
             left = next(name for name in names if name not in wanted)
@@ -198,11 +207,3 @@ def _parts(path: str, config: IndexDedupConfig, run: str | None) -> Iterator[str
             )
         if wanted:
             yield below(path, "parts", part.folder)
-
-
-def facts_of(path: str) -> IndexFacts | None:
-    """An index's facts, None where there is none. Raises `StageError`."""
-    try:
-        return read_index(path)
-    except FileNotFoundError:
-        return None

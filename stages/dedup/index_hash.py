@@ -101,9 +101,7 @@ def hash_documents(texts: Sequence[str], sources: Sequence[Any], parameters: Ind
             scope = np.array([named[sources[kept[i]]] for i in worded.tolist()], dtype=np.uint64)
         used = np.ascontiguousarray(whole_values[:, : parameters.bands * parameters.rows])
         keys = np.ascontiguousarray(band_keys(used, parameters.bands, scope)[:, :, 0])
-    return Hashed(
-        np.array(kept, dtype=np.int64), np.array(exact, dtype=np.uint64).reshape(-1, 2), worded, keys, narrow
-    )
+    return Hashed(np.array(kept, dtype=np.int64), np.array(exact, dtype=np.uint64).reshape(-1, 2), worded, keys, narrow)
 
 
 def narrow_signatures(values: np.ndarray) -> np.ndarray:
