@@ -333,4 +333,8 @@ def open_part(where: str, part_json: Path) -> Part:
             raise StageError(f"{where}/{name}: is not there; the index changed: start the run again") from None
         finally:
             temporary.unlink(missing_ok=True)
+    if not (folder / PART).exists():
+        temporary = folder / f".tmp-{uuid.uuid4().hex[:12]}-{PART}"
+        temporary.write_bytes(content)
+        temporary.replace(folder / PART)
     return Part(folder, facts)
