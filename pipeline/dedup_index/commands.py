@@ -185,9 +185,14 @@ def found(part: Part, ids: Sequence[str]) -> list[tuple[str, str]]:
 
     if not ids:
         return []
-    mask = pyarrow.compute.is_in(part.ids.column("id"), value_set=pa.array(sorted(set(ids)), pa.string()))
-    rows = [row for row, hit in enumerate(mask.to_pylist()) if hit]
-    return [(part.ids.column("id")[row].as_py(), part.run_of(row)) for row in rows]
+    wanted = pa.array(sorted(set(ids)), pa.string())
+    hits: list[tuple[str, str]] = []
+    start = 0
+    for batch in part.ids():
+        mask = pyarrow.compute.is_in(batch.column(0), value_set=wanted).to_pylist()
+        hits += [(batch.column(0)[row].as_py(), part.run_of(start + row)) for row, hit in enumerate(mask) if hit]
+        start += len(batch)
+    return hits
 
 
 def _sized(facts: PartFacts) -> str:

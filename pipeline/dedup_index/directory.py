@@ -70,7 +70,7 @@ def entry_of(facts: IndexFacts, run: str) -> PartEntry | None:
 def build_folder(path: str, spare: Path, name: str) -> Path:
     """Where a new part is made: inside the index, so that it need only be renamed; for a URL below `spare`."""
     store = Store(below(path))
-    return store.local / "parts" / f"{TEMPORARY}{name}" if store.local is not None else spare / f"{TEMPORARY}{name}"
+    return (spare if store.local is None else store.local.absolute() / "parts") / f"{TEMPORARY}{name}"
 
 
 def local_parts(path: str, facts: IndexFacts, spare: Path) -> list[Part]:

@@ -168,9 +168,11 @@ class Index(GroupStage):
         """Ids and runs of rows of parts."""
         ids: list[str | None] = [None] * len(rows)
         runs: list[str | None] = [None] * len(rows)
-        for place, (number, row) in enumerate(zip(parts.tolist(), rows.tolist(), strict=True)):
+        for number in np.unique(parts).tolist():
             part: Part = self.parts[number]
-            ids[place], runs[place] = part.ids.column("id")[row].as_py(), part.run_of(row)
+            places = np.flatnonzero(parts == number).tolist()
+            for place, found in zip(places, part.ids_of(rows[places].tolist()), strict=True):
+                ids[place], runs[place] = found, part.run_of(int(rows[place]))
         return pa.array(ids, pa.string()), pa.array(runs, pa.string())
 
 

@@ -1,11 +1,12 @@
 """Parts of an index: one made of documents, one made of several others with documents left out.
 
-Merging parts gives the bytes that building one part of all their documents, in their order, would give. Memory: a piece of each
-file at a time, and 9 bytes a document (13 where documents are left out).
+Merging parts gives the bytes that building one part of all their documents, in their order, would give. Memory of a merge: a piece of
+each file at a time, and about 9 bytes a document (14 where documents are left out). What is mapped is let go of piece by piece.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,9 @@ import pyarrow as pa
 import pyarrow.compute
 
 from stages.dedup.hashing import mix
+from stages.dedup.index_files import ArrayFile, write_ids
 from stages.dedup.index_format import (
+    DOCUMENTS,
     IDS,
     LARGEST_PART,
     PART,
@@ -33,7 +36,6 @@ from stages.dedup.index_hash import IndexParameters, hash_documents
 from stages.stage import StageError
 
 PIECE = 1 << 21  # entries sorted at a time
-DOCUMENTS = 1 << 16  # documents handled at a time; also a batch of ids.arrow
 REPEATS = "repeats.npy"  # while a part is made: (documents,) bool, whether an earlier document has the same signature
 _ROW = np.uint32(REPEATED - 1)
 pc: Any = pyarrow.compute  # its stubs know too little of what these functions take
@@ -78,10 +80,10 @@ def build_part(documents: Iterable[Documents], parameters: IndexParameters, run:
         narrow.append(hashed.signatures)
     _check_size(len(ids))
     folder.mkdir(parents=True, exist_ok=True)
-    signatures = _create(folder / SIGNATURES, np.uint8, (len(ids), parameters.permutations))
-    signatures[:] = np.concatenate(narrow)
-    _write_ids(folder / IDS, [(pa.array(ids, pa.string()), pa.array(sources, pa.string()))], len(ids))
-    repeated = repeats(signatures)
+    signatures = np.concatenate(narrow)
+    np.save(folder / SIGNATURES, signatures)
+    write_ids(folder / IDS, [(pa.array(ids, pa.string()), pa.array(sources, pa.string()))], sorted(set(sources)))
+    repeated = repeats(signatures[start : start + DOCUMENTS] for start in range(0, len(ids), DOCUMENTS))
     hashes, keys, worded = np.concatenate(exact), np.concatenate(bands), np.concatenate(rows)
     order = np.lexsort((np.arange(len(ids)), hashes[:, 0]))
     np.save(folder / key_file(None, "keys"), hashes[order, 0])
@@ -151,16 +153,14 @@ def merge_documents(selections: Sequence[Selection], folder: Path) -> list[RunOf
     counts = [len(part) if mask is None else int(mask.sum()) for part, mask in zip(parts, masks, strict=True)]
     _check_size(sum(counts))
     permutations = parts[0].facts.parameters.permutations
-    signatures = _create(folder / SIGNATURES, np.uint8, (sum(counts), permutations))
-    at = 0
+    with ArrayFile(folder / SIGNATURES, np.uint8, (sum(counts), permutations)) as file:
+        np.save(folder / REPEATS, repeats(file.through(_signatures(parts, masks))))
+    names: set[str] = set()
     for part, mask in zip(parts, masks, strict=True):
-        for start in range(0, len(part), DOCUMENTS):
-            piece = part.signatures[start : start + DOCUMENTS]
-            taken = piece if mask is None else piece[mask[start : start + DOCUMENTS]]
-            signatures[at : at + len(taken)] = taken
-            at += len(taken)
-    np.save(folder / REPEATS, repeats(signatures))
-    _write_ids(folder / IDS, [_names(part, mask) for part, mask in zip(parts, masks, strict=True)], sum(counts))
+        for _, sources in _names(part, mask):
+            names.update(pc.unique(sources).to_pylist())
+    columns = (column for part, mask in zip(parts, masks, strict=True) for column in _names(part, mask))
+    write_ids(folder / IDS, columns, sorted(names))
     return [run for part, mask in zip(parts, masks, strict=True) for run in _runs(part, mask)]
 
 
@@ -172,26 +172,30 @@ def merge_keys(selections: Sequence[Selection], folder: Path, which: int | None)
     for part, selection in zip(parts, selections, strict=True):
         mask = _mask(part, selection)
         keys, rows = part.keys(which)
-        sources.append(_Source(keys, rows, part.low if which is None else None, mask, first))
+        sources.append(_Source(part, keys, rows, part.low if which is None else None, mask, first))
         first += len(part) if mask is None else int(mask.sum())
     repeated = np.zeros(first, dtype=bool) if which is None else np.asarray(np.load(folder / REPEATS, mmap_mode="r"))
     total = sum(source.entries() for source in sources)
-    out_keys = _create(folder / key_file(which, "keys"), np.uint64, (total,))
-    out_rows = _create(folder / key_file(which, "rows"), np.uint32, (total,))
-    out_low = _create(folder / key_file(which, "low"), np.uint64, (total,)) if which is None else None
-    at = 0
-    for keys, rows, low in _sorted_pieces(sources, repeated):
-        end = at + len(keys)
-        out_keys[at:end], out_rows[at:end] = keys, rows
-        if out_low is not None:
-            out_low[at:end] = low
-        at = end
+    with contextlib.ExitStack() as stack:
+        out_keys, out_rows, *out_low = (
+            stack.enter_context(ArrayFile(folder / key_file(which, what), kind, (total,)))
+            for what, kind in (("keys", np.uint64), ("rows", np.uint32), ("low", np.uint64))
+            if which is None or what != "low"
+        )
+        for keys, rows, low in _sorted_pieces(sources, repeated):
+            out_keys.write(keys)
+            out_rows.write(rows)
+            for file in out_low:
+                file.write(low)
+            for part in parts:
+                part.release()
 
 
 @dataclass
 class _Source:
     """One part's sorted entries of a band."""
 
+    part: Part
     keys: np.ndarray
     rows: np.ndarray
     low: np.ndarray | None
@@ -205,8 +209,11 @@ class _Source:
         """How many entries are taken."""
         if self.mask is None:
             return len(self.keys)
-        pieces = range(0, len(self.rows), PIECE)
-        return sum(int(self.mask[self.rows[start : start + PIECE] & _ROW].sum()) for start in pieces)
+        count = 0
+        for start in range(0, len(self.rows), PIECE):
+            count += int(self.mask[self.rows[start : start + PIECE] & _ROW].sum())
+            self.part.release()
+        return count
 
     def piece(self, start: int, end: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Entries that are taken: keys, rows in the new part, lower halves."""
@@ -280,17 +287,18 @@ def _key_ranges(arrays: Sequence[np.ndarray], low: int, high: int) -> Iterator[l
     yield from _key_ranges(arrays, middle, high)
 
 
-def repeats(signatures: np.ndarray) -> np.ndarray:
-    """Whether an earlier row, (documents, permutations) uint8, is the same; by a 64-bit hash of it. (documents,) bool."""
-    digests = np.empty(len(signatures), dtype=np.uint64)
-    for start in range(0, len(signatures), DOCUMENTS):
-        words = np.ascontiguousarray(signatures[start : start + DOCUMENTS]).view("<u8")
+def repeats(blocks: Iterable[np.ndarray]) -> np.ndarray:
+    """Whether an earlier row of the blocks, each (some, permutations) uint8, is the same; by a 64-bit hash. (documents,) bool."""
+    hashes = [np.zeros(0, np.uint64)]
+    for block in blocks:
+        words = np.ascontiguousarray(block).view("<u8")
         state = np.zeros(len(words), dtype=np.uint64)
         for column in words.T:
             state = mix(state ^ column)
-        digests[start : start + DOCUMENTS] = state
-    found = np.zeros(len(signatures), dtype=bool)
-    ranges = -(-len(signatures) // PIECE)
+        hashes.append(state)
+    digests = np.concatenate(hashes)
+    found = np.zeros(len(digests), dtype=bool)
+    ranges = -(-len(digests) // PIECE)
     for number in range(ranges):
         if ranges == 1:
             rows = np.arange(len(digests))
@@ -308,7 +316,10 @@ def _mask(part: Part, selection: Selection) -> np.ndarray | None:
     mask = np.ones(len(part), dtype=bool)
     if selection.without_ids:
         wanted = pa.array(sorted(selection.without_ids), pa.string())
-        mask &= ~pc.is_in(part.ids.column("id"), value_set=wanted).to_numpy()
+        start = 0
+        for batch in part.ids():
+            mask[start : start + len(batch)] = pc.invert(pc.is_in(batch.column(0), value_set=wanted))
+            start += len(batch)
     start = 0
     for run in part.facts.runs:
         if run.run in selection.without_runs:
@@ -328,39 +339,22 @@ def _runs(part: Part, mask: np.ndarray | None) -> list[RunOfPart]:
     ]
 
 
-def _names(part: Part, mask: np.ndarray | None) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
-    """Ids and sources of a part's documents that are taken."""
-    table = part.ids if mask is None else part.ids.filter(pa.array(mask))
-    return table.column("id"), pc.cast(table.column("source"), pa.string())
+def _signatures(parts: Sequence[Part], masks: Sequence[np.ndarray | None]) -> Iterator[np.ndarray]:
+    """Signatures of the documents that are taken, in blocks."""
+    for part, mask in zip(parts, masks, strict=True):
+        start = 0
+        for block in part.blocks(SIGNATURES, DOCUMENTS):
+            yield block if mask is None else block[mask[start : start + len(block)]]
+            start += len(block)
 
 
-def _write_ids(path: Path, columns: Sequence[tuple[Any, Any]], rows: int) -> None:
-    """ids.arrow, whose batches depend on the documents alone."""
-    names = pa.array(sorted({name for _, sources in columns for name in pc.unique(sources).to_pylist()}), pa.string())
-    kind = pa.dictionary(pa.int32(), pa.string())
-    schema = pa.schema([("id", pa.string()), ("source", kind)])
-    ids = pa.chunked_array([c for ids, _ in columns for c in _chunks(ids)], pa.string())
-    sources = pa.chunked_array([c for _, sources in columns for c in _chunks(sources)], pa.string())
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-        for start in range(0, rows, DOCUMENTS):
-            some_ids = pa.array(ids.slice(start, DOCUMENTS).to_pylist(), pa.string())  # without the others' offsets
-            codes = pc.index_in(sources.slice(start, DOCUMENTS), value_set=names).combine_chunks()
-            codes = pa.array(codes.to_pylist(), pa.int32())
-            batch = [some_ids, pa.DictionaryArray.from_arrays(codes, names)]
-            writer.write_batch(pa.record_batch(batch, schema=schema))
-
-
-def _chunks(column: Any) -> list[Any]:
-    return list(column.chunks) if isinstance(column, pa.ChunkedArray) else [column]
-
-
-def _create(path: Path, kind: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """A new .npy file to be filled through a memory map."""
-    path.unlink(missing_ok=True)
-    if 0 in shape:
-        np.save(path, np.zeros(shape, kind))
-        return np.zeros(shape, kind)
-    return np.lib.format.open_memmap(path, mode="w+", dtype=kind, shape=shape)
+def _names(part: Part, mask: np.ndarray | None) -> Iterator[tuple[pa.Array, pa.Array]]:
+    """Ids and sources of a part's documents that are taken, in batches."""
+    start = 0
+    for batch in part.ids():
+        taken = batch if mask is None else batch.filter(pa.array(mask[start : start + len(batch)]))
+        start += len(batch)
+        yield taken.column(0), pc.cast(taken.column(1), pa.string())
 
 
 def _check_size(documents: int) -> None:

@@ -14,12 +14,14 @@ A part never changes: another content has another folder. Index.json is replaced
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import mmap
 import os
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -37,6 +39,8 @@ INDEX, PART = "index.json", "part.json"
 IDS, SIGNATURES = "ids.arrow", "signatures.npy"
 REPEATED = np.uint32(1 << 31)  # in a band's rows: the signature equals that of an earlier document
 LARGEST_PART = 1 << 31  # documents
+DOCUMENTS = 1 << 16  # in a batch of ids.arrow
+RELEASED = 1 << 20  # bytes; smaller files may stay mapped
 FILES_OF_BAND = ("keys", "rows")
 FILES_OF_EXACT = ("keys", "low", "rows")
 
@@ -232,6 +236,7 @@ class Part:
     def __init__(self, folder: Path, facts: PartFacts) -> None:
         self.folder = folder
         self.facts = facts
+        self._mapped: dict[str, Any] = {}  # np.memmap, which does not say that it has `_mmap`
         for name, stored in facts.files.items():
             path = folder / name
             try:
@@ -253,13 +258,30 @@ class Part:
 
     def array(self, name: str) -> np.ndarray:
         """A .npy file, mapped. Raises `StageError` if it is none."""
-        try:
-            mapped = np.load(self.folder / name, mmap_mode="r", allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
-            raise StageError(f"{self.folder / name}: {_damaged(error)}") from None
-        return np.asarray(mapped)
+        if name not in self._mapped:
+            try:
+                self._mapped[name] = np.load(self.folder / name, mmap_mode="r", allow_pickle=False)
+            except (ValueError, OSError, EOFError) as error:
+                raise StageError(f"{self.folder / name}: {_damaged(error)}") from None
+        return np.asarray(self._mapped[name])
 
-    @cached_property
+    def release(self) -> None:
+        """Let go of the pages that were looked at: they would count as this process's memory, which is watched.
+
+        They stay in the system's cache, so that looking again costs a page fault and no read.
+        """
+        for array in self._mapped.values():
+            if array.nbytes >= RELEASED and hasattr(mmap, "MADV_DONTNEED"):
+                array._mmap.madvise(mmap.MADV_DONTNEED)
+
+    def blocks(self, name: str, rows: int) -> Iterator[np.ndarray]:
+        """A .npy file from its beginning, so many rows at a time, as arrays of their own."""
+        whole = self.array(name)
+        for start in range(0, len(whole), rows):
+            yield np.array(whole[start : start + rows])
+            self.release()
+
+    @property
     def signatures(self) -> np.ndarray:
         """(documents, permutations) uint8."""
         found = self.array(SIGNATURES)
@@ -279,12 +301,29 @@ class Part:
         """Lower halves (uint64) of the texts' hashes, in the order of their keys."""
         return self.array(key_file(None, "low"))
 
-    @cached_property
-    def ids(self) -> pa.Table:
-        """Columns `id` and `source`, mapped."""
+    def ids(self) -> Iterator[pa.RecordBatch]:
+        """Columns `id` and `source`, `DOCUMENTS` rows at a time (the last batch has fewer)."""
+        with self._ids() as reader:
+            for number in range(reader.num_record_batches):
+                yield reader.get_batch(number)
+
+    def ids_of(self, rows: Sequence[int]) -> list[str]:
+        """Ids of the documents in these rows."""
+        found: list[str] = []
+        with self._ids() as reader:
+            batches: dict[int, pa.RecordBatch] = {}
+            for row in rows:
+                number = row // DOCUMENTS
+                if number not in batches:
+                    batches[number] = reader.get_batch(number)
+                found.append(batches[number].column(0)[row % DOCUMENTS].as_py())
+        return found
+
+    @contextlib.contextmanager
+    def _ids(self) -> Iterator[Any]:
         try:
-            with pa.memory_map(str(self.folder / IDS)) as source:
-                return pa.ipc.open_file(source).read_all()
+            with pa.memory_map(str(self.folder / IDS)) as source, pa.ipc.open_file(source) as reader:
+                yield reader
         except (pa.ArrowException, OSError) as error:
             raise StageError(f"{self.folder / IDS}: {_damaged(error)}") from None
 

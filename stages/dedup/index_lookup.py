@@ -39,6 +39,7 @@ def look_up(parts: Sequence[Part], hashed: Hashed, parameters: IndexParameters) 
         hit = open_[found >= 0]
         matches.part[hit], matches.row[hit] = number, found[found >= 0]
         matches.similarity[hit], matches.exact[hit] = 1.0, True
+        part.release()
     near = np.flatnonzero(~matches.exact[hashed.worded])
     documents = hashed.worded[near]
     if not len(documents):
@@ -50,6 +51,7 @@ def look_up(parts: Sequence[Part], hashed: Hashed, parameters: IndexParameters) 
         for band in range(parameters.bands):
             keys, rows = part.keys(band)
             most_similar(bands, signatures, band, keys, rows, part.signatures, LIMIT, same, row)
+            part.release()
         better = same > best
         best[better] = same[better]
         matches.part[documents[better]], matches.row[documents[better]] = number, row[better]
