@@ -5,7 +5,7 @@ copies with 5 changed words. Decisions: the releases of the near-duplicate set (
 every pair), an index of each release asked for the documents of all others, with several seeds. Theory: the same decision for
 independent permutations, simulated.
 
-    python -m benchmarks.dedup_index --pairs FOLDER [--documents N ...] [--seeds N]
+    python -m benchmarks.dedup_index --pairs FOLDER [--documents N ...] [--seeds N] [--permutations N ...]
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import lzma
+import pickle
 import random
 import statistics
 import sys
@@ -29,6 +30,7 @@ from stages.dedup.index_build import Documents, Selection, build_part, merge_par
 from stages.dedup.index_format import Part
 from stages.dedup.index_hash import CHANCE, IndexParameters, estimate, hash_documents
 from stages.dedup.index_lookup import Matches, look_up
+from stages.dedup.shingles import shingles
 
 BINS = (0.3, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0001)
 THRESHOLD = 0.8
@@ -116,7 +118,45 @@ def speed(pool: list[str], counts: list[int]) -> None:
             )
 
 
-def theory(similarity: np.ndarray, parameters: IndexParameters, rounds: int = 20_000) -> np.ndarray:
+def beside_datasketch(pool: list[str], count: int = 3000, rounds: int = 3) -> None:
+    """datasketch's MinHashLSH, 14 by 8, given the same shingles as hashes already; it verifies nothing."""
+    from datasketch import MinHash, MinHashLSH
+
+    parameters = IndexParameters()
+    used = parameters.bands * parameters.rows
+    texts, asked = made(pool, 5, count), made(pool, 6, count)
+    rates = defaultdict(list)
+
+    def sketch(text: str) -> MinHash:
+        minhash = MinHash(num_perm=used, seed=1, scheme="affine64", hashfunc=int)
+        minhash.update_batch(next(shingles([text], parameters.ngram)).tolist())
+        return minhash
+
+    size = 0
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as folder:
+            columns = [texts[i : i + BATCH] for i in range(0, count, BATCH)]
+            began = time.process_time()
+            build_part([Documents(some, some, some) for some in columns], parameters, "r", Path(folder))
+            rates["build here"].append(count / (time.process_time() - began))
+            began = time.process_time()
+            list(ask(Part.at(Path(folder)), asked, parameters))
+            rates["query here"].append(count / (time.process_time() - began))
+        lsh = MinHashLSH(num_perm=used, params=(parameters.bands, parameters.rows))
+        began = time.process_time()
+        for number, text in enumerate(texts):
+            lsh.insert(number, sketch(text))
+        rates["build datasketch"].append(count / (time.process_time() - began))
+        began = time.process_time()
+        for text in asked:
+            lsh.query(sketch(text))
+        rates["query datasketch"].append(count / (time.process_time() - began))
+        size = len(pickle.dumps(lsh)) // count
+    print(", ".join(f"{name} {statistics.median(found):,.0f}/CPU-s" for name, found in rates.items()))
+    print(f"  datasketch, pickled, without ids or signatures: {size} bytes a document")
+
+
+def theory(similarity: np.ndarray, parameters: IndexParameters, rounds: int = 10_000) -> np.ndarray:
     """Probability that a pair of each similarity shares a band and is estimated at the threshold."""
     rng = np.random.default_rng(1)
     used = parameters.bands * parameters.rows
@@ -129,7 +169,7 @@ def theory(similarity: np.ndarray, parameters: IndexParameters, rounds: int = 20
     return np.array(found)
 
 
-def decisions(folder: Path, seeds: int) -> None:
+def decisions(folder: Path, seeds: int, permutations: int) -> None:
     documents = read(folder / "docs.jsonl.xz")
     version = {d["id"]: str(d["version"]) + str(d["package"]) for d in documents}
     best: dict[tuple[str, str], float] = defaultdict(float)  # (document, release) -> similarity of the nearest in it
@@ -140,7 +180,7 @@ def decisions(folder: Path, seeds: int) -> None:
     rows: list[tuple[float, bool]] = []
     errors: list[float] = []
     for seed in range(1, seeds + 1):
-        parameters = IndexParameters(seed=seed)
+        parameters = IndexParameters(seed=seed, permutations=permutations)
         for release in sorted(set(version.values())):
             inside = [d for d in documents if version[d["id"]] == release]
             outside = [d for d in documents if version[d["id"]] != release]
@@ -157,9 +197,9 @@ def decisions(folder: Path, seeds: int) -> None:
                             errors.append(similarity - truth)
     truth, dropped = np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
     grid = np.linspace(0.3, 1, 71)
-    curve = theory(grid, IndexParameters())
+    curve = theory(grid, IndexParameters(permutations=permutations))
     expected = np.where(truth < 0.3, 0, np.interp(truth, grid, curve))
-    print(f"{len(documents):,} documents, {len(rows):,} queries, {seeds} seeds")
+    print(f"{len(documents):,} documents, {len(rows):,} queries, {seeds} seeds, {permutations} permutations")
     for low, high in pairwise(BINS):
         inside_bin = (truth >= low) & (truth < high)
         if inside_bin.any():
@@ -184,12 +224,16 @@ def main() -> None:
     parser.add_argument("--pairs", type=Path, default=Path("data/neardup"))
     parser.add_argument("--documents", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--permutations", type=int, nargs="+", default=[256, 1024])
     options = parser.parse_args(sys.argv[1:] if __name__ == "__main__" else [])
     if not (options.pairs / "docs.jsonl.xz").exists():
         print(f"dedup_index: no near-duplicate set in {options.pairs}; name its folder with --pairs")
         return
-    decisions(options.pairs, options.seeds)
-    speed(chunks([d["text"] for d in read(options.pairs / "docs.jsonl.xz")]), options.documents)
+    for permutations in options.permutations:
+        decisions(options.pairs, options.seeds, permutations)
+    pool = chunks([d["text"] for d in read(options.pairs / "docs.jsonl.xz")])
+    beside_datasketch(pool)
+    speed(pool, options.documents)
 
 
 if __name__ == "__main__":
