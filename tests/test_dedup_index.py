@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pytest
 from datasketch import MinHash
@@ -18,9 +19,10 @@ from pipeline.dedup_index.commands import build, info, merge, remove
 from pipeline.yamlfile import ConfigError
 from stages.batch import Batch
 from stages.dedup.index import Index, IndexDedupConfig
-from stages.dedup.index_build import Documents, Selection, build_part, merge_parts
-from stages.dedup.index_format import REPEATED, Part
-from stages.dedup.index_hash import IndexParameters, estimate, hash_documents, narrow_signatures, standard_error
+from stages.dedup.index_build import Documents, Selection, build_part, finish_part, merge_parts
+from stages.dedup.index_files import ArrayFile, write_ids
+from stages.dedup.index_format import REPEATED, Part, RunOfPart
+from stages.dedup.index_hash import Hashed, IndexParameters, estimate, hash_documents, narrow_signatures, standard_error
 from stages.dedup.index_lookup import LIMIT, first_of, look_up
 from stages.dedup.shingles import jaccard, shingles
 from stages.stage import StageError
@@ -196,6 +198,36 @@ def test_only_so_many_signatures_of_a_key_are_compared(tmp_path: Path) -> None:
     asked.bands[:] = 5
     matches = look_up([stored], asked, one_row)
     assert matches.row[0] == 10 and matches.row[1] != LIMIT + 10
+
+
+def test_what_was_looked_at_does_not_stay_in_memory(tmp_path: Path) -> None:
+    """Mapped pages count as a worker's memory, for which it would be ended."""
+    parameters = IndexParameters(bands=1, rows=1, permutations=256)
+    rng, count = np.random.default_rng(1), 400_000
+    with ArrayFile(tmp_path / "signatures.npy", np.uint8, (count, 256)) as file:
+        for _ in range(count // 50_000):
+            file.write(rng.integers(0, 256, (50_000, 256), dtype=np.uint8))
+    for name in ("exact", "band-000"):
+        np.save(tmp_path / f"{name}.keys.npy", np.sort(rng.integers(0, 2**64, count, dtype=np.uint64)))
+        np.save(tmp_path / f"{name}.rows.npy", rng.permutation(count).astype(np.uint32))
+    np.save(tmp_path / "exact.low.npy", rng.integers(0, 2**64, count, dtype=np.uint64))
+    write_ids(tmp_path / "ids.arrow", [], [])
+    finish_part(tmp_path, parameters, [RunOfPart("r", count)])
+    part, process = Part.at(tmp_path), psutil.Process()
+    everywhere = np.arange(4000) * (count // 4000)
+    asked = Hashed(
+        np.arange(4000),
+        rng.integers(0, 2**64, (4000, 2), dtype=np.uint64),
+        np.arange(4000),
+        part.keys(0)[0][everywhere][:, None],
+        rng.integers(0, 256, (4000, 256), dtype=np.uint8),
+    )
+    look_up([part], Hashed(*(column[:5] for column in asked)), parameters)
+    before = process.memory_info().rss
+    for _ in range(3):
+        assert (look_up([part], asked, parameters).row >= 0).mean() > 0.5  # some have no equal byte
+    assert sum(block.shape[0] for block in part.blocks("signatures.npy", 10_000)) == count
+    assert process.memory_info().rss - before < 60 << 20, "of 102 MB of signatures alone"
 
 
 # What is stored

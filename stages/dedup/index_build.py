@@ -243,28 +243,19 @@ def _sorted_pieces(
 def _one_key(
     sources: Sequence[_Source], bounds: Sequence[tuple[int, int]], repeated: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Entries of one key that are too many to be sorted: rows of a part rise among those marked, and among the others."""
+    """Entries of one key that are too many for one piece: their rows alone are sorted, one part and mark at a time."""
     for mark in (False, True):
         for source, (first, last) in zip(sources, bounds, strict=True):
-            rising = [np.flatnonzero((source.rows[first:last] & REPEATED == 0) == plain) for plain in (True, False)]
-            held: list[np.ndarray] = []
-            for places in rising:
-                for start in range(0, len(places), PIECE):
-                    rows = _taken_rows(source, source.rows[first + places[start : start + PIECE]] & _ROW)
-                    held.append(rows[repeated[rows] == mark])
-            rows = np.sort(np.concatenate(held)) if held else np.zeros(0, np.uint32)
+            held = [np.zeros(0, np.uint32)]
+            for start in range(first, last, PIECE):
+                _, rows, _ = source.piece(start, min(start + PIECE, last))
+                held.append(rows[repeated[rows] == mark])
+            rows = np.sort(np.concatenate(held))
             for start in range(0, len(rows), PIECE):
                 piece = rows[start : start + PIECE]
                 keys = np.full(len(piece), source.keys[first], dtype=np.uint64)
                 low = keys if source.low is None else np.full(len(piece), source.low[first], dtype=np.uint64)
                 yield keys, piece | (REPEATED if mark else np.uint32(0)), low
-
-
-def _taken_rows(source: _Source, rows: np.ndarray) -> np.ndarray:
-    if source.mask is not None and source.new_rows is not None:
-        rows = source.new_rows[rows[source.mask[rows]]]
-    moved: np.ndarray = rows + np.uint32(source.first)
-    return moved
 
 
 def _key_ranges(arrays: Sequence[np.ndarray], low: int, high: int) -> Iterator[list[tuple[int, int]]]:
