@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from pipeline.apply_rows import HASH, STRINGS, as_batch, check_columns
 from pipeline.config import EngineConfig, StageSpec, stage_spec
-from pipeline.engine.assets import hash_assets, local_copy
+from pipeline.engine.assets import hash_assets, local_copy, pinned
 from pipeline.engine.executors import Death, Executor, make_executor
 from pipeline.engine.group_unit import GroupTask, round_partitions, slices_of
 from pipeline.engine.journal import Manifest
@@ -60,6 +60,7 @@ class Job:
 
 def make_job(spec: StageSpec, source: Path) -> Job:
     """Look at assets and columns. Raises `ConfigError`."""
+    (spec,) = pinned([spec], None)
     stage = spec.stage_class(spec.config)
     first = next(read_chunks(source))
     added = dict(stage.provides())

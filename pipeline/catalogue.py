@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from pipeline.config import EngineConfig, InputConfig, RunConfig
+from pipeline.dedup_index.config import IndexConfig
 from pipeline.mistakes import nearest
 from pipeline.train_classifier import ClassifierTraining
 from pipeline.train_perplexity import PerplexityTraining
@@ -21,6 +22,7 @@ from training.config import PretrainConfig
 
 SECTION_MODELS: dict[str, type[BaseModel]] = {
     "input": InputConfig,
+    "index": IndexConfig,
     "tokenizer": TokenizerConfig,
     "pack": PackConfig,
     "pretrain": PretrainConfig,

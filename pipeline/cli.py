@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from pipeline.dedup_index.cli import add_index
 from pipeline.yamlfile import ConfigError
 
 QUICKSTART = Path("configs/quickstart.yaml")
@@ -52,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     _config_arguments(run)
     run.add_argument("--limit", type=_positive, metavar="N", help="only the first N records, in file order")
     run.add_argument(
-        "--until", metavar="SECTION", help="stop after this section (stages, mix, tokenizer, pack, pretrain)"
+        "--until", metavar="SECTION", help="stop after this section (stages, mix, index, tokenizer, pack, pretrain)"
     )
     run.add_argument(
         "--retry-failed",
@@ -146,6 +147,8 @@ def build_parser() -> argparse.ArgumentParser:
     calibrate.add_argument("--least", type=_positive, default=200, help="fewest documents of each (200)")
     calibrate.set_defaults(command=_calibrate)
 
+    add_index(commands)
+
     stages = commands.add_parser("stages", help="every stage: knobs, defaults, what they mean, where they come from")
     stages.add_argument("name", nargs="?", help="only this stage, or section")
     stages.add_argument("--markdown", metavar="FOLDER", help="write a page for each stage into FOLDER instead")
@@ -232,7 +235,7 @@ def _plan(options: argparse.Namespace) -> int:
     work = prepare(config, options.output or f"runs/{config.name}")
     check_directory(work.store, config.name)
     try:
-        preflight(config.stages, work.assets)
+        preflight(work.config.stages, work.assets)
     except StageError as error:
         raise ConfigError(str(error)) from None
     print(describe_plan(work))

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from pipeline.dedup_index.config import IndexConfig
 from pipeline.mistakes import NAME, explain, nearest, odd_numbers, unsaid
 from pipeline.overrides import apply_override
 from pipeline.stage_order import stage_order
@@ -18,7 +19,14 @@ from stages.stage import Bytes, MapStage, Stage, StageConfig, knob, registry
 from tokenizer_training.config import PackConfig, TokenizerConfig
 from training.config import PretrainConfig
 
-SECTIONS = ("stages", "mix", "tokenizer", "pack", "pretrain")  # in the order of the flow; `--until` takes one of them
+SECTIONS = (
+    "stages",
+    "mix",
+    "index",
+    "tokenizer",
+    "pack",
+    "pretrain",
+)  # in the order of the flow; `--until` takes one of them
 LATER = SECTIONS[2:]  # those behind documents/: the stages and the mix write it together
 
 
@@ -111,6 +119,7 @@ class RunConfig(Section):
     input: tuple[InputConfig, ...] = knob(..., "where the records come from: a mapping, or a list of mappings")
     stages: tuple[StageSpec, ...] = knob((), "the stages in their order: a name, or a name with its knobs")
     mix: dict[str, Any] | None = knob(None, "which documents are taken, and how often: the knobs of the stage `mix`")
+    index: IndexConfig | None = knob(None, "add the curated documents to an index for `dedup.index` of later runs")
     tokenizer: TokenizerConfig | None = knob(None, "train a tokenizer on the curated documents")
     pack: PackConfig | None = knob(None, "encode, shuffle and pack the documents into token binaries")
     pretrain: PretrainConfig | None = knob(None, "pretrain a model on the packed tokens")
@@ -183,6 +192,9 @@ def _cross_checks(config: RunConfig) -> list[Mistake]:
             "`tokenizer` learns from documents/, which only inputs of kind text fill; add one, or set tokenizer: null"
         )
         mistakes.append((("tokenizer",), text))
+    if config.index and config.input and all(entry.kind != "text" for entry in config.input):
+        text = "`index` holds documents/, which only inputs of kind text fill; add one, or set index: null"
+        mistakes.append((("index",), text))
     if config.pack and not config.tokenizer:
         mistakes.append((("pack",), "`pack` needs the section `tokenizer`"))
     if config.pretrain and not config.pack:
@@ -419,7 +431,7 @@ def resolved(config: RunConfig) -> dict[str, Any]:
         if not spec.implied and spec is not last
     ]
     data["mix"] = config.mix
-    for section in ("tokenizer", "pack", "pretrain"):
+    for section in LATER:
         part = getattr(config, section)
         data[section] = part.model_dump(mode="json") if part is not None else None
     engine = config.engine.model_dump(mode="json")

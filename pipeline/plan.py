@@ -102,6 +102,6 @@ def warnings(config: RunConfig) -> list[str]:
                 f"{spec.name} may drop documents after {dedup}: where it drops the kept copy of a duplicate, the whole "
                 f"cluster is gone; put it before {dedup}"
             )
-        if stage_class.kind == "group" and spec.kind.startswith("dedup."):
+        if stage_class.kind == "group" and spec.kind.startswith("dedup.") and spec.kind != "dedup.index":
             dedup, dedup_kind = spec.name, spec.kind
     return found

@@ -16,8 +16,9 @@ from typing import Any
 from pipeline import facts as run_facts
 from pipeline import sections
 from pipeline.config import LATER, SECTIONS, RunConfig, StageSpec
+from pipeline.dedup_index import section as index_section
 from pipeline.engine import journal, samples
-from pipeline.engine.assets import hash_assets, local_copy, variants
+from pipeline.engine.assets import hash_assets, local_copy, pinned, variants
 from pipeline.engine.executors import Executor, make_executor
 from pipeline.engine.journal import digest
 from pipeline.engine.lease import LeaseHeld, lease
@@ -58,6 +59,8 @@ def prepare(config: RunConfig, output: str, limit: int | None = None) -> Work:
         raise ConfigError(
             "pretrain needs PyTorch, which is not installed: pip install 'gristmill[train]' (or set pretrain: null)"
         )
+    index_section.check(config)
+    config = config.model_copy(update={"stages": pinned(config.stages, config.name)})
     assets = hash_assets(config.stages)
     try:
         files = find_input(config.input)
@@ -186,7 +189,9 @@ def _carry_out(
 
     if not work.finished():
         try:
-            run_tasks(executor, [Call("stages", preflight, {"specs": config.stages, "assets": work.assets})], ignore)
+            run_tasks(
+                executor, [Call("stages", preflight, {"specs": work.config.stages, "assets": work.assets})], ignore
+            )
         except RunFailed as error:
             if error.kind in (StageError.__name__, ConfigError.__name__):  # the user's model, list or package
                 raise ConfigError(str(error)) from None
@@ -217,14 +222,19 @@ def _carry_out(
     return 0
 
 
-FOLDERS = {"tokenizer": "tokenizer", "pack": "tokens", "pretrain": "model"}  # what each section writes
+FOLDERS = {
+    "tokenizer": "tokenizer",
+    "pack": "tokens",
+    "pretrain": "model",
+}  # what each section writes into the run directory
 
 
 def _drop_section(store: Store, name: str) -> None:
     """A section that the config no longer has leaves nothing behind."""
     if journal.read_manifest(store, sections.PHASE, name) is not None:
         journal.forget(store, sections.PHASE, name)
-        store.remove(FOLDERS[name])
+        if name in FOLDERS:
+            store.remove(FOLDERS[name])
 
 
 def _collect_samples(work: Work, store: Store, executor: Executor) -> None:

@@ -1,4 +1,4 @@
-"""The sections behind the stages: tokenizer, pack, pretrain. Each is a few units with a manifest, like a phase."""
+"""The sections behind the stages: index, tokenizer, pack, pretrain. Each is a few units with a manifest, like a phase."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from pipeline.config import RunConfig
+from pipeline.dedup_index import section as index_section
 from pipeline.engine import journal
 from pipeline.engine.executors import Executor
 from pipeline.engine.journal import Manifest, Output, digest, version_of
@@ -32,7 +33,7 @@ from tokenizer_training.pack import build_pack, pack_facts
 from tokenizer_training.train import train_tokenizer
 
 PHASE = "section"  # folder of the sections' manifests in the journal
-VERSIONS = {"tokenizer": 1, "pack": 1, "pretrain": 1}  # raised whenever equal input would give other output
+VERSIONS = {"index": 1, "tokenizer": 1, "pack": 1, "pretrain": 1}  # raised whenever equal input would give other output
 
 
 def components(name: str, config: RunConfig, work: Work, store: Store) -> dict[str, str] | None:
@@ -40,12 +41,13 @@ def components(name: str, config: RunConfig, work: Work, store: Store) -> dict[s
     before: str | None
     section = getattr(config, name)
     parts = {"version": str(VERSIONS[name]), name: digest(section.model_dump(mode="json"))}
-    if name in ("tokenizer", "pack"):
+    if name in ("index", "tokenizer", "pack"):
         manifests = work.final_manifests()
         if len(manifests) < len(work.shards):
             return None
         parts["documents"] = digest([o.sha256 for m in manifests for o in m.outputs if o.path.startswith("documents/")])
-        parts["tokenizers"] = version_of("tokenizers")
+        libraries = index_section.LIBRARIES if name == "index" else ("tokenizers",)
+        parts |= {library: version_of(library) for library in libraries}
     if name in ("pack", "pretrain"):
         before = "tokenizer" if name == "pack" else "pack"
         manifest = journal.read_manifest(store, PHASE, before)
@@ -69,6 +71,8 @@ def state(name: str, config: RunConfig, work: Work, store: Store, stale: bool) -
         return False, journal.difference(manifest.components, now)
     if not journal.lasting_present(store, manifest):
         return False, "its output is missing"
+    if name == "index" and not index_section.present(config.index, config.name, manifest.counts):  # type: ignore[arg-type]
+        return False, "the index no longer holds this run as it is"
     return True, ""
 
 
@@ -90,10 +94,10 @@ def run_section(
             f"{name}: needs a local --output; curate with `--until stages`, then run the sections on a local copy"
         )
     rows = sum(o.rows for m in work.final_manifests() for o in m.outputs if o.path.startswith("documents/"))
-    if rows == 0:
+    if rows == 0 and name != "index":  # everything may have been seen before
         raise RunFailed(f"{name}: no document was kept, so there is nothing to work on; `report.html` shows why")
     journal.forget(store, PHASE, name)
-    facts, files = {"tokenizer": _tokenizer, "pack": _pack, "pretrain": _pretrain}[name](
+    facts, files = {"index": _index, "tokenizer": _tokenizer, "pack": _pack, "pretrain": _pretrain}[name](
         config, work, local, executor, parts, say
     )
     outputs = [Output(path, (local / path).stat().st_size, sha256_file(local / path)) for path in sorted(files)]
@@ -112,6 +116,17 @@ def make_tokenizer(parts: list[Path], config: TokenizerConfig, folder: Path) -> 
     facts = evaluate(folder, parts)
     write_report(facts, folder)
     return {**trained, **{k: v for k, v in facts.items() if not isinstance(v, list | dict)}}
+
+
+def _index(
+    config: RunConfig, work: Work, local: Path, executor: Executor, parts: dict[str, str], say: Callable[[str], None]
+) -> tuple[dict[str, Any], list[str]]:
+    assert config.index is not None
+    facts = index_section.write_index(
+        config.index, config.name, documents(work, local), local, lambda title, calls: _calls(title, calls, executor)
+    )
+    say(f"index: {facts['documents']:,} documents of {config.name} in {config.index.path}, {facts['bytes']:,} bytes")
+    return facts, []
 
 
 def _tokenizer(

@@ -37,6 +37,7 @@ def run_directory(path: str) -> Store:
 
 
 _SECTIONS = {
+    "index": "add the documents to an index for later runs",
     "tokenizer": "train and measure a tokenizer on the documents -> tokenizer/",
     "pack": "encode, shuffle and pack the documents -> tokens/",
     "pretrain": "train a model on the tokens -> model/",

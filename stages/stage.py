@@ -184,6 +184,14 @@ class Stage(ABC):
         """Stages, with their knobs, that a config puts right before this one by itself."""
         return []
 
+    @classmethod
+    def pin(cls, config: Any, run: str | None) -> Any:
+        """The config with whatever comes and goes by itself as it is now; called once before a run (None: `apply`) reads anything.
+
+        What it returns makes the stage, also in workers, while the run lasts. Raises `StageError` for what cannot be had.
+        """
+        return config
+
     def assets(self) -> dict[str, str]:
         """Files that the stage reads, name -> path or URL; their SHA-256 is part of the fingerprint."""
         return {}

@@ -21,6 +21,7 @@ import pipeline.apply
 import pipeline.tables
 from pipeline.apply import apply
 from pipeline.cli import main
+from pipeline.dedup_index.commands import build
 from pipeline.engine.executors import Debug
 from pipeline.yamlfile import ConfigError
 from stages.stage import registry
@@ -100,8 +101,10 @@ def required(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, An
     """Knobs without which a stage cannot run."""
     folder = tmp_path_factory.mktemp("models")
     (folder / "items.jsonl").write_text(json.dumps({"question": PROSE * 2}) + "\n")
+    build(str(folder / "index"), [write(folder / "seen.jsonl", corpus())], None, [], lambda line: None)
     return {
         "language_guess": {"keep": ["en"]},
+        "dedup.index": {"path": str(folder / "index")},
         "decontaminate": {"benchmarks": [{"name": "b", "paths": str(folder / "items.jsonl"), "fields": ["question"]}]},
         "quality.perplexity": {"model": str(Path(__file__).parent / "recorded" / "tiny.arpa")},
         "quality.regression": {"model": str(save(folder / "scorer")), "max_tokens": 128},

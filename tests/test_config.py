@@ -96,7 +96,7 @@ VALUES = [
     (GOOD + "name: z\n", "c.yaml:15: the key 'name' is given twice, first in line 1"),
     (changed("{min_score: 0.5}", "{min_score: 0.5, min_score: 2}"), "c.yaml:6: the key 'min_score' is given twice"),
     (GOOD + "tokeniser: {}\n", "c.yaml:15: unknown key 'tokeniser'; did you mean 'tokenizer'?"),
-    (GOOD + "zzz: {}\n", "c.yaml:15: unknown key 'zzz'; valid keys: name, input, stages, mix, tokenizer, pack, pretrain"),
+    (GOOD + "zzz: {}\n", "c.yaml:15: unknown key 'zzz'; valid keys: name, input, stages, mix, index, tokenizer, pack, pretrain"),
     (changed("url_filter", "url_fliter"), "c.yaml:4: unknown stage 'url_fliter'; did you mean 'url_filter'?"),
     (changed("{method:", "{metod:"), "c.yaml:5: unknown key 'extract.metod'; did you mean 'method'? (`python -m pipeline stages extract`"),
     (changed("{method: trafilatura}", "{method: trafilatur}"),

@@ -7,6 +7,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import fsspec
 from pipeline.config import StageSpec
 from pipeline.engine.store import TEMPORARY, is_url, sha256_file
 from pipeline.yamlfile import ConfigError
-from stages.stage import ASSETS, Stage
+from stages.stage import ASSETS, Stage, StageError
 
 
 def variants(spec: StageSpec) -> list[Stage]:
@@ -25,6 +26,14 @@ def variants(spec: StageSpec) -> list[Stage]:
         own = spec.config.model_dump(by_alias=True, exclude_unset=True)
         stages.append(spec.stage_class(type(spec.config).model_validate({**own, **values, "by_language": {}})))
     return stages
+
+
+def pinned(specs: Iterable[StageSpec], run: str | None) -> tuple[StageSpec, ...]:
+    """The stages with what `Stage.pin` makes of their configs. Raises `ConfigError`."""
+    try:
+        return tuple(replace(spec, config=spec.stage_class.pin(spec.config, run)) for spec in specs)
+    except StageError as error:
+        raise ConfigError(str(error)) from None
 
 
 def hash_assets(specs: Iterable[StageSpec]) -> dict[str, str]:

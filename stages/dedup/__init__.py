@@ -2,6 +2,7 @@
 
 from stages.dedup.exact import Exact
 from stages.dedup.fuzzy import Fuzzy
+from stages.dedup.index import Index
 from stages.dedup.payload import Payload
 
-__all__ = ["Exact", "Fuzzy", "Payload"]
+__all__ = ["Exact", "Fuzzy", "Index", "Payload"]
