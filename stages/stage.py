@@ -80,6 +80,10 @@ class StageConfig(BaseModel):
     )
     checkpoint: bool = knob(False, "end the phase after this stage, so that a later change never repeats it")
 
+    def sources(self) -> tuple[str, ...]:
+        """Input sources that the stage's own knobs name; a config in which no input has one of them is refused."""
+        return ()
+
 
 class Edit(NamedTuple):
     """Replace the code points [start, end) of a row's input text; an empty replacement removes them."""

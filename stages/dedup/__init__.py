@@ -3,5 +3,6 @@
 from stages.dedup.exact import Exact
 from stages.dedup.fuzzy import Fuzzy
 from stages.dedup.payload import Payload
+from stages.dedup.url import Url
 
-__all__ = ["Exact", "Fuzzy", "Payload"]
+__all__ = ["Exact", "Fuzzy", "Payload", "Url"]
