@@ -17,7 +17,6 @@ One compiled loop over the bytes of a batch finds them, which is what makes coun
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -44,13 +43,6 @@ from stages.characters import (
     classes,
 )
 from stages.jit import kernel
-
-WORD = re.compile(r"\w+")
-
-
-def lower_words(text: str) -> list[str]:
-    r"""The lower-case `\w+` runs of a text: the words of dedup's shingles."""
-    return WORD.findall(text.lower())
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from stages.dedup.candidates import HUBS, NEIGHBOURS, Bucket, large_pairs, segment_pairs, small_pairs
-from stages.dedup.cluster import components, star, survivors
+from stages.dedup.cluster import Components, Stars, order_keys
 from stages.dedup.messages import message_table, pack, unpack, whole_keys
 from stages.stage import StageError
 
@@ -21,59 +21,114 @@ def random_edges(rng: random.Random, nodes: int, edges: int) -> tuple[np.ndarray
     return both[:, 0], both[:, 1]
 
 
-def test_components_equal_networkx_on_random_graphs():
+def spread(nodes: np.ndarray, rng: random.Random) -> np.ndarray:
+    """Places for node numbers: several shards, rows far apart, nodes in no order."""
+    places = [
+        pack(np.array([rng.randrange(9)]), np.array([number << rng.randrange(12)]))[0] for number in range(len(nodes))
+    ]
+    while len(set(places)) < len(places):
+        places = [place if place not in places[:at] else place + 10**6 + at for at, place in enumerate(places)]
+    rng.shuffle(places)
+    return np.array(places, dtype=np.int64)
+
+
+def chunks(rng: random.Random, edges: int) -> list[slice]:
+    cuts = sorted({0, edges, *(rng.randrange(edges + 1) for _ in range(3))})
+    return [slice(a, b) for a, b in pairwise(cuts)]
+
+
+def graph_of(better: np.ndarray, worse: np.ndarray) -> networkx.Graph:
+    graph = networkx.Graph()
+    graph.add_edges_from(zip(better.tolist(), worse.tolist(), strict=True))
+    return graph
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_components_equal_networkx_on_random_graphs(monkeypatch, wide):
+    if wide:
+        monkeypatch.setattr("stages.dedup.cluster._INT32", 100)  # as if two billion documents were seen
     rng = random.Random(0)
     for nodes, edges in ((2, 1), (50, 20), (200, 100), (500, 400), (300, 2000), (5, 0)):
         better, worse = random_edges(rng, nodes, edges)
-        graph = networkx.Graph()
-        graph.add_nodes_from(range(nodes))
-        graph.add_edges_from(zip(better.tolist(), worse.tolist(), strict=True))
-        label = components(better, worse, nodes)
-        best = survivors(better, label)
-        for component in networkx.connected_components(graph):
-            assert {int(label[node]) for node in component} == {min(component)}
-            assert {int(best[node]) for node in component} == {min(component)}
+        place = spread(np.arange(nodes), rng)
+        weights = np.array([rng.randrange(4) for _ in range(nodes)])
+        found = Components()
+        for part in chunks(rng, len(better)):
+            a, b = better[part], worse[part]
+            found.join(place[a], place[b], weights[a], weights[b])
+        node_at = {int(where): node for node, where in enumerate(place)}
+        kept = {}
+        for members, survivors, sizes in found.members():
+            for member, survivor, size in zip(members.tolist(), survivors.tolist(), sizes.tolist(), strict=True):
+                kept[node_at[member]] = (node_at[survivor], size)
+        expected = {}
+        for component in networkx.connected_components(graph_of(better, worse)):
+            size = sum(int(weights[node]) for node in component)
+            expected |= {node: (min(component), size) for node in component if node != min(component)}
+        assert kept == expected
 
 
-def test_survivor_of_a_component_follows_the_order_of_edges_not_node_numbers():
-    better, worse = np.array([4, 4, 2]), np.array([1, 2, 0])  # survivor order 4, 2, ...
-    label = components(better, worse, 5)
-    assert survivors(better, label).tolist() == [4, 4, 4, 3, 4]
+def test_survivor_of_a_component_follows_the_order_of_edges_not_places():
+    found = Components()
+    found.join(
+        np.array([4, 4, 2]), np.array([1, 2, 0]), np.ones(3, np.int64), np.ones(3, np.int64)
+    )  # survivor order 4, 2, ...
+    ((members, survivors, sizes),) = found.members()
+    assert members.tolist() == [0, 1, 2] and survivors.tolist() == [4, 4, 4] and sizes.tolist() == [4, 4, 4]
 
 
-def test_components_of_a_long_path_and_of_a_star_whose_centre_is_last():
-    path = np.random.default_rng(0).permutation(20_000)
-    assert set(components(path[:-1], path[1:], 20_000).tolist()) == {0}
-    leaves = np.arange(5000)
-    assert set(components(leaves, np.full(5000, 5000), 5001).tolist()) == {0}
+def test_a_long_path_is_one_component():
+    """Edges of a path in any order of survivors, and one whose better ends come last to first."""
+    for order in (np.random.default_rng(0).permutation(20_000), np.arange(20_000)[::-1]):
+        rank = np.argsort(order)
+        a, b = np.arange(19_999), np.arange(1, 20_000)
+        better, worse = np.where(rank[a] < rank[b], a, b), np.where(rank[a] < rank[b], b, a)
+        sort = np.argsort(rank[better], kind="stable")
+        found, ones = Components(), np.ones(19_999, np.int64)
+        found.join(better[sort], worse[sort], ones, ones)
+        survivors = np.concatenate([kept for _, kept, _ in found.members()])
+        assert set(survivors.tolist()) == {int(order[0])} and len(survivors) == 19_999
 
 
 def test_stars_are_greedy_in_survivor_order():
     rng = random.Random(1)
-    for nodes, edges in ((2, 1), (50, 30), (300, 900), (100, 3000)):
+    for nodes, edges in ((2, 1), (50, 30), (300, 900), (100, 3000), (4, 0)):
         better, worse = random_edges(rng, nodes, edges)
-        graph = networkx.Graph()
-        graph.add_nodes_from(range(nodes))
-        graph.add_edges_from(zip(better.tolist(), worse.tolist(), strict=True))
+        place, graph = spread(np.arange(nodes), rng), graph_of(better, worse)
         expected: dict[int, int] = {}
         for node in range(nodes):
-            if node not in expected:
-                expected[node] = node
+            if node not in expected and node in graph:
                 for neighbour in graph[node]:
-                    expected.setdefault(neighbour, node)
-        kept, edge = star(better, worse, nodes)
-        assert kept.tolist() == [expected[node] for node in range(nodes)]
-        for node in range(nodes):
-            if kept[node] == node:
-                assert edge[node] == -1
-            else:
-                assert (better[edge[node]], worse[edge[node]]) == (kept[node], node)
+                    if neighbour > node:
+                        expected.setdefault(neighbour, node)
+        stars = Stars()
+        removes = [stars.removes(place[better[part]], place[worse[part]]) for part in chunks(rng, len(better))]
+        edge = np.flatnonzero(np.concatenate(removes)) if removes else np.empty(0, dtype=np.int64)
+        assert dict(zip(worse[edge].tolist(), better[edge].tolist(), strict=True)) == expected
+        assert len(edge) == len(expected)
 
 
-def test_stars_and_components_of_nothing():
-    none = np.empty(0, dtype=np.int64)
-    kept, edge = star(none, none, 0)
-    assert len(kept) == len(edge) == len(components(none, none, 0)) == 0
+def test_order_keys_sort_as_the_first_two_ranks():
+    rng = random.Random(2)
+    extremes = [np.iinfo(np.int64).min, -1, 0, 1, np.iinfo(np.int64).max]
+    ranks = [np.array(extremes + [rng.randrange(-5, 5) for _ in range(100)]) for _ in range(3)]
+    for count in (0, 1, 2, 3):
+        keys = [bytes(key) for key in order_keys(ranks[:count], 105)]
+        in_order = sorted(range(105), key=lambda row: (keys[row], row))
+        assert in_order == sorted(range(105), key=lambda row: (*(ranks[i][row] for i in range(min(2, count))), row))
+
+
+def test_memory_of_clusters_grows_with_documents_not_with_pairs():
+    """Two million edges among a million documents: a bit for each, or 8 bytes, beside the piece of edges at hand."""
+    rng = np.random.default_rng(0)
+    stars, components = Stars(), Components()
+    ones = np.ones(100_000, np.int64)
+    for step in range(20):
+        better = np.sort(rng.integers(step * 50_000, (step + 1) * 50_000, 100_000))
+        worse = better + 1 + rng.integers(0, 1_000_000 - better)
+        stars.removes(better, worse)
+        components.join(better, worse, ones, ones)
+    assert stars.memory < 1.3 * 1_000_000 / 8 + 100_000 and components.memory < 1.3 * 8 * 1_000_000 + 100_000
 
 
 def test_all_pairs_of_small_buckets():

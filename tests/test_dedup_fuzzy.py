@@ -8,11 +8,12 @@ import networkx
 import numpy as np
 import pyarrow as pa
 import pytest
+from datasketch import MinHashLSH
 from pydantic import ValidationError
 
 from stages.dedup.fuzzy import Fuzzy, FuzzyConfig
-from stages.words import lower_words
 from tests.group_runner import run_group
+from tests.shingle_twin import shingle_set
 
 VOCABULARY = [f"{a}{b}{c}" for a in "bdkmrst" for b in "aeiou" for c in ("n", "l", "sta", "r")]
 
@@ -61,11 +62,6 @@ def run(tables: list[pa.Table], config: dict | None = None, **runner) -> list[di
 
 def kept(rows: list[dict]) -> list[str]:
     return [row["id"] for row in rows if row["rule"] is None]
-
-
-def shingle_set(text: str, ngram: int = 5) -> set[tuple[str, ...]]:
-    found = lower_words(text)
-    return {tuple(found[i : i + ngram]) for i in range(max(1, len(found) - ngram + 1))} if found else set()
 
 
 def true_jaccard(a: str, b: str) -> float:
@@ -223,8 +219,86 @@ def test_unspaced_scripts():
     edited = "".join([*sentences[:100], "改正された条文である。", *sentences[101:]])
     other = "".join(f"これは別の文書の{i}番目の文である。" for i in range(200))
     rows = run(shards([page, other, edited, "字" * 5000, "字" * 5001]))
-    assert kept(rows) == ["d0", "d1", "d3", "d4"]
+    assert kept(rows) == ["d0", "d1", "d4"]  # the last two are one shingle, over and over
     assert rows[2]["kept_id"] == "d0" and rows[2]["similarity"] == true_jaccard(page, edited)
+
+
+def test_one_letter_changed_in_text_without_spaces_or_stops():
+    """Were a run of letters one word, each of these would be a single shingle, and nothing like its copy."""
+    rng = random.Random(3)
+    for first, last in ((0x4E00, 0x9FA0), (0x0E01, 0x0E2E), (0x1780, 0x17A2)):  # Han, Thai and Khmer consonants
+        page = "".join(chr(rng.randint(first, last)) for _ in range(120))
+        texts = [page + "x", page[:60] + chr(first + 1) + page[61:], page[60:] + page[:60][::-1]]
+        assert kept(run(shards(texts), {"bands": 30, "rows": 4})) == ["d0", "d2"]
+
+
+def test_a_document_of_50_megabytes_and_its_copy():
+    long = " ".join(map(str, range(6_600_000)))
+    assert len(long) > 50_000_000
+    start = long.index(" 3000000 ")
+    rows = run(shards([long, "a short one beside it", long[:start] + " an edit in the middle " + long[start:]], 1))
+    assert kept(rows) == ["d1", "d2"]
+    assert rows[0]["kept_id"] == "d2" and 0.99999 < rows[0]["similarity"] < 1
+
+
+@pytest.mark.parametrize("linkage", ["star", "component"])
+def test_signatures_verify_within_their_error(linkage):
+    texts = corpus(21)
+    exact = run(shards(texts), {"linkage": linkage})
+    rows = run(shards(texts), {"linkage": linkage, "verify": "signature", "permutations": 512, "threshold": 0.8})
+    by_id = dict(zip((row["id"] for row in rows), texts, strict=True))
+    removed = [row for row in rows if row["rule"]]
+    assert abs(len(removed) - sum(row["rule"] is not None for row in exact)) < 0.2 * len(texts)
+    errors = [row["similarity"] - true_jaccard(by_id[row["id"]], by_id[row["kept_id"]]) for row in removed]
+    assert max(map(abs, errors)) < 5 * np.sqrt(0.25 / 512) and abs(np.mean(errors)) < 0.02
+    assert all((row["similarity"] * 512) % 1 == 0 for row in removed)
+
+
+def test_bands_and_rows_by_threshold_are_those_of_datasketch():
+    for threshold, permutations in ((0.5, 128), (0.7, 128), (0.8, 128), (0.9, 256)):
+        lsh = MinHashLSH(threshold=threshold, num_perm=permutations)
+        config = FuzzyConfig(threshold=threshold, permutations=permutations)
+        assert config.banding() == (lsh.b, lsh.r, permutations)
+    assert FuzzyConfig().banding() == (14, 8, 112)
+    with pytest.raises(ValidationError, match="leave out bands and rows"):
+        FuzzyConfig(permutations=128, bands=14, rows=8)
+    with pytest.raises(ValidationError, match="too few for threshold"):
+        FuzzyConfig(permutations=2, threshold=0.99)
+
+
+@pytest.mark.parametrize("scheme", ["affine32", "legacy"])
+def test_the_other_schemes_find_the_same_duplicates(scheme):
+    texts = corpus(22, originals=10)
+    config = {"bands": 40, "rows": 3}  # so many bands that chance has no say
+    assert run(shards(texts), config | {"scheme": scheme}) == run(shards(texts), config)
+
+
+@pytest.mark.parametrize("linkage", ["star", "component"])
+def test_more_criteria_than_a_key_holds(linkage):
+    texts = corpus(23, originals=8)
+    rng = random.Random(1)
+    more = {name: pa.array([float(rng.randint(0, 2)) for _ in texts]) for name in ("q1", "q2", "q3")}
+    tables = [pa.table({**dict(zip(t.column_names, t.columns, strict=True))}) for t in shards(texts, 1)]
+    for name, column in more.items():
+        tables = [table.append_column(name, column) for table in tables]
+    rows = run(
+        tables, {"linkage": linkage, "survivor": ["best:q1", "best:q2", "best:q3", "longest"], "bands": 40, "rows": 3}
+    )
+    order = {f"d{i}": (*(-more[name][i].as_py() for name in more), -len(texts[i]), i) for i in range(len(texts))}
+    pairs = [(f"d{a}", f"d{b}") for a, b in true_pairs(texts, 0.8)]
+    graph = networkx.Graph(pairs)
+    expected = {}
+    if linkage == "component":
+        for component in networkx.connected_components(graph):
+            best = min(component, key=order.__getitem__)
+            expected |= {node: best for node in component if node != best}
+    else:
+        for node in sorted(graph, key=order.__getitem__):
+            if node not in expected:
+                expected |= {
+                    other: node for other in graph[node] if other not in expected and order[other] > order[node]
+                }
+    assert {row["id"]: row["kept_id"] for row in rows if row["rule"]} == expected
 
 
 def test_scope_keeps_sources_apart():

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from datasketch import MinHash
 
+from stages.batch import encoded
 from stages.dedup import shingles as module
 from stages.dedup.hashing import hash_columns
-from stages.dedup.minhash import band_keys, signatures
-from stages.dedup.shingles import jaccard, shingles
-from stages.words import lower_words
+from stages.dedup.minhash import band_keys, candidate_probability, signatures
+from stages.dedup.shingles import jaccard, shingles, similarities
+from tests.shingle_twin import shingle_set
 
 ODD = [
     "",
@@ -31,19 +32,14 @@ ODD = [
 ]
 
 
-def reference(text: str, ngram: int) -> set[tuple[str, ...]]:
-    words = lower_words(text)
-    return {tuple(words[i : i + ngram]) for i in range(max(1, len(words) - ngram + 1))} if words else set()
-
-
 def assert_same_sets(texts: list[str], ngram: int) -> None:
     """Hashes stand for n-grams one to one, within and across texts."""
     found = list(shingles(texts, ngram))
     assert len(found) == len(texts)
     by_hash = {}
     for text, values in zip(texts, found, strict=True):
-        expected = reference(text, ngram)
-        assert values.dtype == np.uint64 and (np.diff(values.astype(object)) > 0).all()
+        expected = shingle_set(text, ngram)
+        assert values.dtype == np.uint64 and len(set(values.tolist())) == len(values) and 0 not in values
         assert len(values) == len(expected), text[:100]
         by_hash[text] = (set(values.tolist()), expected)
     for mine, theirs in by_hash.values():
@@ -61,36 +57,54 @@ def test_shingles_are_the_word_ngrams_of_lower_words(ngram):
 
 def test_every_code_point_is_in_a_word_or_between_as_for_the_regular_expression():
     every = [chr(point) for point in range(sys.maxunicode + 1)]
-    in_word = np.array([bool(module.WORD.fullmatch(char)) for char in every])
-    assert np.array_equal(module._character_values() != 0, in_word)
+    in_word = np.array([bool(module._WORD.fullmatch(char)) for char in every])
+    assert np.array_equal(module._kinds() != 0, in_word)
+    assert {module._kinds()[ord(letter)] for letter in "字かไລမក々"} == {2}
+    assert {module._kinds()[ord(letter)] for letter in "aéйカ한अ٣๑_"} == {1}
 
 
-@pytest.mark.parametrize("chunk", [1, 2, 3, 7, 64])
-def test_chunks_cut_words_without_a_trace(monkeypatch, chunk):
+def test_what_stands_around_a_text_does_not_matter(monkeypatch):
     texts = [*ODD, "unspaced" * 40 + " end", "x" * 100]
     expected = [values.tolist() for values in shingles(texts, 3)]
-    monkeypatch.setattr(module, "CHUNK", chunk)
-    assert [values.tolist() for values in shingles(texts, 3)] == expected
+    for chunk in (1, 30, 200):
+        monkeypatch.setattr(module, "CHUNK", chunk)
+        assert [values.tolist() for values in shingles(texts, 3)] == expected
 
 
-def test_words_longer_than_the_table_of_multipliers_are_hashed_in_full():
+def test_long_words_are_hashed_in_full():
     long = "x" * 200_000
     assert_same_sets([long, long[:-1], long[:-1] + "y", "y" + long[1:], long + "x", "a " + long], 2)
+
+
+def test_the_compiled_loop_is_the_plain_one():
+    data, bounds = encoded([*ODD, "a b c d e f g a b c d e"])
+    compiled = module._shingles(data, bounds, module._kinds(), 3)
+    with np.errstate(over="ignore"):
+        plain = module._shingles.py_func(data, bounds, module._kinds(), 3)
+    assert all(np.array_equal(a, b) for a, b in zip(compiled, plain, strict=True))
 
 
 def test_words_that_differ_in_order_or_cut_differ():
     assert_same_sets(["ab c", "a bc", "c ab", "ba c", "abc", "a b c", "aa bb", "bb aa", "aabb", "abab", "baba"], 2)
 
 
-def test_signatures_equal_datasketch():
+@pytest.mark.parametrize("scheme", ["affine64", "affine32", "legacy"])
+def test_signatures_equal_datasketch(scheme, monkeypatch):
     rng = np.random.default_rng(0)
     sets = [np.unique(rng.integers(0, 2**64, size, dtype=np.uint64)) for size in (1, 2, 5, 1000, 40_000, 3)]
-    found = signatures(sets, 112, seed=7)
+    monkeypatch.setattr("stages.dedup.minhash.BLOCK", 2000)
+    found = signatures(sets, 112, seed=7, scheme=scheme)
+    width = (lambda value: value) if scheme == "affine64" else (lambda value: value & 0xFFFFFFFF)
     for values, signature in zip(sets, found, strict=True):
-        theirs = MinHash(112, seed=7, hashfunc=int, scheme="affine64")
+        theirs = MinHash(112, seed=7, hashfunc=width, scheme=scheme)
         theirs.update_batch(values.tolist())
         assert np.array_equal(theirs.hashvalues, signature)
     assert signatures([], 112, seed=7).shape == (0, 112)
+
+
+def test_the_probability_of_a_candidate():
+    assert candidate_probability(0.8, 14, 8) == pytest.approx(0.924, abs=0.001)  # FineWeb's figure for its bands
+    assert candidate_probability(np.array([0.0, 1.0]), 9, 13).tolist() == [0, 1]
 
 
 def test_signatures_estimate_jaccard():
@@ -117,12 +131,19 @@ def test_hash_columns_depends_on_the_order_of_columns():
     assert not (keys[:, 0] == keys[:, 1]).any()
 
 
-def test_jaccard_of_sorted_sets():
+def test_jaccard():
     rng = random.Random(1)
+    sets = []
     for _ in range(200):
-        a = set(rng.sample(range(30), rng.randint(1, 20)))
-        b = set(rng.sample(range(30), rng.randint(0, 20)))
-        arrays = [np.array(sorted(values), dtype=np.uint64) for values in (a, b)]
-        assert jaccard(*arrays) == jaccard(*reversed(arrays)) == len(a & b) / len(a | b)
+        a = set(rng.sample(range(1, 30), rng.randint(1, 20)))
+        b = set(rng.sample(range(1, 30), rng.randint(0, 20)))
+        sets += [a, b]
+        arrays = [np.array(list(values), dtype=np.uint64) for values in (a, b)]
+        assert jaccard(*arrays) == len(a & b) / len(a | b)
     top = np.array([2**64 - 1], dtype=np.uint64)
     assert jaccard(top, top) == 1.0
+    first, second = rng.choices(range(0, 400, 2), k=500), rng.choices(range(400), k=500)
+    values = np.array([value for one in sets for value in one], dtype=np.uint64)
+    bounds = np.cumsum([0] + [len(one) for one in sets])
+    expected = [len(sets[a] & sets[b]) / len(sets[a] | sets[b]) for a, b in zip(first, second, strict=True)]
+    assert similarities(values, bounds, np.array(first), np.array(second)).tolist() == expected

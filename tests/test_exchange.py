@@ -15,6 +15,7 @@ def messages(count: int, keys: int, seed: int = 1) -> pa.Table:
     rng = np.random.default_rng(seed)
     raw = rng.bytes(16 * keys)
     names = [raw[16 * i : 16 * i + 16] for i in range(keys)]
+    names[1::3] = [names[0][:8] + name[8:] for name in names[1::3]]  # keys that differ in their second half alone
     return pa.table(
         {
             "key": pa.array([names[i] for i in rng.integers(0, keys, count)], type=pa.binary(16)),

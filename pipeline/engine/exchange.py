@@ -122,8 +122,24 @@ def _sort_columns(table: pa.Table) -> list[np.ndarray]:
 
 
 def _order(table: pa.Table) -> np.ndarray:
-    """A stable sorting permutation."""
-    return np.lexsort(_sort_columns(table)[::-1])
+    """A stable sorting permutation.
+
+    The first 8 bytes of keys, which are hashes most often, decide nearly everything: sorting by them alone and then what they leave
+    equal is several times as fast as a sort by five columns.
+    """
+    if "key" not in table.column_names:
+        return np.lexsort(_sort_columns(table)[::-1])
+    partition, first, *others = _sort_columns(table)
+    order = np.argsort(first)  # not stable: equal ones are put in order below
+    same = np.zeros(len(order) + 1, dtype=bool)
+    same[1:-1] = first[order[1:]] == first[order[:-1]]
+    tied = np.flatnonzero(same[1:] | same[:-1])
+    rows = order[tied]
+    order[tied] = rows[np.lexsort((rows, *(column[rows] for column in reversed(others)), first[rows]))]
+    if len(partition) and partition.min() != partition.max():
+        narrow = np.uint16 if partition.max() < 1 << 16 else np.int32  # numpy sorts 16 bits by radix
+        order = order[np.argsort(partition[order].astype(narrow), kind="stable")]
+    return order
 
 
 class _Run:

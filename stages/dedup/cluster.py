@@ -1,57 +1,202 @@
-"""Clusters from verified pairs: greedy stars in survivor order, or connected components."""
+"""Clusters from verified pairs that stream by in survivor order: greedy stars, or connected components.
+
+Both hold numbers for documents, not for pairs, so that memory does not grow with how often documents meet: stars a bit for
+each document, components 8 bytes (16 from two billion documents on).
+"""
 
 from __future__ import annotations
 
-from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 
-_STEP = 1 << 16  # edges turned into Python integers at a time
+from stages.characters import Bools, Bytes, Ints
+from stages.dedup.messages import places, whole_keys
+from stages.jit import kernel
+
+PAGE_BITS = 12  # rows of a shard that get their numbers together
+ORDERED = 2  # ranks that fit into a key
+_PIECE = 1 << 16
+_GROWTH = 1.25
+_INT32 = np.iinfo(np.int32).max
 
 
-def star(better: np.ndarray, worse: np.ndarray, nodes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Greedy stars. Edges come sorted by the survivor order of `better`; both are node numbers below `nodes`.
+def order_keys(ranks: Sequence[npt.NDArray[np.int64]], rows: int) -> npt.NDArray[np.void]:
+    """16-byte keys that sort as bytes in the order of the first two ranks."""
+    keys = np.zeros((rows, 2), dtype=">u8")
+    for column, rank in enumerate(ranks[:ORDERED]):
+        keys[:, column] = rank.view(np.uint64) ^ np.uint64(1 << 63)
+    return keys.view("V16").reshape(-1)
 
-    In survivor order, a node that no kept node has removed is kept, and removes those of its neighbours that are neither kept nor removed.
-    So every removed node has an edge to the node that removed it. Returns for each node its kept node, and the edge that
-    says so, -1 for kept nodes (int64 each). Time: one step for each edge. Memory: 16 bytes a node beside the edges.
+
+def in_survivor_order(tables: Iterable[pa.Table], rank_columns: Sequence[str]) -> Iterator[pa.Table]:
+    """Messages under `order_keys` of the better document, sent from its place, in survivor order of the better document.
+
+    They come so by themselves, but where there are more ranks than a key can hold: those of equal keys are sorted here, in memory.
     """
-    keeper, edge = array("q", [-1]) * nodes, array("q", [-1]) * nodes
-    for start in range(0, len(better), _STEP):
-        pairs = zip(better[start : start + _STEP].tolist(), worse[start : start + _STEP].tolist(), strict=True)
-        for number, (a, b) in enumerate(pairs, start):
-            if keeper[a] < 0:
-                keeper[a] = a  # every edge that could have removed it is behind us
-            if keeper[a] == a and keeper[b] < 0:
-                keeper[b], edge[b] = a, number
-    kept = np.frombuffer(keeper, dtype=np.int64).copy() if nodes else np.empty(0, dtype=np.int64)
-    alone = kept < 0
-    kept[alone] = np.flatnonzero(alone)
-    return kept, np.frombuffer(edge, dtype=np.int64).copy() if nodes else np.empty(0, dtype=np.int64)
+    if len(rank_columns) <= ORDERED:
+        yield from tables
+        return
+    for table in whole_keys(tables):
+        ranks = [table.column(name).to_numpy() for name in rank_columns]
+        yield table.take(pa.array(np.lexsort((places(table), *reversed(ranks)))))
 
 
-def components(a: np.ndarray, b: np.ndarray, nodes: int) -> np.ndarray:
-    """For each node the smallest node number of its connected component.
+class Numbers:
+    """Small numbers for the places of documents, in pages of `2**PAGE_BITS` rows: places are sparse, pages hardly."""
 
-    Hooking and pointer jumping (Shiloach and Vishkin 1982) on whole arrays: every round each root with an edge to a smaller root joins it.
+    def __init__(self) -> None:
+        self.pages = np.empty(0, dtype=np.int64)  # sorted: place >> PAGE_BITS
+        self.number = np.empty(0, dtype=np.int64)  # of each page
+
+    def __len__(self) -> int:
+        """One more than the largest number."""
+        return len(self.pages) << PAGE_BITS
+
+    def of(self, place: Ints) -> Ints:
+        """The number of each place; new pages get the next ones."""
+        pages = place >> PAGE_BITS
+        new = np.setdiff1d(pages, self.pages)
+        if len(new):
+            number = np.concatenate([self.number, np.arange(len(self.pages), len(self.pages) + len(new))])
+            joined = np.concatenate([self.pages, new])
+            order = np.argsort(joined)
+            self.pages, self.number = joined[order], number[order]
+        found: Ints = (self.number[np.searchsorted(self.pages, pages)] << PAGE_BITS) | (place & ((1 << PAGE_BITS) - 1))
+        return found
+
+    def places(self) -> Ints:
+        """The first place of each page, by the page's number."""
+        first = np.empty(len(self.pages), dtype=np.int64)
+        first[self.number] = self.pages << PAGE_BITS
+        return first
+
+
+class Stars:
+    """Greedy stars: in survivor order, each document not yet removed is kept, and removes its duplicates that are still there.
+
+    So every removed document has an edge to the one kept that removed it.
     """
-    parent = np.arange(nodes)
-    while len(a):
-        a, b = parent[a], parent[b]
-        apart = a != b
-        a, b = a[apart], b[apart]
-        np.minimum.at(parent, np.maximum(a, b), np.minimum(a, b))
-        while not np.array_equal(up := parent[parent], parent):
-            parent = up
-    return parent
+
+    def __init__(self) -> None:
+        self._numbers = Numbers()
+        self._removed = np.zeros(0, dtype=np.uint8)  # a bit for each number
+
+    @property
+    def memory(self) -> int:
+        """Bytes held."""
+        return int(self._removed.nbytes + self._numbers.pages.nbytes + self._numbers.number.nbytes)
+
+    def removes(self, better: Ints, worse: Ints) -> Bools:
+        """Which edges (places) remove their worse end. Edges come, over all calls, in survivor order of `better`."""
+        a, b = self._numbers.of(better), self._numbers.of(worse)
+        # a page that came with `worse` cannot renumber those of `better`
+        self._removed = _grown(self._removed, len(self._numbers) >> 3)
+        removes = np.zeros(len(a), dtype=np.bool_)
+        _stars(self._removed, a, b, removes)
+        return removes
 
 
-def survivors(better: np.ndarray, component: np.ndarray) -> np.ndarray:
-    """For each node the best node of its component, given edges sorted by the survivor order of `better`.
+class Components:
+    """Connected components, whose survivor is the best of each: union-find in which the better root stays the root."""
 
-    The best node of a component is the better end of each of its edges, so the component's first edge begins with it.
-    """
-    best = np.arange(len(component))
-    labels, first = np.unique(component[better], return_index=True)
-    best[labels] = better[first]
-    return best[component]
+    def __init__(self) -> None:
+        self._numbers = Numbers()
+        # 0: not seen; > 0: number of the parent plus one; < 0: a root, minus its place in the survivor order of those seen
+        self._parent: Any = np.zeros(0, dtype=np.int32)
+        self._weight = np.zeros(0, dtype=np.int32)  # of a root: that of its component
+        self._seen = 0
+
+    @property
+    def memory(self) -> int:
+        """Bytes held."""
+        return int(self._parent.nbytes + self._weight.nbytes + self._numbers.pages.nbytes + self._numbers.number.nbytes)
+
+    def join(self, better: Ints, worse: Ints, weight: Ints, other_weight: Ints) -> None:
+        """Edges (places), over all calls in survivor order of `better`; how many documents each end stands for."""
+        a, b = self._numbers.of(better), self._numbers.of(worse)
+        size = len(self._numbers)
+        if max(size, self._seen + 2 * len(a)) >= _INT32 and self._parent.dtype == np.int32:
+            self._parent = self._parent.astype(np.int64)
+        self._parent, self._weight = _grown(self._parent, size), _grown(self._weight, size)
+        self._seen = _join(self._parent, self._weight, a, b, weight, other_weight, self._seen)
+
+    def members(self) -> Iterator[tuple[Ints, Ints, Ints]]:
+        """Places of all that are not kept, in pieces; the place of the one kept for each, and how many that stands for."""
+        first = self._numbers.places()
+        for start in range(0, len(self._numbers), _PIECE):
+            end = min(start + _PIECE, len(self._numbers))
+            members = np.flatnonzero(self._parent[start:end] > 0) + start
+            if len(members):
+                roots = _roots(self._parent, members)
+                yield _places(first, members), _places(first, roots), self._weight[roots].astype(np.int64)
+
+
+def _places(first: Ints, numbers: Ints) -> Ints:
+    return first[numbers >> PAGE_BITS] + (numbers & ((1 << PAGE_BITS) - 1))
+
+
+def _grown(values: Any, size: int) -> Any:
+    """The array with at least `size` entries, the new ones 0."""
+    if len(values) >= size:
+        return values
+    grown = np.zeros(max(size, int(len(values) * _GROWTH)), dtype=values.dtype)
+    grown[: len(values)] = values
+    return grown
+
+
+@kernel
+def _stars(removed: Bytes, better: Ints, worse: Ints, removes: Bools) -> None:
+    for edge in range(len(better)):
+        a, b = better[edge], worse[edge]
+        if removed[a >> 3] >> np.uint8(a & 7) & np.uint8(1) or removed[b >> 3] >> np.uint8(b & 7) & np.uint8(1):
+            continue
+        removed[b >> 3] |= np.uint8(1) << np.uint8(b & 7)
+        removes[edge] = True
+
+
+@kernel
+def _root(parent: Any, node: Any) -> Any:
+    """The root of a node; the path to it is halved (Tarjan and van Leeuwen 1984)."""
+    while parent[node] > 0:
+        up = parent[node] - 1
+        if parent[up] > 0:
+            parent[node] = parent[up]
+        node = up
+    return node
+
+
+@kernel
+def _join(parent: Any, weight: Any, better: Ints, worse: Ints, weights: Ints, others: Ints, seen: Any) -> Any:
+    largest = np.int64(2147483647)
+    for edge in range(len(better)):
+        a, b = better[edge], worse[edge]
+        if parent[a] == 0:
+            seen += 1
+            parent[a], weight[a] = -seen, weights[edge]
+        if (
+            parent[b] == 0
+        ):  # worse than all that were the better end so far, and so it joins the other's component at once
+            root = _root(parent, a)
+            parent[b] = root + 1
+            weight[root] = min(largest, np.int64(weight[root]) + others[edge])
+            continue
+        first, second = _root(parent, a), _root(parent, b)
+        if first == second:
+            continue
+        if parent[second] > parent[first]:  # both negative: the smaller number is nearer to 0
+            first, second = second, first
+        parent[second] = first + 1
+        weight[first] = min(largest, np.int64(weight[first]) + np.int64(weight[second]))
+    return seen
+
+
+@kernel
+def _roots(parent: Any, nodes: Ints) -> Ints:
+    roots = np.empty(len(nodes), np.int64)
+    for at in range(len(nodes)):
+        roots[at] = _root(parent, nodes[at])
+    return roots

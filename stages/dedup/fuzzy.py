@@ -1,4 +1,4 @@
-"""`dedup.fuzzy`: of documents with nearly equal text, one is kept. MinHash-LSH finds pairs, exact Jaccard decides."""
+"""`dedup.fuzzy`: of documents with nearly equal text, one is kept. MinHash-LSH finds pairs, their Jaccard similarity decides."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+from pydantic import model_validator
 
 from stages.batch import Batch
 from stages.dedup import columns
 from stages.dedup.candidates import candidate_pairs
-from stages.dedup.cluster import components, star, survivors
-from stages.dedup.meeting import SHINGLES, invitations, invited, meet, pack_shingles, send_shingles
+from stages.dedup.cluster import Components, Stars, in_survivor_order, order_keys
+from stages.dedup.meeting import SET, Met, Similarity, invitations, invited, meet, pack_sets, send_sets
 from stages.dedup.messages import (
     address_keys,
     indices,
@@ -26,8 +27,8 @@ from stages.dedup.messages import (
     unpack,
     whole_keys,
 )
-from stages.dedup.minhash import band_keys, permutations, signatures
-from stages.dedup.shingles import shingles
+from stages.dedup.minhash import Scheme, agreement, band_keys, best_bands, permutations, signatures
+from stages.dedup.shingles import shingles, similarities
 from stages.dedup.survivor import CRITERIA, Survivor, TextDuplicateConfig, rank_names, ranks
 from stages.stage import Addressed, GroupStage, Resources, knob, register
 
@@ -53,12 +54,28 @@ class FuzzyConfig(TextDuplicateConfig):
         le=1000,
     )
     rows: int = knob(8, "MinHash values in a band", "FineWeb: 14 by 8", ge=1, le=100)
+    permutations: int | None = knob(
+        None,
+        "MinHash values of a document; null: bands * rows. A number: bands and rows (leave both out) are then those with the least"
+        " false candidates and false misses at `threshold` among that many",
+        "datasketch's MinHashLSH, whose choice it is",
+        ge=2,
+        le=10_000,
+    )
     seed: int = knob(1, "seed of datasketch's permutations", "datasketch's default", ge=0, le=2**32 - 1)
+    scheme: Scheme = knob(
+        "affine64",
+        "datasketch's permutations: affine64 of 64-bit hashes; affine32 of 32-bit ones, too narrow from some hundred million shingles"
+        " on; legacy, those of datasketch before 2.0, biased on large sets",
+        "datasketch 2.0",
+    )
     threshold: float = knob(
-        0.8,
-        "Jaccard similarity of the shingle sets, verified exactly, from which two documents are duplicates",
-        gt=0,
-        le=1,
+        0.8, "Jaccard similarity of the shingle sets from which two documents are duplicates", gt=0, le=1
+    )
+    verify: Literal["shingles", "signature"] = knob(
+        "shingles",
+        "how a candidate pair is measured. shingles: exactly; 8 bytes of disk a word. signature: by the share s of equal MinHash"
+        " values, 8 bytes a permutation, with a standard error of sqrt(s * (1 - s) / permutations): 0.038 at 0.8 with 112",
     )
     linkage: Literal["star", "component"] = knob(
         "star",
@@ -67,24 +84,49 @@ class FuzzyConfig(TextDuplicateConfig):
     )
     survivor: Survivor = knob(("longest",), "which document is kept: " + CRITERIA)
 
+    @model_validator(mode="after")
+    def _bands_fit(self) -> FuzzyConfig:
+        if self.permutations is not None:
+            given = [name for name in ("bands", "rows") if name in self.model_fields_set]
+            if given:
+                raise ValueError(
+                    f"permutations: it chooses bands and rows by `threshold`; leave out {' and '.join(given)}"
+                )
+            try:
+                best_bands(self.threshold, self.permutations)
+            except ValueError:
+                raise ValueError(
+                    f"permutations: {self.permutations} are too few for threshold {self.threshold}: one band would be best;"
+                    " give more, or bands and rows"
+                ) from None
+        return self
+
+    def banding(self) -> tuple[int, int, int]:
+        """Bands, rows, and MinHash values of a document."""
+        if self.permutations is None:
+            return self.bands, self.rows, self.bands * self.rows
+        return (*best_bands(self.threshold, self.permutations), self.permutations)
+
 
 @register
 class Fuzzy(GroupStage):
-    r"""Near-duplicates by Jaccard similarity over sets of lower-case `\w+` word n-grams; documents without words are never compared.
+    r"""Near-duplicates by Jaccard similarity of sets of lower-case `\w+` word n-grams; documents without words are never compared.
 
     Candidates share a band of their MinHash signatures; each is verified. Rule `near_duplicate`, value = similarity to the kept document.
+    A letter of a script written without spaces is a word of its own.
 
-    0 buckets: documents that share a band are paired. 1 invited: each document's shingles wait for its partners' names.
-    2 meeting: shingles of both are compared; pairs at the threshold go on. 3 cluster (one partition, sees verified pairs only).
+    0 buckets: documents that share a band are paired. 1 invited: each document's set waits for its partners' names.
+    2 meeting: sets of both are compared; pairs at the threshold go on, in survivor order. 3 cluster (one partition, verified pairs only).
     4 survivor: learns its members and sends the verdicts, or with linkage `component` 5: it meets them for their similarity.
 
-    Cost: every document sends its shingles (8 bytes each) once, to itself in round 1; only those with candidates send them further.
-    Memory of round 3: about 100 bytes for each verified pair; the other rounds work in pieces.
+    Cost: every document sends its set (8 bytes a shingle, or a signature) once, to itself in round 1; only those with candidates send it
+    further. Memory of round 3: a bit for each document that the corpus has (star) or 8 bytes (component); the other rounds work in pieces.
     """
 
     name = "dedup.fuzzy"
     config_model = FuzzyConfig
     needs = ("id", "text", "source")
+    version = 2
     libraries = ("datasketch", "numpy")
     resources = Resources(memory=768 << 20)
     config: FuzzyConfig
@@ -95,7 +137,7 @@ class Fuzzy(GroupStage):
 
     def setup(self, assets: Mapping[str, Path]) -> None:
         """Makes the permutations, so that a missing datasketch is noticed at once."""
-        permutations(self.config.bands * self.config.rows, self.config.seed)
+        permutations(self.config.banding()[-1], self.config.seed, self.config.scheme)
 
     def messages(self) -> tuple[dict[str, pa.DataType], ...]:
         """Payloads of the rounds, see the class."""
@@ -105,18 +147,13 @@ class Fuzzy(GroupStage):
         other: dict[str, pa.DataType] = {"other_shard": pa.int32(), "other_row": pa.int64(), "other_weight": pa.int32()}
         rounds: tuple[dict[str, pa.DataType], ...] = (
             {"size": pa.int32(), **ranked},
-            {"shingles": SHINGLES, "id": pa.string(), **facts},
-            {"shingles": SHINGLES, **facts},
+            {"set": SET, "id": pa.string(), **facts},
+            {"set": SET, **facts},
             {**other, "similarity": pa.float64(), **facts},
         )
         if self.config.linkage == "star":
-            return (*rounds, {"id": pa.string(), "similarity": pa.float64(), "size": pa.int64()})
-        pair: dict[str, pa.DataType] = {
-            "shingles": SHINGLES,
-            "id": pa.string(),
-            "keeps": pa.bool_(),
-            "size": pa.int64(),
-        }
+            return (*rounds, {"id": pa.string(), "similarity": pa.float64(), "weight": pa.int32()})
+        pair: dict[str, pa.DataType] = {"set": SET, "id": pa.string(), "keeps": pa.bool_(), "size": pa.int64()}
         return (*rounds, pair, pair)
 
     def partitions(self, round: int, wanted: int) -> int:
@@ -124,7 +161,7 @@ class Fuzzy(GroupStage):
         return 1 if round == CLUSTER else wanted
 
     def emit(self, batch: Batch, shard: int, rows: np.ndarray) -> Iterable[Addressed]:
-        """To each band's bucket its size and survivor ranks; to the document's own key its shingles and id."""
+        """To each band's bucket its size and survivor ranks; to the document's own key its set and id."""
         config = self.config
         sets = list(shingles(config.texts(batch), config.ngram))
         kept = np.array([row for row, values in enumerate(sets) if len(values)], dtype=np.int64)
@@ -133,15 +170,15 @@ class Fuzzy(GroupStage):
         sets = [sets[row] for row in kept.tolist()]
         senders = pack(np.full(len(kept), shard), np.asarray(rows)[kept])
         ranked = {name: pa.array(rank[kept]) for name, rank in ranks(batch, config.survivor).items()}
-        keys = band_keys(
-            signatures(sets, config.bands * config.rows, config.seed), config.bands, self._scopes(batch)[kept]
-        )
-        each_band = indices(np.repeat(np.arange(len(kept)), config.bands))
+        bands, rows_, count = config.banding()
+        signed = signatures(sets, count, config.seed, config.scheme)
+        keys = band_keys(signed[:, : bands * rows_], bands, self._scopes(batch)[kept])
+        each_band = indices(np.repeat(np.arange(len(kept)), bands))
         bucket = {"size": pa.array([len(values) for values in sets], pa.int32()), **ranked}
         repeated = {name: column.take(each_band) for name, column in bucket.items()}
-        yield Addressed(BUCKETS, message_table(keys.reshape(-1, 2), np.repeat(senders, config.bands), repeated))
+        yield Addressed(BUCKETS, message_table(keys.reshape(-1, 2), np.repeat(senders, bands), repeated))
         own = {
-            "shingles": pack_shingles(sets),
+            "set": pack_sets(sets if config.verify == "shingles" else list(signed)),
             "id": batch.column("id").take(indices(kept)).cast(pa.string()),
             "weight": pa.array(columns.weights(batch)[kept]),
             **ranked,
@@ -194,93 +231,75 @@ class Fuzzy(GroupStage):
         for found in invited(messages):
             hosted = found.hosted()
             own = {
-                name: hosted.column(name) if name in ("id", "shingles") else nulls(hosted.num_rows, kind)
+                name: hosted.column(name) if name in ("id", "set", "weight") else nulls(hosted.num_rows, kind)
                 for name, kind in payload[SURVIVOR].items()
             }
             senders = places(hosted)
             yield Addressed(SURVIVOR, message_table(address_keys(senders), senders, own))
-            for table in send_shingles(found, list(payload[MEETING])):
+            for table in send_sets(found, list(payload[MEETING])):
                 yield Addressed(MEETING, table)
 
-    def _verify(self, messages: Iterator[pa.Table]) -> Iterator[Addressed]:
-        edges: list[tuple[tuple[int, ...], int, int, int, int, float]] = []
-        for low, high, similarity in meet(messages, ["weight", *rank_names(self.config.survivor)]):
-            if similarity < self.config.threshold:
-                continue
-            (weight, *ranks_), (other_weight, *other_ranks) = low.columns, high.columns
-            better = (tuple(ranks_), low.place, weight)
-            worse = (tuple(other_ranks), high.place, other_weight)
-            if worse < better:
-                better, worse = worse, better
-            edges.append((*better, *worse[1:], similarity))
-            if len(edges) == FLUSH:
-                yield self._edges(edges)
-                edges = []
-        if edges:
-            yield self._edges(edges)
+    def _similarity(self) -> Similarity:
+        return similarities if self.config.verify == "shingles" else agreement
 
-    def _edges(self, edges: list[tuple[tuple[int, ...], int, int, int, int, float]]) -> Addressed:
-        better_ranks, better, weight, worse, other_weight, similarity = zip(*edges, strict=True)
-        shard, row = unpack(np.array(worse, dtype=np.int64))
+    def _verify(self, messages: Iterator[pa.Table]) -> Iterator[Addressed]:
+        for met in meet(messages, self._similarity()):
+            close = np.flatnonzero(met.similarity >= self.config.threshold)
+            for start in range(0, len(close), FLUSH):
+                piece = close[start : start + FLUSH]
+                yield self._edges(Met(met.table, met.low[piece], met.high[piece], met.similarity[piece]))
+
+    def _edges(self, met: Met) -> Addressed:
+        """Verified pairs, sent in the name of the better document, under a key that sorts by survivor order."""
+        names = rank_names(self.config.survivor)
+        ranked = [met.table.column(name).to_numpy() for name in names]
+        swapped, undecided = np.zeros(len(met.low), dtype=bool), np.ones(len(met.low), dtype=bool)
+        for rank in ranked:  # what no rank decides, the lower place does
+            low, high = rank[met.low], rank[met.high]
+            swapped |= undecided & (high < low)
+            undecided &= high == low
+        better, worse = np.where(swapped, met.high, met.low), np.where(swapped, met.low, met.high)
+        place, weight = places(met.table), met.table.column("weight")
+        shard, row = unpack(place[worse])
+        ranked = [rank[better] for rank in ranked]
         payload = {
             "other_shard": pa.array(shard),
             "other_row": pa.array(row),
-            "other_weight": pa.array(other_weight, pa.int32()),
-            "similarity": pa.array(similarity, pa.float64()),
-            "weight": pa.array(weight, pa.int32()),
+            "other_weight": weight.take(indices(worse)),
+            "similarity": pa.array(met.similarity),
+            "weight": weight.take(indices(better)),
+            **{name: pa.array(rank) for name, rank in zip(names, ranked, strict=True)},
         }
-        for name, values in zip(rank_names(self.config.survivor), zip(*better_ranks, strict=True), strict=True):
-            payload[name] = pa.array(values, pa.int64())
-        keys = np.zeros((len(edges), 2), dtype=np.uint64)
-        return Addressed(CLUSTER, message_table(keys, np.array(better, dtype=np.int64), payload))
+        return Addressed(CLUSTER, message_table(order_keys(ranked, len(better)), place[better], payload))
 
     def _cluster(self, messages: Iterator[pa.Table]) -> Iterator[Addressed]:
-        names = ["similarity", "weight", "other_weight", *rank_names(self.config.survivor)]
+        edges = in_survivor_order(messages, rank_names(self.config.survivor))
+        return self._stars(edges) if self.config.linkage == "star" else self._components(edges)
 
-        parts: list[list[np.ndarray]] = [[] for _ in range(2 + len(names))]
-        for table in messages:
-            other = pack(table.column("other_shard").to_numpy(), table.column("other_row").to_numpy())
-            arrays = [places(table), other, *(table.column(name).to_numpy().copy() for name in names)]
-            for part, array in zip(parts, arrays, strict=True):
-                part.append(array)
-        if not parts[0]:
-            return
-        better, worse, similarity, weight, other_weight, *ranked = (_join(part) for part in parts)
-        order = np.lexsort((worse, better, *reversed(ranked)))
-        del ranked
-        nodes = np.unique(np.concatenate([better, worse]))
-        a, b = np.searchsorted(nodes, better[order]), np.searchsorted(nodes, worse[order])
-        weights = np.empty(len(nodes), dtype=np.int64)
-        weights[a], weights[b] = weight[order], other_weight[order]
-        if self.config.linkage == "star":
-            kept, edge = star(a, b, len(nodes))
-            similarity = similarity[order[edge]]
-        else:
-            kept = survivors(a, components(a, b, len(nodes)))
-            similarity = np.zeros(0)
-        sizes = np.zeros(len(nodes), dtype=np.int64)
-        np.add.at(sizes, kept, weights)
-        members = np.flatnonzero(kept != np.arange(len(nodes)))
-        for start in range(0, len(members), FLUSH):
-            piece = members[start : start + FLUSH]
-            keeper = kept[piece]
-            if self.config.linkage == "star":
-                yield self._tell(nodes[piece], nodes[keeper], similarity[piece], sizes[keeper])
-            else:
-                yield self._introduce(nodes[piece], nodes[keeper], sizes[keeper])
+    def _stars(self, edges: Iterator[pa.Table]) -> Iterator[Addressed]:
+        stars = Stars()
+        for table in edges:
+            better, worse = places(table), _others(table)
+            removes = np.flatnonzero(stars.removes(better, worse))
+            payload = {
+                "id": pa.nulls(len(removes), pa.string()),
+                "similarity": table.column("similarity").take(indices(removes)),
+                "weight": table.column("other_weight").take(indices(removes)),
+            }
+            yield Addressed(SURVIVOR, message_table(address_keys(better[removes]), worse[removes], payload))
 
-    def _tell(self, members: np.ndarray, kept: np.ndarray, similarity: np.ndarray, sizes: np.ndarray) -> Addressed:
-        payload = {
-            "id": pa.nulls(len(members), pa.string()),
-            "similarity": pa.array(similarity),
-            "size": pa.array(sizes),
-        }
-        return Addressed(SURVIVOR, message_table(address_keys(kept), members, payload))
+    def _components(self, edges: Iterator[pa.Table]) -> Iterator[Addressed]:
+        components = Components()
+        for table in edges:
+            weights = [table.column(name).to_numpy().astype(np.int64) for name in ("weight", "other_weight")]
+            components.join(places(table), _others(table), *weights)
+        for members, kept, sizes in components.members():
+            yield self._introduce(members, kept, sizes)
 
     def _introduce(self, members: np.ndarray, kept: np.ndarray, sizes: np.ndarray) -> Addressed:
         low, high = np.minimum(members, kept), np.maximum(members, kept)
         payload = {
-            "shingles": nulls(2 * len(low), SHINGLES),
+            "set": nulls(2 * len(low), SET),
             "id": pa.nulls(2 * len(low), pa.string()),
             "keeps": pa.array(np.concatenate([low == kept, high == kept])),  # whether the invited one survives
             "size": pa.array(np.concatenate([sizes, sizes])),
@@ -295,16 +314,19 @@ class Fuzzy(GroupStage):
         for table in whole_keys(messages):
             starts = np.flatnonzero(~same_as_previous(key_values(table)))
             ends = np.append(starts[1:], table.num_rows)
-            place, ids, sizes = places(table), table.column("id"), table.column("size")
+            place, ids = places(table), table.column("id")
+            weights = table.column("weight").to_numpy().astype(np.int64)
             similarity = table.column("similarity").to_numpy()
             own = table.column("similarity").is_null().to_numpy()
+            sizes = np.add.reduceat(weights, starts)
             has_members = ends - starts > 1
-            for start, end in zip(starts[has_members].tolist(), ends[has_members].tolist(), strict=True):
-                survivor = start + int(np.argmax(own[start:end]))
+            groups: Iterator[Any] = zip(starts[has_members], ends[has_members], sizes[has_members], strict=True)
+            for start, end, size in groups:
+                survivor = int(start + np.argmax(own[start:end]))
                 members = np.delete(np.arange(start, end), survivor - start)
-                kept_id, size = ids[survivor].as_py(), sizes[int(members[0])].as_py()
-                yield from verdicts.keep(int(place[survivor]), kept_id, size)
-                yield from verdicts.remove(place[members], similarity[members], kept_id, size)
+                kept_id = ids[survivor].as_py()
+                yield from verdicts.keep(int(place[survivor]), kept_id, int(size))
+                yield from verdicts.remove(place[members], similarity[members], kept_id, int(size))
         yield from verdicts.flush()
 
     def _meet_survivor(self, messages: Iterator[pa.Table]) -> Iterator[Addressed]:
@@ -321,16 +343,22 @@ class Fuzzy(GroupStage):
             )
             for place, kept_id, size in survivor:
                 yield from verdicts.keep(place, kept_id, size)
-            for table in send_shingles(found, ["shingles", "id"], ["keeps", "size"]):
+            for table in send_sets(found, ["set", "id"], ["keeps", "size"]):
                 yield Addressed(MEETING_AGAIN, table)
         yield from verdicts.flush()
 
     def _judge_met(self, messages: Iterator[pa.Table]) -> Iterator[Addressed]:
         verdicts = self._verdicts()
-        for low, high, similarity in meet(messages, ["id", "keeps", "size"]):
-            sender_id, sender_keeps, size = high.columns
-            member, kept_id = (low.place, sender_id) if sender_keeps else (high.place, low.columns[0])
-            yield from verdicts.remove(np.array([member]), np.array([similarity]), kept_id, size)
+        for met in meet(messages, self._similarity()):
+            place, ids = places(met.table), met.table.column("id")
+            keeps = np.array(
+                met.table.column("keeps").take(indices(met.high)).to_pylist(), dtype=bool
+            )  # whether the sender does
+            members, kept = place[np.where(keeps, met.low, met.high)], np.where(keeps, met.high, met.low)
+            sizes = met.table.column("size").take(indices(met.high)).to_pylist()
+            kept_ids = ids.take(indices(kept)).to_pylist()
+            for pair, (kept_id, size) in enumerate(zip(kept_ids, sizes, strict=True)):
+                yield from verdicts.remove(members[pair : pair + 1], met.similarity[pair : pair + 1], kept_id, size)
         yield from verdicts.flush()
 
     def columns(self, batch: Batch, verdicts: pa.Table) -> dict[str, pa.Array]:
@@ -338,8 +366,6 @@ class Fuzzy(GroupStage):
         return columns.fill(batch, verdicts)
 
 
-def _join(arrays: list[np.ndarray]) -> np.ndarray:
-    """The arrays as one; the list is emptied, so that they need not all live beside it."""
-    joined = np.concatenate(arrays)
-    arrays.clear()
-    return joined
+def _others(table: pa.Table) -> np.ndarray:
+    """The places of the worse documents of verified pairs."""
+    return pack(table.column("other_shard").to_numpy(), table.column("other_row").to_numpy())

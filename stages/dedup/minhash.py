@@ -1,53 +1,98 @@
-"""MinHash signatures with datasketch's permutations, and their LSH bands."""
+"""MinHash signatures with datasketch's permutations, their LSH bands, and how many bands of how many rows fit a threshold."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from typing import Any, Literal
 
 import numpy as np
 
-from stages.dedup.hashing import hash_columns, mix
+from stages.characters import Ints, Keys
+from stages.dedup.hashing import hash_columns
+from stages.dedup.hashing import mix as mix64
+from stages.jit import kernel
 
-BLOCK = 1 << 15  # shingles permuted at a time, unless one document has more: they stay in the processor's cache
+Scheme = Literal["affine64", "affine32", "legacy"]
+BLOCK = 1 << 18  # hashes permuted at a time, unless one set has more
+_MERSENNE = np.uint64((1 << 61) - 1)
+_ALL, _LOW = np.uint64(2**64 - 1), np.uint64(2**32 - 1)
 
 
 @cache
-def permutations(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """datasketch's 64-bit affine permutations x -> a * x + b mod 2**64 (scheme `affine64`): a and b, (count,) uint64 each."""
+def permutations(count: int, seed: int, scheme: Scheme = "affine64") -> tuple[np.ndarray, np.ndarray]:
+    """datasketch's permutations x -> a * x + b: a and b, (count,) uint64 each."""
     from datasketch import MinHash
 
-    a, b = MinHash(num_perm=count, seed=seed, scheme="affine64").permutations
-    return a, b
+    a, b = MinHash(num_perm=count, seed=seed, scheme=scheme).permutations
+    return np.ascontiguousarray(a, dtype=np.uint64), np.ascontiguousarray(b, dtype=np.uint64)
 
 
-def signatures(sets: Sequence[np.ndarray], count: int, seed: int) -> np.ndarray:
+def signatures(sets: Sequence[np.ndarray], count: int, seed: int, scheme: Scheme = "affine64") -> np.ndarray:
     """MinHash signatures, (sets, count) uint64, of sets of 64-bit hashes, none of them empty.
 
-    Equal to `datasketch.MinHash(count, seed, scheme="affine64")` updated with the same hashes, and about ten times as fast: one
-    permutation at a time over the shingles of many documents, instead of one document at a time over all permutations.
+    Equal to `datasketch.MinHash(count, seed, scheme=scheme)` updated with the same hashes, or with their lower 32 bits for the
+    schemes that take no more.
     """
-    out = np.empty((count, len(sets)), dtype=np.uint64)
+    out = np.empty((len(sets), count), dtype=np.uint64)
     first = 0
     while first < len(sets):
         end, size = first, 0
         while end < len(sets) and (end == first or size + len(sets[end]) <= BLOCK):
             size += len(sets[end])
             end += 1
-        offsets = np.cumsum([0] + [len(values) for values in sets[first : end - 1]])
-        _minima(mix(np.concatenate(sets[first:end])), offsets, permutations(count, seed), out[:, first:end])
+        bounds = np.cumsum([0] + [len(values) for values in sets[first:end]], dtype=np.int64)
+        out[first:end] = _signatures(
+            np.concatenate(sets[first:end]), bounds, *permutations(count, seed, scheme), scheme
+        )
         first = end
-    return out.T
+    return out
 
 
-def _minima(
-    values: np.ndarray, offsets: np.ndarray, permutations: tuple[np.ndarray, np.ndarray], out: np.ndarray
-) -> None:
-    permuted = np.empty_like(values)
-    for row, (a, b) in enumerate(zip(*permutations, strict=True)):
-        np.multiply(values, a, out=permuted)
-        permuted += b
-        out[row] = np.minimum.reduceat(permuted, offsets)
+def _signatures(values: Keys, bounds: Ints, a: Keys, b: Keys, scheme: Scheme) -> Keys:
+    out = np.empty((len(bounds) - 1, len(a)), dtype=np.uint64)
+    if scheme == "affine64":
+        _minima(mix64(values), bounds, a, b, _ALL, out)
+    elif scheme == "affine32":
+        _minima(_mix32(values), bounds, a, b, _LOW, out)
+    else:
+        _legacy_minima(values & _LOW, bounds, a, b, out)
+    return out
+
+
+def _mix32(values: Keys) -> Keys:
+    """MurmurHash3's 32-bit finaliser (`fmix32`, Appleby) of the lower halves."""
+    low = (values & _LOW).astype(np.uint32)
+    low ^= low >> np.uint32(16)
+    low *= np.uint32(0x85EBCA6B)
+    low ^= low >> np.uint32(13)
+    low *= np.uint32(0xC2B2AE35)
+    low ^= low >> np.uint32(16)
+    return low.astype(np.uint64)
+
+
+@kernel
+def _minima(values: Keys, bounds: Ints, a: Keys, b: Keys, mask: np.uint64, out: Keys) -> None:
+    """The least (a * x + b) & mask of each set under each permutation; the inner loop vectorises."""
+    for row in range(len(bounds) - 1):
+        least = out[row]
+        for column in range(len(a)):
+            least[column] = mask
+        for at in range(bounds[row], bounds[row + 1]):
+            value = values[at]
+            for column in range(len(a)):
+                least[column] = min(least[column], (value * a[column] + b[column]) & mask)
+
+
+@kernel
+def _legacy_minima(values: Keys, bounds: Ints, a: Keys, b: Keys, out: Keys) -> None:
+    """As datasketch before 2.0: (a * x + b mod 2**64) mod 2**61 - 1, its lower 32 bits."""
+    for row in range(len(bounds) - 1):
+        for column in range(len(a)):
+            least = _LOW
+            for at in range(bounds[row], bounds[row + 1]):
+                least = min(least, (values[at] * a[column] + b[column]) % _MERSENNE & _LOW)
+            out[row, column] = least
 
 
 def band_keys(signature: np.ndarray, bands: int, scope: np.ndarray) -> np.ndarray:
@@ -60,3 +105,42 @@ def band_keys(signature: np.ndarray, bands: int, scope: np.ndarray) -> np.ndarra
     number = np.broadcast_to(np.arange(bands, dtype=np.uint64), (documents, bands))
     scopes = np.broadcast_to(scope[:, None], (documents, bands))
     return hash_columns(number, scopes, *(rows[:, :, row] for row in range(rows.shape[2])))
+
+
+def agreement(values: Keys, bounds: Ints, first: Ints, second: Ints) -> np.ndarray:
+    """The share of equal values in pairs of signatures: an estimate of the Jaccard similarity of their sets.
+
+    Signature s is `values[bounds[s]:bounds[s + 1]]`, all of one length n; the standard error is sqrt(s * (1 - s) / n).
+    """
+    found: np.ndarray = _agreement(values, bounds, first, second)
+    return found
+
+
+@kernel
+def _agreement(values: Keys, bounds: Ints, first: Ints, second: Ints) -> Any:
+    found = np.empty(len(first), np.float64)
+    for pair in range(len(first)):
+        a, b = bounds[first[pair]], bounds[second[pair]]
+        length = bounds[first[pair] + 1] - a
+        equal = 0
+        for at in range(length):
+            equal += values[a + at] == values[b + at]
+        found[pair] = equal / length
+    return found
+
+
+def candidate_probability(similarity: float | np.ndarray, bands: int, rows: int) -> Any:
+    """The probability that a pair of that Jaccard similarity shares a band (Leskovec, Rajaraman and Ullman, section 3.4)."""
+    return 1 - (1 - similarity**rows) ** bands
+
+
+@cache
+def best_bands(threshold: float, count: int) -> tuple[int, int]:
+    """Bands and rows, of at most `count` permutations, with the least sum of the areas of false candidates and false misses.
+
+    The choice of `datasketch.MinHashLSH(threshold, count)`, whose weights are equal by default.
+    """
+    from datasketch import MinHashLSH
+
+    chosen = MinHashLSH(threshold=threshold, num_perm=count)
+    return chosen.b, chosen.r

@@ -1,110 +1,59 @@
-r"""Sets of word n-grams as sorted arrays of 64-bit hashes, computed on whole batches at once.
+r"""Sets of word n-grams as arrays of 64-bit hashes, and how similar two sets are.
 
-A word is a run of `\w` in the lower-case text, exactly as `stages.words.lower_words` finds it; here no word becomes a Python object.
+A word is a run of `\w` in the lower-case text, but that each letter of a script written without spaces (Han, Hiragana, Thai,
+Lao, Khmer, Myanmar) is a word of its own: a sentence of Chinese would be one word otherwise.
+One compiled loop over the bytes of many texts finds them; no word becomes a Python object.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from stages.dedup.hashing import mix
-from stages.words import WORD
+from stages.batch import encoded
+from stages.characters import UNSPACED_RANGES, Bytes, Ints, Keys
+from stages.jit import kernel
+from stages.words import BASE, decode, mix
 
-CHUNK = 1 << 17  # code points hashed at a time: the arrays stay in the processor's cache
+CHUNK = 4 << 20  # bytes of texts hashed at a time, unless one text has more
 _CODE_POINTS = 0x110000
-_POSITIONS = 1 << 10  # multipliers kept in a table; words longer than this are rare
-_CHARACTER_SALT, _POSITION_SALT, _SLOT_SALT = (np.uint64(salt) << np.uint64(40) for salt in (1, 2, 3))
+_IN_WORD, _ALONE = 1, 2
+_WORD = re.compile(r"\w+")
+_NGRAM_BASE = np.uint64(0xD6E8FEB86659FD93)  # odd
 
 
 @cache
-def _character_values() -> np.ndarray:
-    r"""For each code point a random-looking odd value if it is in `\w`, else 0."""
-    values = np.zeros(_CODE_POINTS, dtype=np.uint64)
-    for word in WORD.finditer("".join(map(chr, range(_CODE_POINTS)))):
-        values[word.start() : word.end()] = 1
-    values *= mix(np.arange(_CODE_POINTS, dtype=np.uint64) + _CHARACTER_SALT) | np.uint64(1)
-    return values
+def _kinds() -> npt.NDArray[np.uint8]:
+    r"""For each code point 0 (between words), `_IN_WORD` (in `\w`) or `_ALONE` (a word of its own)."""
+    kinds = np.zeros(_CODE_POINTS, dtype=np.uint8)
+    for word in _WORD.finditer("".join(map(chr, range(_CODE_POINTS)))):
+        kinds[word.start() : word.end()] = _IN_WORD
+    for first, last in UNSPACED_RANGES:
+        letters = [code for code in range(first, last + 1) if kinds[code] and chr(code).isalpha()]
+        kinds[letters] = _ALONE
+    kinds.flags.writeable = False
+    return kinds
 
 
-def _multipliers(positions: np.ndarray) -> np.ndarray:
-    """A random-looking odd multiplier for each position (int64) in a word."""
-    if len(positions) and positions.max() >= _POSITIONS:
-        return mix(positions.astype(np.uint64) + _POSITION_SALT) | np.uint64(1)
-    return _first_multipliers()[positions]
-
-
-@cache
-def _first_multipliers() -> np.ndarray:
-    return mix(np.arange(_POSITIONS, dtype=np.uint64) + _POSITION_SALT) | np.uint64(1)
-
-
-def word_hashes(text: str) -> tuple[np.ndarray, np.ndarray]:
-    """Hashes (uint64) of the words of a text that is already lower case, and where each begins (int64).
-
-    A word's hash is multilinear: the sum over its characters of value times multiplier of the position, then mixed.
-    """
-    sums, starts = [np.empty(0, dtype=np.uint64)], [np.empty(0, dtype=np.int64)]
-    open_start, open_sum = -1, np.uint64(0)  # the word that the chunk before ended in, -1 for none
-    for low in range(0, len(text), CHUNK):
-        codes = np.frombuffer(text[low : low + CHUNK].encode("utf-32-le", "surrogatepass"), dtype="<u4")
-        values = _character_values()[codes]
-        in_word = values != 0
-        begins = in_word.copy()
-        begins[1:] &= ~in_word[:-1]
-        begins[0] &= open_start < 0
-        local = np.flatnonzero(begins)
-        heads = local + low
-        if open_start >= 0:
-            local, heads = np.insert(local, 0, 0), np.insert(heads, 0, open_start)
-        if not len(local):
-            continue
-        first = int(local[0])
-        positions = np.arange(low + first, low + len(codes)) - np.repeat(heads, np.diff(local, append=len(codes)))
-        # characters between words have value 0, so that their positions do not matter
-        found = np.add.reduceat(values[first:] * _multipliers(positions), local - first)
-        if open_start >= 0:
-            found[:1] += open_sum
-        open_start = -1
-        if in_word[-1]:
-            open_start, open_sum = int(heads[-1]), found[-1]
-            found, heads = found[:-1], heads[:-1]
-        sums.append(found)
-        starts.append(heads)
-    if open_start >= 0:
-        sums.append(np.array([open_sum]))
-        starts.append(np.array([open_start]))
-    return mix(np.concatenate(sums)), np.concatenate(starts)
-
-
-def shingles(texts: Sequence[str], ngram: int) -> Iterator[np.ndarray]:
-    """For each text the sorted distinct hashes (uint64) of its word n-grams.
+def shingles(texts: Sequence[str], ngram: int) -> Iterator[Keys]:
+    """For each text the distinct hashes (uint64, never 0) of its word n-grams, in the order in which they first appear.
 
     A text of fewer than `ngram` words has one shingle, of all its words; a text without words has none.
     """
     for group in _groups([text.lower() for text in texts]):
-        # a line break before each text ends the word before it
-        words, starts = word_hashes("\n" + "\n".join(group))
-        begins = np.cumsum([0] + [len(text) + 1 for text in group])
-        bounds = np.searchsorted(starts, begins).tolist()
-        slots = mix(np.arange(ngram, dtype=np.uint64) + _SLOT_SALT) | np.uint64(1)
-        windows = np.zeros(max(0, len(words) - ngram + 1), dtype=np.uint64)
-        for slot in range(ngram):
-            windows += words[slot : slot + len(windows)] * slots[slot]
-        for first, end in pairwise(bounds):
-            if end - first >= ngram:
-                yield distinct(windows[first : end - ngram + 1])
-            elif end > first:
-                yield (words[first:end] * slots[: end - first]).sum(keepdims=True)
-            else:
-                yield words[:0]
+        values, bounds = _shingles(*encoded(group), _kinds(), ngram)
+        for start, end in pairwise(bounds.tolist()):
+            yield values[start:end]
 
 
 def _groups(texts: list[str]) -> Iterator[list[str]]:
-    """The texts in runs of at most `CHUNK` code points, or of one text."""
+    """The texts in runs of at most about `CHUNK` characters, or of one text."""
     group: list[str] = []
     size = 0
     for text in texts:
@@ -117,17 +66,121 @@ def _groups(texts: list[str]) -> Iterator[list[str]]:
         yield group
 
 
-def distinct(values: np.ndarray) -> np.ndarray:
-    """The distinct values, sorted."""
-    values = np.sort(values)
-    keep = np.ones(len(values), dtype=bool)
-    np.not_equal(values[1:], values[:-1], out=keep[1:])
-    return values[keep]
+def jaccard(a: Keys, b: Keys) -> float:
+    """Intersection over union of two sets given as arrays of distinct hashes, not both empty."""
+    bounds = np.array([0, len(a), len(a) + len(b)])
+    return float(similarities(np.concatenate([a, b]), bounds, np.array([0]), np.array([1]))[0])
 
 
-def jaccard(a: np.ndarray, b: np.ndarray) -> float:
-    """Intersection over union of two sets given as sorted arrays of distinct values, not both empty."""
-    both = np.concatenate([a, b])
-    both.sort()
-    common = int(np.count_nonzero(both[1:] == both[:-1]))
-    return common / (len(both) - common)
+def similarities(values: Keys, bounds: Ints, first: Ints, second: Ints) -> npt.NDArray[np.float64]:
+    """Jaccard similarity of pairs of sets: set s is `values[bounds[s]:bounds[s + 1]]`, distinct hashes that are not 0.
+
+    Fastest where pairs with the same `first` stand together: its table is made once.
+    """
+    found: npt.NDArray[np.float64] = _similarities(values, bounds, first, second)
+    return found
+
+
+@kernel
+def _slots(count: int) -> int:
+    """Slots of a hash table for `count` values: a power of two, at most half full."""
+    slots = 4
+    while slots < 2 * count:
+        slots *= 2
+    return slots
+
+
+@kernel
+def _shingles(
+    data: Bytes, bounds: Ints, kinds: npt.NDArray[np.uint8], ngram: int, base: Any = BASE, ngram_base: Any = _NGRAM_BASE
+) -> tuple[Keys, Ints]:
+    rows = len(bounds) - 1
+    longest = 0
+    for row in range(rows):
+        longest = max(longest, bounds[row + 1] - bounds[row])
+    out, ends = np.empty(len(data), np.uint64), np.zeros(rows + 1, np.int64)
+    words = np.empty(longest, np.uint64)
+    table = np.empty(4, np.uint64)
+    outgoing = np.uint64(1)  # what the word that leaves an n-gram was multiplied by
+    for _ in range(ngram):
+        outgoing *= ngram_base
+    written = 0
+    for row in range(rows):
+        at, stop = bounds[row], bounds[row + 1]
+        count = 0
+        state, inside = np.uint64(0), False
+        while at < stop:
+            code = np.int64(data[at])
+            if code < 0x80:
+                at += 1
+            else:
+                code, at = decode(data, at, stop)
+            kind = kinds[code]
+            if kind == _IN_WORD:
+                state = (state + np.uint64(code) + np.uint64(1)) * base
+                inside = True
+                continue
+            if inside:
+                words[count] = mix(state)
+                count += 1
+                inside, state = False, np.uint64(0)
+            if kind == _ALONE:
+                words[count] = mix((np.uint64(code) + np.uint64(1)) * base)
+                count += 1
+        if inside:
+            words[count] = mix(state)
+            count += 1
+        slots = _slots(count)
+        if slots > len(table):
+            table = np.empty(slots, np.uint64)
+        table[:slots] = np.uint64(0)
+        mask = np.uint64(slots - 1)
+        rolling = np.uint64(0)
+        for word in range(count):
+            rolling = rolling * ngram_base + words[word]
+            if word >= ngram:
+                rolling -= words[word - ngram] * outgoing
+            if word < ngram - 1 and word < count - 1:
+                continue
+            value = mix(rolling)
+            if value == np.uint64(0):
+                value = np.uint64(1)
+            slot = value & mask
+            while table[slot] != np.uint64(0) and table[slot] != value:
+                slot = (slot + np.uint64(1)) & mask
+            if table[slot] != value:
+                table[slot] = value
+                out[written] = value
+                written += 1
+        ends[row + 1] = written
+    return out[:written].copy(), ends
+
+
+@kernel
+def _similarities(values: Keys, bounds: Ints, first: Ints, second: Ints) -> npt.NDArray[np.float64]:
+    found = np.empty(len(first), np.float64)
+    table = np.empty(4, np.uint64)
+    mask = np.uint64(0)
+    host = np.int64(-1)
+    for pair in range(len(first)):
+        if first[pair] != host:
+            host = first[pair]
+            slots = _slots(bounds[host + 1] - bounds[host])
+            if slots > len(table):
+                table = np.empty(slots, np.uint64)
+            table[:slots] = np.uint64(0)
+            mask = np.uint64(slots - 1)
+            for at in range(bounds[host], bounds[host + 1]):
+                slot = values[at] & mask
+                while table[slot] != np.uint64(0):
+                    slot = (slot + np.uint64(1)) & mask
+                table[slot] = values[at]
+        start, end = bounds[second[pair]], bounds[second[pair] + 1]
+        common = 0
+        for at in range(start, end):
+            slot = values[at] & mask
+            while table[slot] != np.uint64(0) and table[slot] != values[at]:
+                slot = (slot + np.uint64(1)) & mask
+            common += table[slot] == values[at]
+        found[pair] = common / (bounds[host + 1] - bounds[host] + end - start - common)
+    return found

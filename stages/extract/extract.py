@@ -111,7 +111,7 @@ class Extract(MapStage):
     """
 
     name = "extract"
-    version = 3
+    version = 4
     config_model = ExtractConfig
     needs = ("html",)
     consumes = ("html",)

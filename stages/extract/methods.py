@@ -14,6 +14,9 @@ TextOf = Callable[[Page], str]
 _RESET_PAGES = 1000  # trafilatura's caches are emptied so often; they only save time
 _SENTENCE = re.compile(r"\w[^\n]{60,}[.!?:;…。！？]|[^\n]{100,}|[\u3040-\u30ff\u3400-\u9fff]{20,}")
 _NEAR_LINES = 3
+_CONTROLS = re.compile(
+    rb"[\x00-\x08\x0b\x0c\x0e-\x1f]|\xef\xbf[\xbe\xbf]"
+)  # what no XML may hold; the last two are U+FFFE and U+FFFF
 
 
 def trafilatura_method(fast: bool, favor: str, comments: bool, tables: bool, markdown: bool, max_bytes: int) -> TextOf:
@@ -100,8 +103,12 @@ def near_sentences(text: str) -> str:
 
 
 def justext_method() -> TextOf:
-    """jusText's paragraphs, by the stop words of the language that the page declares, else by those of all its languages together."""
+    """jusText's paragraphs, by the stop words of the language that the page declares, else by those of all its languages together.
+
+    Control characters are taken out, on which it raises; a page in which lxml finds no element has no text.
+    """
     import justext
+    from lxml.etree import ParserError
 
     known = {name.lower(): name for name in justext.get_stoplists()}
     every = frozenset().union(*(justext.get_stoplist(name) for name in known.values()))
@@ -112,7 +119,10 @@ def justext_method() -> TextOf:
         if not page.text.strip():
             return ""
         words = justext.get_stoplist(name) if name else every
-        paragraphs = justext.justext(page.raw, words, encoding="utf-8")
+        try:
+            paragraphs = justext.justext(_CONTROLS.sub(b"", page.raw), words, encoding="utf-8")
+        except ParserError:
+            return ""
         return "\n".join(paragraph.text for paragraph in paragraphs if not paragraph.is_boilerplate)
 
     return text_of
