@@ -74,6 +74,14 @@ class DuplicateConfig(StageConfig):
     )
     survivor: Survivor = knob(("first",), "which document is kept: " + CRITERIA)
     mode: Literal["drop", "tag"] = knob("drop", "drop duplicates, or only write the columns")
+    alarm_share: float | None = knob(
+        0.5,
+        "as for every stage; by default an alarm where the larger part of a source goes, which is a crawl that was read twice, or one"
+        " page's template taken for many duplicates",
+        "a published report of unverified LSH that removed 98 % of a source unnoticed",
+        ge=0,
+        le=1,
+    )
 
     @model_validator(mode="after")
     def _protects(self) -> DuplicateConfig:
