@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
 from pipeline.config import resolve
+from pipeline.run import Options, run
 from pipeline.yamlfile import ConfigError, Located
 from stages.batch import Batch
 from stages.dedup.exact import Exact, ExactConfig
@@ -58,6 +61,24 @@ def test_a_dump_by_the_path_of_its_files() -> None:
     assert kept(rows, scope=r"file:CC-MAIN-\d{4}-\d\d") == ["a0", "a1", "a3", "a4"]
     with pytest.raises(StageError, match="needs the files of a run's input"):
         scope_keys(Batch(table(source=["p"])), "file:x")
+
+
+def test_a_dump_in_a_run(tmp_path: Path) -> None:
+    """What the pattern has of a path is what the scope sees."""
+    for dump, segment in (("2024-10", 1), ("2024-10", 2), ("2024-18", 1)):
+        file = tmp_path / f"CC-MAIN-{dump}" / f"{segment}.jsonl"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text('{"text": "the same in all"}\n' * 2)
+    data = {
+        "name": "dumps",
+        "input": {"source": "crawl", "format": "jsonl", "paths": [f"{tmp_path}/CC-MAIN-*/*.jsonl"]},
+        "stages": [{"dedup.exact": {"scope": r"file:CC-MAIN-\d{4}-\d\d"}}],
+        "engine": {"executor": "inline"},
+    }
+    assert run(resolve(Located(data, "c.yaml", {})), Options(str(tmp_path / "run")), lambda line: None) == 0
+    ledger = pq.read_table(tmp_path / "run" / "ledger").to_pylist()
+    kept = [row["file"] for row in ledger if row["fate"] == "kept"]
+    assert len(ledger) == 6 and kept == ["CC-MAIN-2024-10/1.jsonl", "CC-MAIN-2024-18/1.jsonl"]
 
 
 def test_a_dump_by_a_column() -> None:

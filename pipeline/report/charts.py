@@ -180,14 +180,14 @@ def curve(share: Callable[[float], float], counts: np.ndarray, threshold: float 
 
 def heat_map(names: Sequence[str], counts: np.ndarray, label: str, rows: str, columns: str) -> Markup:
     """A square of counts, (row, column), shaded by their share of the column, each with its number."""
-    cell, high, left, top = 84, 30, 190, 64
+    cell, high, left, top = 84, 30, 190, 48
     width, height = left + cell * len(names) + 8, top + high * len(names) + 8
     shown = [name if len(name) <= 22 else f"{name[:21]}…" for name in names]
     wholes = np.maximum(counts.sum(axis=0), 1)
     body = [_text(left, 16, f"{columns} →", "start", "value"), _text(left - 8, top - 8, f"{rows} ↓", "end", "value")]
     for j, name in enumerate(shown):
         short = name if len(name) <= 12 else f"{name[:11]}…"
-        body.append(_text(left + cell * (j + 0.5), top - 8 - 14 * (j % 2), short))
+        body.append(_text(left + cell * (j + 0.5), top - 8, short))
     for i, name in enumerate(shown):
         y = top + high * i
         body.append(_text(left - 8, y + 20, name, "end"))
@@ -199,4 +199,4 @@ def heat_map(names: Sequence[str], counts: np.ndarray, label: str, rows: str, co
             )
             if n:
                 body.append(_text(x + cell / 2 - 1, y + 19, human.short(n), "middle", "value"))
-    return _svg(width, height, label, body)
+    return Markup('<div style="width:{}px">{}</div>').format(width, _svg(width, height, label, body))
