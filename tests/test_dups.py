@@ -100,8 +100,9 @@ def test_a_document_alone_and_one_that_is_unknown(finished: Path, capsys: pytest
     assert (
         said(capsys, finished, empty).splitlines()[0].startswith(f"{empty} has no duplicates: dropped in the end by ")
     )
-    assert main(["dups", str(finished), "http://nowhere.example/"]) == 2
-    assert "no record of" in capsys.readouterr().err
+    for unknown in ("http://nowhere.example/", "", "\udcff", "\x00", "x" * 100_000):
+        assert main(["dups", str(finished), unknown]) == 2
+        assert "no record of" in capsys.readouterr().err
     assert main(["dups", str(finished.parent), alone]) == 2
     assert "holds no run" in capsys.readouterr().err
     with pytest.raises(SystemExit):
@@ -150,6 +151,13 @@ def test_tags_that_drop_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[st
     out = said(capsys, tagged, copy)
     assert out.splitlines()[0].startswith("cluster of 2 documents, kept:")
     assert "tagged by a stage with mode: tag" in out and "removed by tagged: web 1" in out
+
+
+def test_a_cluster_of_which_nothing_is_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = carry_out(tmp_path, ["dedup.exact", {"quality.gopher": {"min_words": 100_000}}])
+    first, copy, *_ = ids(done)
+    title = said(capsys, done, copy).splitlines()[0]
+    assert title.startswith("cluster of 2 documents, dropped in the end by quality.gopher:") and title.endswith(first)
 
 
 def test_pages_of_the_same_bytes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

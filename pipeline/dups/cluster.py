@@ -53,6 +53,7 @@ class Cluster:
 
 def find(run: Path, what: str) -> list[Member]:
     """The records with this id or, where there is none, with this URL (as the ledger has it, or before it was scrubbed)."""
+    what = what.encode("utf-8", "replace").decode()  # bytes of a command line that are no UTF-8
     found = list(_records(run, "id", [what]))
     return found or list(_records(run, "url", {what, scrub_url(what)}))
 

@@ -41,7 +41,9 @@ def dups(store: Store, what: str, limit: int, page: Path | None, reread: bool, c
     assert facts is not None
     found = find(run, what)
     if not found:
-        raise ConfigError(f"{what}: no record of {run} has this id or URL; give an id or a URL of its ledger/")
+        raise ConfigError(
+            f"{human.shown(what, 300)}: no record of {run} has this id or URL; give an id or a URL of its ledger/"
+        )
     cluster = cluster_of(run, found[0], limit)
     view = _view(run, facts, cluster, reread)
     view["others"] = [one.id for one in found[1:]]
