@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ def read_again(run: Path, facts: Mapping[str, Any], missing: Sequence[tuple[Memb
         return [Text(None, f"not there, and the input cannot be read again: {error}") for _ in missing]
     files = {(file.source, file.key): (file, options(entry)) for file, entry in found}
     texts: list[Text] = []
+    runners: dict[str, MapRunner] = {}  # by stage
     for member, stage in missing:
         try:
             file = files.get((member.source, member.file))
@@ -45,9 +47,10 @@ def read_again(run: Path, facts: Mapping[str, Any], missing: Sequence[tuple[Memb
             if record is None:
                 texts.append(Text(None, f"not there, and the input has no such record any more: {member.file}"))
                 continue
-            text = _through(config, member, record, stage)
+            text = _through(config, member, record, stage, runners)
             where = "the input, read again" + (f", through the stages before {stage}" if stage else "")
-            texts.append(Text(text or None, where if text else "no text comes out when it is read again"))
+            date = None if record.date is None else datetime.fromtimestamp(record.date, UTC)
+            texts.append(Text(text or None, where if text else "no text comes out when it is read again", date))
         except (ConfigError, StageError, OSError, KeyError) as error:
             texts.append(Text(None, f"not there, and cannot be made again: {type(error).__name__}: {error}"))
     return texts
@@ -81,17 +84,25 @@ def _segments(file: InputFile, reading: ReadOptions, offset: int, shard_bytes: i
             yield part
 
 
-def _through(config: RunConfig, member: Member, record: Record, stage: str | None) -> str | None:
+def _through(
+    config: RunConfig, member: Member, record: Record, stage: str | None, runners: dict[str, MapRunner]
+) -> str | None:
     """The record's text after the map stages before `stage`; those that compare documents change no text that is kept whole."""
     talks = record.conversation is not None
     batch = Batch(rows_table([(0, member.source, member.file, record)], conversations=talks))
     for spec in _before(config, stage):
-        runner = MapRunner(spec, config.engine.record_seconds)
-        hashes = hash_assets([spec])
-        runner.setup(lambda path, hashes=hashes: local_copy(path, hashes[path]))  # type: ignore[misc]
-        batch = runner(batch).after
+        if spec.name not in runners:
+            runners[spec.name] = _runner(config, spec)
+        batch = runners[spec.name](batch).after
     text = batch.values("text")[0]
     return text if isinstance(text, str) else None
+
+
+def _runner(config: RunConfig, spec: StageSpec) -> MapRunner:
+    """A stage, set up."""
+    runner, hashes = MapRunner(spec, config.engine.record_seconds), hash_assets([spec])
+    runner.setup(lambda path: local_copy(path, hashes[path]))
+    return runner
 
 
 def _before(config: RunConfig, stage: str | None) -> Iterator[StageSpec]:
