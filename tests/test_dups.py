@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -158,6 +159,23 @@ def test_a_cluster_of_which_nothing_is_left(tmp_path: Path, capsys: pytest.Captu
     first, copy, *_ = ids(done)
     title = said(capsys, done, copy).splitlines()[0]
     assert title.startswith("cluster of 2 documents, dropped in the end by quality.gopher:") and title.endswith(first)
+
+
+def test_a_document_of_another_run(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A deduplication against an index drops documents for those of earlier runs, which this ledger does not have."""
+    shutil.copytree(finished, tmp_path / "run")
+    _, copy, *_, hostile = ids(finished)
+    file, other = tmp_path / "run" / "ledger" / "part-00000.parquet", "f" * 32
+    table = pq.read_table(file)
+    kept = [other if one == hostile else one for one in table.column("kept_id").to_pylist()]
+    place = table.column_names.index("kept_id")
+    pq.write_table(table.set_column(place, "kept_id", pa.array(kept, pa.string())), file)
+    for what in (copy, other):
+        out = said(capsys, tmp_path / "run", what, "--reread")
+        assert out.splitlines()[0] == f"cluster of 4 documents, kept in another run: {other}"
+        assert "text of the other: not there: a document of another run" in out
+    main(["dups", str(tmp_path / "run"), other, "--html", str(tmp_path / "page.html")])
+    assert "kept in another run" in (tmp_path / "page.html").read_text()
 
 
 def test_pages_of_the_same_bytes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ import pyarrow as pa
 from pipeline.report.kept import kept_folders, rows_where
 from stages.pii.scrub import scrub_url
 
+ELSEWHERE = "elsewhere"  # the fate of a kept document that is no record of this run, but of one whose index it used
 TAGGED = "tagged"  # the rule of documents that a stage with `mode: tag` left in the corpus
 _LEDGER = ("id", "url", "source", "file", "offset", "fate", "stage", "rule", "threshold", "kept_id", "similarity")
 
@@ -52,10 +53,15 @@ class Cluster:
 
 
 def find(run: Path, what: str) -> list[Member]:
-    """The records with this id or, where there is none, with this URL (as the ledger has it, or before it was scrubbed)."""
+    """The records with this id or, where there is none, with this URL (as the ledger has it, or before it was scrubbed).
+
+    A document of another run is found by its id where records were dropped for it.
+    """
     what = what.encode("utf-8", "replace").decode()  # bytes of a command line that are no UTF-8
-    found = list(_records(run, "id", [what]))
-    return found or list(_records(run, "url", {what, scrub_url(what)}))
+    found = list(_records(run, "id", [what])) or list(_records(run, "url", {what, scrub_url(what)}))
+    if not found and next(_records(run, "kept_id", [what]), None) is not None:
+        return [_elsewhere(what)]
+    return found
 
 
 def cluster_of(run: Path, asked: Member, limit: int) -> Cluster:
@@ -66,6 +72,8 @@ def cluster_of(run: Path, asked: Member, limit: int) -> Cluster:
     chain = [asked]
     while (above := _above(run, chain[-1])) is not None and above.id not in {one.id for one in chain}:
         chain.append(above)
+    if chain[-1].kept_id is not None and chain[-1].kept_id not in {one.id for one in chain}:
+        chain.append(_elsewhere(chain[-1].kept_id))
     top = chain[-1]
     cluster = Cluster(asked.id, top, known={top.id: top})
     wanted = {one.id for one in chain}
@@ -84,6 +92,10 @@ def cluster_of(run: Path, asked: Member, limit: int) -> Cluster:
                 cluster.members.append(member)
     cluster.known |= {one.id: one for one in cluster.members}
     return cluster
+
+
+def _elsewhere(id_: str) -> Member:
+    return Member(id_, unit="", source="(another run)", url=None, file="", offset=None, fate=ELSEWHERE)
 
 
 def _above(run: Path, member: Member) -> Member | None:

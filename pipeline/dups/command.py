@@ -11,7 +11,7 @@ import jinja2
 from markupsafe import Markup
 
 from pipeline import facts as run_facts
-from pipeline.dups.cluster import TAGGED, Cluster, Member, cluster_of, find
+from pipeline.dups.cluster import ELSEWHERE, TAGGED, Cluster, Member, cluster_of, find
 from pipeline.dups.difference import Difference, difference
 from pipeline.dups.reread import read_again
 from pipeline.dups.texts import Text, Texts
@@ -89,6 +89,8 @@ def _fate(member: Member) -> str:
     """What became of the top of a cluster."""
     if member.fate == "kept":
         return "kept:"
+    if member.fate == ELSEWHERE:
+        return "kept in another run:"
     return f"{member.fate} in the end by {_by(member.stage, member.rule)}:"
 
 
@@ -103,7 +105,7 @@ def _facts(cluster: Cluster, member: Member, text: Text) -> dict[str, Any]:
         "source": human.shown(member.source, 120),
         "url": human.shown(member.url, 300) if member.url else None,
         "date": text.date.strftime("%Y-%m-%d %H:%M:%S") if text.date else None,
-        "place": human.shown(f"{member.file} at {member.offset}", 300),
+        "place": human.shown(f"{member.file} at {member.offset}" if member.file else "", 300),
         "where": text.where,
         "more": text.more,
     }

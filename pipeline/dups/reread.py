@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import RunConfig, StageSpec
-from pipeline.dups.cluster import Member
+from pipeline.dups.cluster import ELSEWHERE, Member
 from pipeline.dups.texts import Text
 from pipeline.engine.assets import hash_assets, local_copy
 from pipeline.engine.mapping import MapRunner
@@ -44,6 +44,9 @@ def read_again(run: Path, facts: Mapping[str, Any], missing: Sequence[tuple[Memb
         try:
             file = files.get((member.source, member.file))
             record = _record(config, *file, member) if file is not None else None
+            if member.fate == ELSEWHERE:
+                texts.append(Text(None, "not there: a document of another run"))
+                continue
             if record is None:
                 texts.append(Text(None, f"not there, and the input has no such record any more: {member.file}"))
                 continue

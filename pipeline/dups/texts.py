@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.dups.cluster import Member
+from pipeline.dups.cluster import ELSEWHERE, Member
 from pipeline.engine.writers import SAMPLE_CHARACTERS
 from pipeline.report import human, scan
 from pipeline.report.kept import kept_rows, rows_where
@@ -80,6 +80,8 @@ class Texts:
             text = sample["text"]
             cut = len(text) >= SAMPLE_CHARACTERS
             return Text(human.shown(text, SHOWN), "samples/" + (", its beginning" if cut else ""), date)
+        if member.fate == ELSEWHERE:
+            return Text(None, "not there: a document of another run")
         if stored is not None:
             return Text(None, f"not there: dropped before `extract` made a text of its page (phases/{phase})", date)
         gone = "phases/ is gone (`clean`)" if not (self.run / "phases").is_dir() else "phases/ does not hold it"
