@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from stages.dedup.candidates import HUBS, NEIGHBOURS, Bucket, large_pairs, segment_pairs, small_pairs
+from stages.dedup.candidates import HUBS, NEIGHBOURS, Bucket, candidate_pairs, large_pairs, small_pairs
 from stages.dedup.cluster import Components, Stars, order_keys
 from stages.dedup.messages import message_table, pack, unpack, whole_keys
 from stages.stage import StageError
@@ -101,11 +101,26 @@ def test_stars_are_greedy_in_survivor_order():
                 for neighbour in graph[node]:
                     if neighbour > node:
                         expected.setdefault(neighbour, node)
-        stars = Stars()
-        removes = [stars.removes(place[better[part]], place[worse[part]]) for part in chunks(rng, len(better))]
-        edge = np.flatnonzero(np.concatenate(removes)) if removes else np.empty(0, dtype=np.int64)
-        assert dict(zip(worse[edge].tolist(), better[edge].tolist(), strict=True)) == expected
-        assert len(edge) == len(expected)
+        similarity = np.array([rng.uniform(0.5, 0.99) for _ in better])
+        stars, removed = Stars(), []
+        for part in chunks(rng, len(better)):
+            found = stars.remove(place[better[part]], place[worse[part]], similarity[part])
+            edges = found.edges + part.start
+            assert np.array_equal(found.similarity, similarity[edges])
+            assert np.array_equal(found.places, place[worse[edges]]) and np.array_equal(
+                found.kept, place[better[edges]]
+            )
+            removed += edges.tolist()
+        assert dict(zip(worse[removed].tolist(), better[removed].tolist(), strict=True)) == expected
+        assert len(removed) == len(expected)
+
+
+def test_equal_sets_share_their_fate():
+    # 0 is like 1, which equals 2 and 5; 3 is like 2 alone, and less so; 4 equals 3
+    better, worse = np.array([0, 1, 1, 2, 3]), np.array([1, 2, 5, 3, 4])
+    found = Stars().remove(better, worse, np.array([0.9, 1.0, 1.0, 0.85, 1.0]))
+    assert found.places.tolist() == [1, 2, 5, 4] and found.kept.tolist() == [0, 0, 0, 3]
+    assert found.similarity.tolist() == [0.9, 0.9, 0.9, 1.0]
 
 
 def test_order_keys_sort_as_the_first_two_ranks():
@@ -119,16 +134,16 @@ def test_order_keys_sort_as_the_first_two_ranks():
 
 
 def test_memory_of_clusters_grows_with_documents_not_with_pairs():
-    """Two million edges among a million documents: a bit for each, or 8 bytes, beside the piece of edges at hand."""
+    """Two million edges among a million documents: 12 bytes for each, or 8, beside the piece of edges at hand."""
     rng = np.random.default_rng(0)
     stars, components = Stars(), Components()
     ones = np.ones(100_000, np.int64)
     for step in range(20):
         better = np.sort(rng.integers(step * 50_000, (step + 1) * 50_000, 100_000))
         worse = better + 1 + rng.integers(0, 1_000_000 - better)
-        stars.removes(better, worse)
+        stars.remove(better, worse, np.full(100_000, 0.9))
         components.join(better, worse, ones, ones)
-    assert stars.memory < 1.3 * 1_000_000 / 8 + 100_000 and components.memory < 1.3 * 8 * 1_000_000 + 100_000
+    assert stars.memory < 1.3 * 12 * 1_000_000 + 100_000 and components.memory < 1.3 * 8 * 1_000_000 + 100_000
 
 
 def test_all_pairs_of_small_buckets():
@@ -138,17 +153,29 @@ def test_all_pairs_of_small_buckets():
     assert list(small_pairs(np.zeros(1))) == []
 
 
-def bucket(rows: int, seed: int = 0) -> Bucket:
+def bucket(rows: int, seed: int = 0, digests: int = 2**40) -> Bucket:
     rng = np.random.default_rng(seed)
-    return Bucket(np.arange(rows), rng.integers(1, 50, rows).astype(np.int32), [rng.integers(0, 30, rows)])
+    sizes = rng.integers(1, 50, rows).astype(np.int32)
+    digest = rng.integers(0, digests, rows).astype(np.uint64)
+    return Bucket(np.arange(rows), sizes, digest, np.zeros(rows, np.int16), [rng.integers(0, 30, rows)])
+
+
+def messages(documents: Bucket, keys: np.ndarray) -> pa.Table:
+    payload = {
+        "size": documents.sizes,
+        "digest": documents.digests,
+        "band": documents.bands,
+        "rank_0": documents.ranks[0],
+    }
+    return message_table(keys, documents.places, {name: pa.array(values) for name, values in payload.items()})
 
 
 def test_pairs_of_a_large_bucket_are_linear_unique_and_reach_the_best():
-    for rows in (17, 18, 21, 1000):
+    for rows in (65, 66, 70, 1000):
         documents = bucket(rows)
         pairs = [
             pair
-            for first, second in segment_pairs(documents)
+            for first, second in large_pairs(documents)
             for pair in zip(first.tolist(), second.tolist(), strict=True)
         ]
         assert len(pairs) <= rows * (HUBS + NEIGHBOURS)
@@ -157,14 +184,38 @@ def test_pairs_of_a_large_bucket_are_linear_unique_and_reach_the_best():
         assert {a + b - best for a, b in pairs if best in (a, b)} == set(range(rows)) - {best}
 
 
-def test_segments_of_one_bucket_are_tied_by_their_best(monkeypatch):
-    monkeypatch.setattr("stages.dedup.candidates.SEGMENT", 40)
-    documents = bucket(250)
-    graph = networkx.Graph()
-    for part, first, second in large_pairs(documents, None):
-        graph.add_edges_from(zip(part.places[first].tolist(), part.places[second].tolist(), strict=True))
-    assert networkx.is_connected(graph) and len(graph) == 250
-    assert graph.number_of_edges() <= 250 * (HUBS + NEIGHBOURS) + 6
+def pairs_of(documents: Bucket, cuts: list[int]) -> list[tuple[int, int]]:
+    table = messages(documents, np.ones((len(documents), 2), dtype=np.uint64))
+    tables = [table.slice(a, b - a) for a, b in pairwise([0, *cuts, len(documents)])]
+    found = candidate_pairs(tables, ["rank_0"], 1e-9)
+    return [pair for low, high in found for pair in zip(low.tolist(), high.tolist(), strict=True)]
+
+
+@pytest.mark.parametrize("digests", [2**40, 7])
+def test_segments_of_one_bucket_are_tied_however_they_come(monkeypatch, digests):
+    monkeypatch.setattr("stages.dedup.candidates.SEGMENT", 100)
+    monkeypatch.setattr("stages.dedup.candidates.CARRIED", 10)
+    documents = bucket(650, digests=digests)
+    pairs = pairs_of(documents, [])
+    graph = networkx.Graph(pairs)
+    assert networkx.is_connected(graph) and len(graph) == 650
+    assert len(pairs) <= 650 * (HUBS + NEIGHBOURS) + 50 * 60 / 2  # the last 50 are a small bucket with those carried
+    for cuts in ([1], [99, 100, 101], [350, 649], list(range(7, 650, 7))):
+        assert sorted(pairs_of(documents, cuts)) == sorted(pairs)
+
+
+def test_equal_documents_meet_the_best_of_them_in_one_band_only():
+    documents = bucket(200, digests=5)
+    pairs = {frozenset(pair) for pair in pairs_of(documents, [])}
+    order = documents.order().tolist()
+    best = {digest: next(row for row in order if documents.digests[row] == digest) for digest in range(5)}
+    equal = {frozenset((row, best[int(documents.digests[row])])) for row in range(200)} - {
+        frozenset((row,)) for row in range(200)
+    }
+    between = {frozenset((a, b)) for a in best.values() for b in best.values() if a != b}
+    assert pairs == equal | between
+    documents.bands[:] = 3
+    assert {frozenset(pair) for pair in pairs_of(documents, [])} == between
 
 
 def test_places_pack_in_order_and_refuse_what_does_not_fit():

@@ -9,33 +9,45 @@ import pyarrow as pa
 
 from stages.dedup.messages import key_values, places, same_as_previous, whole_keys
 
-SMALL = 16  # buckets of up to this many documents: all pairs
+SMALL = 64  # buckets of up to this many different documents: all pairs
 HUBS = 4  # in a larger one: each document with this many of the best in survivor order,
 NEIGHBOURS = 4  # and with this many of the next by number of shingles, the likeliest to be similar
-SEGMENT = 1 << 16  # documents of one bucket held in memory; of each segment, its best is compared with the best so far
+SEGMENT = 1 << 16  # documents of one bucket held in memory
+CARRIED = 1024  # of those, so many are held again with the next: the best, and those of which there were most copies
 
 
 class Bucket:
-    """Documents of buckets as arrays: place (int64), number of shingles (int32), ranks (int64 arrays, most important first)."""
+    """Documents of buckets as arrays.
 
-    def __init__(self, places: np.ndarray, sizes: np.ndarray, ranks: list[np.ndarray]) -> None:
-        self.places, self.sizes, self.ranks = places, sizes, ranks
+    Place (int64), number of shingles (int32), digest of the shingles (uint64), band (int16), ranks (int64, most important first).
+    """
+
+    def __init__(
+        self, places: np.ndarray, sizes: np.ndarray, digests: np.ndarray, bands: np.ndarray, ranks: list[np.ndarray]
+    ) -> None:
+        self.places, self.sizes, self.digests, self.bands, self.ranks = places, sizes, digests, bands, ranks
+
+    def __len__(self) -> int:
+        return len(self.places)
 
     def take(self, rows: np.ndarray) -> Bucket:
         """The given documents, in the given order."""
-        return Bucket(self.places[rows], self.sizes[rows], [rank[rows] for rank in self.ranks])
+        ranks = [rank[rows] for rank in self.ranks]
+        return Bucket(self.places[rows], self.sizes[rows], self.digests[rows], self.bands[rows], ranks)
 
     def order(self) -> np.ndarray:
         """Rows in survivor order: by ranks, then place."""
         return np.lexsort((self.places, *reversed(self.ranks)))
 
 
-def join(buckets: list[Bucket]) -> Bucket:
-    """The documents of several, one after another."""
+def join(first: Bucket, second: Bucket) -> Bucket:
+    """The documents of both, one after another."""
     return Bucket(
-        np.concatenate([bucket.places for bucket in buckets]),
-        np.concatenate([bucket.sizes for bucket in buckets]),
-        [np.concatenate(ranks) for ranks in zip(*(bucket.ranks for bucket in buckets), strict=True)],
+        np.concatenate([first.places, second.places]),
+        np.concatenate([first.sizes, second.sizes]),
+        np.concatenate([first.digests, second.digests]),
+        np.concatenate([first.bands, second.bands]),
+        [np.concatenate(ranks) for ranks in zip(first.ranks, second.ranks, strict=True)],
     )
 
 
@@ -44,6 +56,7 @@ def candidate_pairs(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Places (low, high) of pairs that share a bucket (key) and may reach the Jaccard threshold by their sizes.
 
+    Of documents with equal sets only the best meets others; the rest meet it, in band 0 (they share every band), and share its fate.
     Memory: `SEGMENT` documents beside a table, however large a bucket is.
     """
     for documents, first, second in _pairs(messages, rank_columns):
@@ -57,25 +70,65 @@ def candidate_pairs(
 def _pairs(
     messages: Iterable[pa.Table], rank_columns: Sequence[str]
 ) -> Iterator[tuple[Bucket, np.ndarray, np.ndarray]]:
-    last_key, best = None, None  # of the table before, which may have been cut inside a large bucket
+    last_key, carried = None, None  # of the table before, which may have been cut inside a large bucket
+    for table in _segments(messages):
+        keys = key_values(table)
+        size, digest, band, *ranks = (
+            table.column(name).to_numpy() for name in ("size", "digest", "band", *rank_columns)
+        )
+        documents = Bucket(places(table), size, digest, band, ranks)
+        if carried is not None and (keys[0] == last_key).all():
+            documents = join(carried, documents)
+            keys = np.concatenate([np.repeat(keys[:1], len(carried), axis=0), keys])
+        run = np.cumsum(~same_as_previous(keys)) - 1
+        first, copies = equal_pairs(documents, run)
+        told = documents.bands[copies] == 0
+        yield documents, first[told], copies[told]
+        different = np.delete(np.arange(len(run)), copies)
+        documents, run = documents.take(different), run[different]
+        counts = np.bincount(run)
+        rows = np.flatnonzero((counts[run] > 1) & (counts[run] <= SMALL))
+        for one, other in small_pairs(run[rows]):
+            yield documents, rows[one], rows[other]
+        starts = np.append(0, np.cumsum(counts))
+        for bucket in np.flatnonzero(counts > SMALL).tolist():
+            members = documents.take(np.arange(starts[bucket], starts[bucket + 1]))
+            for one, other in large_pairs(members):
+                yield members, one, other
+        copied = np.bincount(np.searchsorted(different, first), minlength=len(different))
+        last_key, carried = keys[-1], _carried(documents, copied, int(starts[-2]))
+
+
+def _segments(messages: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Tables of whole keys; a key of more than `SEGMENT` rows in tables of as many, however the messages were cut."""
     for table in whole_keys(messages, limit=SEGMENT):
         keys = key_values(table)
-        run = np.cumsum(~same_as_previous(keys)) - 1
-        counts = np.bincount(run)
-        starts = np.append(0, np.cumsum(counts))
-        ranks = [table.column(name).to_numpy() for name in rank_columns]
-        documents = Bucket(places(table), table.column("size").to_numpy(), ranks)
-        goes_on = last_key is not None and bool((keys[0] == last_key).all())
-        large = counts > SMALL
-        large[0] |= goes_on
-        rows = np.flatnonzero((counts > 1)[run] & ~large[run])
-        for first, second in small_pairs(run[rows]):
-            yield documents, rows[first], rows[second]
-        for bucket in np.flatnonzero(large).tolist():
-            members = documents.take(np.arange(starts[bucket], starts[bucket + 1]))
-            yield from large_pairs(members, best if goes_on and bucket == 0 else None)
-        tail = documents.take(np.arange(starts[-2], starts[-1]))
-        last_key, best = keys[-1], best_of(best if goes_on and len(counts) == 1 else None, tail)
+        step = SEGMENT if (keys[0] == keys[-1]).all() else table.num_rows
+        for start in range(0, table.num_rows, step):
+            yield table.slice(start, step)
+
+
+def equal_pairs(documents: Bucket, run: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of documents that share bucket (`run`, sorted) and digest with a better one: the best such, and the row itself."""
+    size = np.bincount(run)[run]
+    rows = np.flatnonzero(size > 1)
+    some = documents.take(rows)
+    order = np.lexsort((some.places, *reversed(some.ranks), some.digests, run[rows]))
+    rows = rows[order]
+    new = np.ones(len(rows), dtype=bool)
+    digests, runs = documents.digests[rows], run[rows]
+    new[1:] = (digests[1:] != digests[:-1]) | (runs[1:] != runs[:-1])
+    best = rows[np.maximum.accumulate(np.where(new, np.arange(len(rows)), 0))] if len(rows) else rows
+    return best[~new], rows[~new]
+
+
+def _carried(documents: Bucket, copies: np.ndarray, start: int) -> Bucket:
+    """What of the last bucket, which begins at row `start`, is compared with the rest of it, should more come."""
+    last = documents.take(np.arange(start, len(documents)))
+    if len(last) > 2 * CARRIED:
+        most = np.argsort(-copies[start:], kind="stable")[:CARRIED]
+        last = last.take(np.union1d(last.order()[:CARRIED], most))
+    return last
 
 
 def small_pairs(groups: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -87,7 +140,7 @@ def small_pairs(groups: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         yield rows, rows + distance
 
 
-def segment_pairs(bucket: Bucket) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def large_pairs(bucket: Bucket) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """At most `HUBS + NEIGHBOURS` pairs of rows for each row of a large bucket, none twice."""
     order = bucket.order()
     for place, hub in enumerate(order[:HUBS]):
@@ -97,22 +150,3 @@ def segment_pairs(bucket: Bucket) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     by_size = rest[np.lexsort((bucket.places[rest], bucket.sizes[rest]))]
     for distance in range(1, min(NEIGHBOURS, len(by_size) - 1) + 1):
         yield by_size[:-distance], by_size[distance:]
-
-
-def large_pairs(bucket: Bucket, best: Bucket | None) -> Iterator[tuple[Bucket, np.ndarray, np.ndarray]]:
-    """Pairs of a large bucket, segment by segment; `best` is the best document of what came of this bucket before, if any."""
-    for start in range(0, len(bucket.places), SEGMENT):
-        segment = bucket.take(np.arange(start, min(start + SEGMENT, len(bucket.places))))
-        rows = len(segment.places)
-        for first, second in small_pairs(np.zeros(rows)) if rows <= SMALL else segment_pairs(segment):
-            yield segment, first, second
-        hub = best_of(None, segment)
-        if best is not None:
-            yield join([best, hub]), np.array([0]), np.array([1])
-        best = best_of(best, hub)
-
-
-def best_of(best: Bucket | None, other: Bucket) -> Bucket:
-    """The best document of both, in survivor order."""
-    both = other if best is None else join([best, other])
-    return both.take(both.order()[:1])

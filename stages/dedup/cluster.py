@@ -1,19 +1,19 @@
 """Clusters from verified pairs that stream by in survivor order: greedy stars, or connected components.
 
-Both hold numbers for documents, not for pairs, so that memory does not grow with how often documents meet: stars a bit for
-each document, components 8 bytes (16 from two billion documents on).
+Both hold numbers for documents, not for pairs, so that memory does not grow with how often documents meet: stars 12 bytes for
+each document, components 8 (4 more from two billion documents on), where any of its 4,096 neighbours has a duplicate.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from stages.characters import Bools, Bytes, Ints
+from stages.characters import Ints
 from stages.dedup.messages import places, whole_keys
 from stages.jit import kernel
 
@@ -56,6 +56,11 @@ class Numbers:
         """One more than the largest number."""
         return len(self.pages) << PAGE_BITS
 
+    @property
+    def memory(self) -> int:
+        """Bytes held."""
+        return int(self.pages.nbytes + self.number.nbytes)
+
     def of(self, place: Ints) -> Ints:
         """The number of each place; new pages get the next ones."""
         pages = place >> PAGE_BITS
@@ -75,29 +80,42 @@ class Numbers:
         return first
 
 
+class Removed(NamedTuple):
+    """Documents (places) that are removed, the one kept for each, how similar the two are; and the edges that removed them."""
+
+    edges: Ints
+    places: Ints
+    kept: Ints
+    similarity: npt.NDArray[np.float64]
+
+
 class Stars:
     """Greedy stars: in survivor order, each document not yet removed is kept, and removes its duplicates that are still there.
 
-    So every removed document has an edge to the one kept that removed it.
+    So every removed document is a duplicate of the one kept for it. Documents with equal sets need only one edge among them
+    (similarity 1): the worse shares the fate of the better, whose similarities are its own.
     """
 
     def __init__(self) -> None:
         self._numbers = Numbers()
-        self._removed = np.zeros(0, dtype=np.uint8)  # a bit for each number
+        self._keeper: Any = np.zeros(0, dtype=np.int32)  # number plus one of the document kept for each; 0: none yet
+        self._similarity = np.zeros(0, dtype=np.float64)  # to it
 
     @property
     def memory(self) -> int:
         """Bytes held."""
-        return int(self._removed.nbytes + self._numbers.pages.nbytes + self._numbers.number.nbytes)
+        return int(self._keeper.nbytes + self._similarity.nbytes + self._numbers.memory)
 
-    def removes(self, better: Ints, worse: Ints) -> Bools:
-        """Which edges (places) remove their worse end. Edges come, over all calls, in survivor order of `better`."""
-        a, b = self._numbers.of(better), self._numbers.of(worse)
-        # a page that came with `worse` cannot renumber those of `better`
-        self._removed = _grown(self._removed, len(self._numbers) >> 3)
-        removes = np.zeros(len(a), dtype=np.bool_)
-        _stars(self._removed, a, b, removes)
-        return removes
+    def remove(self, better: Ints, worse: Ints, similarity: npt.NDArray[np.float64]) -> Removed:
+        """What these edges (places) remove. Edges come, over all calls, in survivor order of `better`."""
+        a, b = self._numbers.of(better), self._numbers.of(worse)  # numbers stay: new pages do not change old ones
+        size = len(self._numbers)
+        if size >= _INT32 and self._keeper.dtype == np.int32:
+            self._keeper = self._keeper.astype(np.int64)
+        self._keeper, self._similarity = _grown(self._keeper, size), _grown(self._similarity, size)
+        edges = _stars(self._keeper, self._similarity, a, b, similarity)
+        kept = self._keeper[b[edges]].astype(np.int64) - 1
+        return Removed(edges, worse[edges], _places(self._numbers.places(), kept), self._similarity[b[edges]])
 
 
 class Components:
@@ -113,7 +131,7 @@ class Components:
     @property
     def memory(self) -> int:
         """Bytes held."""
-        return int(self._parent.nbytes + self._weight.nbytes + self._numbers.pages.nbytes + self._numbers.number.nbytes)
+        return int(self._parent.nbytes + self._weight.nbytes + self._numbers.memory)
 
     def join(self, better: Ints, worse: Ints, weight: Ints, other_weight: Ints) -> None:
         """Edges (places), over all calls in survivor order of `better`; how many documents each end stands for."""
@@ -149,13 +167,20 @@ def _grown(values: Any, size: int) -> Any:
 
 
 @kernel
-def _stars(removed: Bytes, better: Ints, worse: Ints, removes: Bools) -> None:
+def _stars(keeper: Any, kept_similarity: Any, better: Ints, worse: Ints, similarity: Any) -> Ints:
+    removing = np.empty(len(better), np.int64)
+    count = 0
     for edge in range(len(better)):
         a, b = better[edge], worse[edge]
-        if removed[a >> 3] >> np.uint8(a & 7) & np.uint8(1) or removed[b >> 3] >> np.uint8(b & 7) & np.uint8(1):
+        if keeper[b] != 0 or (keeper[a] != 0 and similarity[edge] < 1.0):
             continue
-        removed[b >> 3] |= np.uint8(1) << np.uint8(b & 7)
-        removes[edge] = True
+        if keeper[a] == 0:
+            keeper[b], kept_similarity[b] = a + 1, similarity[edge]
+        else:
+            keeper[b], kept_similarity[b] = keeper[a], kept_similarity[a]
+        removing[count] = edge
+        count += 1
+    return removing[:count].copy()
 
 
 @kernel

@@ -28,7 +28,7 @@ from stages.dedup.messages import (
     whole_keys,
 )
 from stages.dedup.minhash import Scheme, agreement, band_keys, best_bands, permutations, signatures
-from stages.dedup.shingles import shingles, similarities
+from stages.dedup.shingles import digests, shingles, similarities
 from stages.dedup.survivor import CRITERIA, Survivor, TextDuplicateConfig, rank_names, ranks
 from stages.stage import Addressed, GroupStage, Resources, knob, register
 
@@ -120,7 +120,7 @@ class Fuzzy(GroupStage):
     4 survivor: learns its members and sends the verdicts, or with linkage `component` 5: it meets them for their similarity.
 
     Cost: every document sends its set (8 bytes a shingle, or a signature) once, to itself in round 1; only those with candidates send it
-    further. Memory of round 3: a bit for each document that the corpus has (star) or 8 bytes (component); the other rounds work in pieces.
+    further. Memory of round 3: 12 bytes for each document that the corpus has (star) or 8 (component); the other rounds work in pieces.
     """
 
     name = "dedup.fuzzy"
@@ -146,7 +146,7 @@ class Fuzzy(GroupStage):
         facts: dict[str, pa.DataType] = {"weight": pa.int32(), **ranked}
         other: dict[str, pa.DataType] = {"other_shard": pa.int32(), "other_row": pa.int64(), "other_weight": pa.int32()}
         rounds: tuple[dict[str, pa.DataType], ...] = (
-            {"size": pa.int32(), **ranked},
+            {"size": pa.int32(), "digest": pa.uint64(), **ranked, "band": pa.int16()},
             {"set": SET, "id": pa.string(), **facts},
             {"set": SET, **facts},
             {**other, "similarity": pa.float64(), **facts},
@@ -161,7 +161,7 @@ class Fuzzy(GroupStage):
         return 1 if round == CLUSTER else wanted
 
     def emit(self, batch: Batch, shard: int, rows: np.ndarray) -> Iterable[Addressed]:
-        """To each band's bucket its size and survivor ranks; to the document's own key its set and id."""
+        """To each band's bucket its size, digest and survivor ranks; to the document's own key its set and id."""
         config = self.config
         sets = list(shingles(config.texts(batch), config.ngram))
         kept = np.array([row for row, values in enumerate(sets) if len(values)], dtype=np.int64)
@@ -174,8 +174,10 @@ class Fuzzy(GroupStage):
         signed = signatures(sets, count, config.seed, config.scheme)
         keys = band_keys(signed[:, : bands * rows_], bands, self._scopes(batch)[kept])
         each_band = indices(np.repeat(np.arange(len(kept)), bands))
-        bucket = {"size": pa.array([len(values) for values in sets], pa.int32()), **ranked}
+        sizes = pa.array([len(values) for values in sets], pa.int32())
+        bucket = {"size": sizes, "digest": pa.array(digests(sets)), **ranked}
         repeated = {name: column.take(each_band) for name, column in bucket.items()}
+        repeated["band"] = pa.array(np.tile(np.arange(bands, dtype=np.int16), len(kept)))
         yield Addressed(BUCKETS, message_table(keys.reshape(-1, 2), np.repeat(senders, bands), repeated))
         own = {
             "set": pack_sets(sets if config.verify == "shingles" else list(signed)),
@@ -279,14 +281,13 @@ class Fuzzy(GroupStage):
     def _stars(self, edges: Iterator[pa.Table]) -> Iterator[Addressed]:
         stars = Stars()
         for table in edges:
-            better, worse = places(table), _others(table)
-            removes = np.flatnonzero(stars.removes(better, worse))
+            removed = stars.remove(places(table), _others(table), table.column("similarity").to_numpy())
             payload = {
-                "id": pa.nulls(len(removes), pa.string()),
-                "similarity": table.column("similarity").take(indices(removes)),
-                "weight": table.column("other_weight").take(indices(removes)),
+                "id": pa.nulls(len(removed.edges), pa.string()),
+                "similarity": pa.array(removed.similarity),
+                "weight": table.column("other_weight").take(indices(removed.edges)),
             }
-            yield Addressed(SURVIVOR, message_table(address_keys(better[removes]), worse[removes], payload))
+            yield Addressed(SURVIVOR, message_table(address_keys(removed.kept), removed.places, payload))
 
     def _components(self, edges: Iterator[pa.Table]) -> Iterator[Addressed]:
         components = Components()

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from stages.batch import encoded
 from stages.characters import UNSPACED_RANGES, Bytes, Ints, Keys
+from stages.dedup.hashing import mix as mix64
 from stages.jit import kernel
 from stages.words import BASE, decode, mix
 
@@ -64,6 +65,13 @@ def _groups(texts: list[str]) -> Iterator[list[str]]:
         size += len(text)
     if group:
         yield group
+
+
+def digests(sets: Sequence[Keys]) -> Keys:
+    """A 64-bit digest (uint64) of each set, none of them empty: equal for equal sets, whatever their order."""
+    starts = np.cumsum([0] + [len(values) for values in sets[:-1]])
+    found: Keys = np.add.reduceat(mix64(np.concatenate(sets)), starts) if sets else np.empty(0, dtype=np.uint64)
+    return found
 
 
 def jaccard(a: Keys, b: Keys) -> float:
