@@ -31,7 +31,7 @@ from pipeline.run import preflight, with_given_paths
 from pipeline.tables import Chunk, ChunkWriter, as_table, check_source, file_kind, file_schema, read_chunks
 from pipeline.yamlfile import ConfigError, Located
 from stages.batch import Batch
-from stages.stage import Edit, GroupStage, MapStage, Stage, StageError
+from stages.stage import OF_RUNS, Edit, GroupStage, MapStage, Stage, StageError
 
 KEEP = "keep"
 CRASH = "crash"  # rule of a row that ends its worker
@@ -82,7 +82,7 @@ def parse_spec(stage: str, overrides: list[str]) -> StageSpec:
             parts, value = split_override(override, "threshold=0.8")
             words = stage.split(".")
             knob = parts[len(words) :] if parts[: len(words)] == words else parts
-            if not knob or knob[0] == "checkpoint":
+            if not knob or knob[0] in OF_RUNS:
                 raise ConfigError(
                     f"--set {override}: expected a knob of {stage}; `python -m pipeline stages {stage}` lists them"
                 )

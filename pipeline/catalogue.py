@@ -63,8 +63,14 @@ def _stage(stage: type[Stage]) -> str:
         textwrap.fill(doc, 110, initial_indent="  ", subsequent_indent="  "),
         f"  reads: {', '.join(stage.needs)}" + (f"; writes: {', '.join(writes)}" if writes else ""),
     ]
-    lines += _knobs(stage.config_model, set(StageConfig.model_fields))
+    lines += _knobs(stage.config_model, common_knobs(stage.config_model))
     return "\n".join(lines)
+
+
+def common_knobs(model: type[BaseModel]) -> set[str]:
+    """The knobs of a stage that are those of every stage, with the same defaults."""
+    same = StageConfig.model_fields
+    return {name for name in same if model.model_fields[name].default == same[name].default}
 
 
 def default_instance(stage: type[Stage]) -> Stage | None:

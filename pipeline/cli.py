@@ -91,6 +91,23 @@ def build_parser() -> argparse.ArgumentParser:
     audit.add_argument("--marks", type=Path, metavar="FILE", help="marks.json, as the page downloads it")
     audit.set_defaults(command=_audit)
 
+    dups = commands.add_parser(
+        "dups",
+        help="a document's duplicates: which was kept, which were dropped for it and why, what they differ in",
+        description="Show the cluster of a document: the one that was kept, those that were dropped for it by any stage, and the words in "
+        "which they differ; personal data is replaced by the structured recognisers.",
+    )
+    dups.add_argument("run", help="run directory")
+    dups.add_argument("what", metavar="ID|URL", help="id or URL of any record of the ledger")
+    dups.add_argument("--max", type=_positive, default=10, metavar="N", help="removed documents to show (default 10)")
+    dups.add_argument("--html", type=Path, metavar="FILE", help="write a page instead, in one file")
+    dups.add_argument(
+        "--reread",
+        action="store_true",
+        help="read texts that the run no longer has from the input again, and run the stages up to the one that dropped them",
+    )
+    dups.set_defaults(command=_dups)
+
     clean = commands.add_parser(
         "clean", help="remove intermediate files (phases/, scores/); a finished run stays finished"
     )
@@ -267,6 +284,15 @@ def _audit(options: argparse.Namespace) -> int:
     from pipeline.status import run_directory
 
     print(audit(run_directory(options.run), options.rows, options.marks))
+    return 0
+
+
+def _dups(options: argparse.Namespace) -> int:
+    from pipeline.dups import dups
+    from pipeline.status import run_directory
+
+    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    print(dups(run_directory(options.run), options.what, options.max, options.html, options.reread, colour))
     return 0
 
 

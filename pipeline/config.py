@@ -348,6 +348,8 @@ def stage_spec(name: str, knobs: Any, raw: Located, place: Key) -> StageSpec:
         text = f"{name}.as: {config.as_!r} is the name of another stage or section; choose another"
         if config.as_ != name:
             mistakes.append(((*place, "as"), text))
+    if config is not None and config.alarm_share is not None and not stage_class.drops:
+        mistakes.append(((*place, "alarm_share"), f"{name}.alarm_share: {name} drops nothing; leave it out"))
     if config is not None and not mistakes:
         mistakes += _variant_mistakes(stage_class, config, knobs, place, name)
     if mistakes or config is None:

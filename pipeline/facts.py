@@ -7,7 +7,7 @@ from collections import Counter
 from importlib import metadata
 from typing import Any
 
-from pipeline.config import RunConfig, redact, resolved
+from pipeline.config import RunConfig, StageSpec, redact, resolved
 from pipeline.engine.journal import Manifest
 from pipeline.engine.phases import Work
 from pipeline.engine.store import Store
@@ -100,6 +100,7 @@ def fill(facts: dict[str, Any], work: Work) -> None:
     tallies: dict[str, dict[str, Counter[str]]] = {}
     sources: dict[str, dict[str, int]] = {}
     others: Counter[str] = Counter()
+    ended: dict[str, dict[str, Counter[str]]] = {}  # stage -> source -> fates
     for _, manifest in work.map_manifests():
         for name, counts in manifest.counts["stages"].items():
             total = stages.setdefault(
@@ -126,6 +127,9 @@ def fill(facts: dict[str, Any], work: Work) -> None:
             entry["records"] += counts["records"]
             entry["bytes"] += counts["bytes"]
         others.update(manifest.counts["other_records"])
+        for name, of in manifest.counts.get("ended", {}).items():
+            for source, fates in of.items():
+                ended.setdefault(name, {}).setdefault(source, Counter()).update(fates)
     for _, manifest in work.map_manifests():
         for source, fates in manifest.counts["fates"].items():
             entry = sources.setdefault(source, {"records": 0, "bytes": 0, "kept": 0, "dropped": 0, "failed": 0})
@@ -145,15 +149,20 @@ def fill(facts: dict[str, Any], work: Work) -> None:
     facts["other_records"] = dict(sorted(others.items()))
     kinds = {spec.name: spec for spec in work.config.stages}
     facts["stages"] = []
+    reached = Counter({name: entry["records"] for name, entry in sources.items()})
     for name in ["read", *kinds]:
         if name not in stages:
             continue
-        limits = []
+        limits, figures = [], {}
         if name in kinds:
             stage = kinds[name].stage_class(kinds[name].config)
+            figures = stage.figures()
             limits = [limit._asdict() for limit in stage.limits()] if isinstance(stage, MapStage) else []
         entry = stages[name]
         table = _table(plans.get(name, {}), tallies.get(name, {}))
+        lost = sorted(ended.get(name, {}).items())
+        by_source = {s: {"in": reached[s], "dropped": fates["dropped"]} for s, fates in lost if fates["dropped"]}
+        reached.subtract({source: fates.total() for source, fates in lost})
         plain = {k: (dict(sorted(v.items())) if isinstance(v, Counter) else v) for k, v in entry.items()}
         facts["stages"].append(
             {
@@ -162,6 +171,8 @@ def fill(facts: dict[str, Any], work: Work) -> None:
                 **plain,
                 "seconds": round(entry["seconds"], 2),
                 "limits": limits,
+                **({"by_source": by_source} if by_source else {}),
+                **({"figures": figures} if figures else {}),
                 **({"table": table} if table else {}),
             }
         )
@@ -195,6 +206,24 @@ def too_many_failed(facts: dict[str, Any], limit: float) -> list[str]:
         "the ledger names each (fate = failed)"
         for entry in facts["inputs"]
         if entry["records"] and entry["failed"] / entry["records"] > limit
+    ]
+
+
+ALARM_LEAST = 100  # documents of a source below which a share says little
+
+
+def stage_alarms(facts: dict[str, Any], spec: StageSpec) -> list[str]:
+    """Sources of which a stage dropped more than its `alarm_share`, in words."""
+    share = spec.config.alarm_share
+    if share is None:
+        return []
+    stage: dict[str, Any] = next((s for s in facts["stages"] if s["stage"] == spec.name), {})
+    by_source: dict[str, dict[str, int]] = stage.get("by_source", {})
+    return [
+        f"{spec.name} dropped {n['dropped']:,} of the {n['in']:,} documents of source {source!r} that reached it "
+        f"({100 * n['dropped'] / n['in']:.1f} %), more than {spec.name}.alarm_share = {share:g}; report.html and samples/ show some of them"
+        for source, n in by_source.items()
+        if n["in"] >= ALARM_LEAST and n["dropped"] / n["in"] > share
     ]
 
 

@@ -145,6 +145,9 @@ def run(config: RunConfig, options: Options, say: Say) -> int:
     if facts["stages"]:
         say("")
         say(run_facts.summary(facts))
+        for alarm in facts["alarms"][len(notes) :]:
+            if alarm not in (facts.get("error") or ""):
+                say(f"warning: {alarm}")
     if code == 0:
         look = f"; look at {store.root}/report.html" if store.local is not None else ""
         say(f"\n{store.root}: done in {human_time(time.time() - began)}{look}")
@@ -198,6 +201,8 @@ def _carry_out(
             raise
     work.run(executor, options.retry_failed, say)
     run_facts.fill(facts, work)
+    alarms = {spec.name: run_facts.stage_alarms(facts, spec) for spec in config.stages}
+    facts["alarms"] = [*facts["alarms"], *(alarm for found in alarms.values() for alarm in found)]
     _collect_samples(work, store, executor)
     store.write("documents/README.md", run_facts.card(facts).encode())
     for folder in _conversation_folders(config):
@@ -205,6 +210,7 @@ def _carry_out(
     _remove_stale(work, store)
     run_facts.write(store, facts)
     failed = run_facts.too_many_failed(facts, config.engine.max_failed)
+    failed += [alarm for spec in config.stages if spec.config.alarm == "fail" for alarm in alarms[spec.name]]
     if failed:
         raise RunFailed("\n".join(failed))
     for name in LATER:

@@ -55,6 +55,10 @@ def stage_order(config: RunConfig, places: Sequence[Key]) -> list[Mistake]:
                         f"{spec.name}.only.source: no input has the source {source!r}{nearest(source, sources)}",
                     )
                 )
+        for source in spec.config.sources():
+            if source not in sources:
+                text = f"{spec.name}: no input has the source {source!r}{nearest(source, sources)}"
+                mistakes.append((place, text))
         talk = _rewritten(spec, stage, config.input)
         if talk is not None:
             mistakes.append(

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from pipeline.catalogue import default_instance, expected, plain
+from pipeline.catalogue import common_knobs, default_instance, expected, plain
 from stages.stage import MapStage, Stage, StageConfig, registry
 
 
@@ -53,7 +53,7 @@ def _page(stage: type[Stage]) -> str:
     )
     if isinstance(instance, MapStage) and (scored := instance.scored()):
         parts.append(f"In scores/: {_names(scored)}.")
-    knobs = _knobs(stage.config_model, set(StageConfig.model_fields))
+    knobs = _knobs(stage.config_model, common_knobs(stage.config_model))
     parts += ["## Knobs", config, "\n".join(knobs)] if len(knobs) > 2 else []
     parts += ["## Definitions", module]
     return "\n\n".join(part for part in parts if part) + "\n"

@@ -83,7 +83,7 @@ def written(config: RunConfig) -> str:
     return ", ".join(sorted(folders))
 
 
-def _config_of(run: str, facts: dict[str, Any], config_file: Path | None, overrides: list[str]) -> RunConfig:
+def config_of(run: str, facts: dict[str, Any], config_file: Path | None, overrides: list[str]) -> RunConfig:
     """The config that was run, or another file with the `--set`s of that run; then `overrides`."""
     if config_file is not None:
         given = [override for override in facts["arguments"]["set"] if not override.endswith("=***")]
@@ -126,7 +126,7 @@ def status(run: str, config_file: Path | None, overrides: list[str]) -> str:
     store = run_directory(run)
     facts = run_facts.read(store)
     assert facts is not None
-    config = _config_of(run, facts, config_file, overrides)
+    config = config_of(run, facts, config_file, overrides)
     if config.name != facts["name"]:
         raise ConfigError(f"{run} holds the run {facts['name']!r}, but the config is called {config.name!r}")
     work = prepare(config, store.root, facts["arguments"]["limit"])

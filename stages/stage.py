@@ -79,6 +79,29 @@ class StageConfig(BaseModel):
         json_schema_extra={"source": ""},
     )
     checkpoint: bool = knob(False, "end the phase after this stage, so that a later change never repeats it")
+    alarm_share: float | None = knob(
+        None,
+        "say so at the end of the run, in run.json and in report.html, where this stage dropped more than this share of an input"
+        " source's documents that reached it; sources of which fewer than 100 did raise no alarm; null: never",
+        ge=0,
+        le=1,
+    )
+    alarm: Literal["warn", "fail"] = knob(
+        "warn",
+        "what an alarm does. warn: it is said, and the run goes on; fail: the run ends with exit code 1 behind the stages, before"
+        " tokenizer, pack and pretrain",
+    )
+
+    def sources(self) -> tuple[str, ...]:
+        """Input sources that the stage's own knobs name; a config in which no input has one of them is refused."""
+        return ()
+
+
+OF_RUNS = (
+    "checkpoint",
+    "alarm_share",
+    "alarm",
+)  # knobs that say how a run goes on: no result of a stage depends on them
 
 
 class Edit(NamedTuple):
@@ -194,6 +217,10 @@ class Stage(ABC):
 
     def assets(self) -> dict[str, str]:
         """Files that the stage reads, name -> path or URL; their SHA-256 is part of the fingerprint."""
+        return {}
+
+    def figures(self) -> dict[str, float]:
+        """Numbers that follow from the knobs, which run.json notes with the stage: the bands and rows of an LSH, say."""
         return {}
 
     def setup(self, assets: Mapping[str, Path]) -> None:  # noqa: B027 - most stages need none

@@ -455,3 +455,16 @@ def test_a_pair_in_many_bands_is_compared_once():
     assert 2 < invited <= 28 and invited % 2 == 0  # both are invited, once for each band that they share
     assert (met, edges) == (2, 1)  # but shingles travel once
     assert rows_sent([text, text]) == [2, 2, 1]  # of equal ones one band tells
+
+
+def test_scope_by_file_and_by_column():
+    texts = [" ".join(words(random.Random(7), 50))] * 6
+    tables = shards(texts, 2)
+    for name, values in (
+        ("crawl", ["x", "x", "y"]),
+        ("_file", ["CC-MAIN-2024-10/a", "CC-MAIN-2024-10/b", "CC-MAIN-2024-18/a"]),
+    ):
+        tables = [table.append_column(name, pa.array(values)) for table in tables]
+    assert kept(run(tables, {"scope": "column:crawl"})) == ["d0", "d2"]
+    assert kept(run(tables, {"scope": r"file:CC-MAIN-\d{4}-\d\d"})) == ["d0", "d2"]
+    assert kept(run(tables, {"scope": "global"})) == ["d0"]

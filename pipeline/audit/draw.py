@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.report import scan
-from stages.conversation import KINDS, LISTS, transcript
+from pipeline.report.kept import kept_folders, kept_rows
 from stages.pii.scrub import Scrubber, scrub_url
 
 SHOWN = 6_000  # characters of a text; enough to judge it by
@@ -81,7 +80,7 @@ def draw(run: Path, rows: int) -> list[Drawn]:
         if stratum.fate == "kept":
             drawn[stratum].rows = _kept(run, rows)
     wanted = {row["kept_id"] for one in drawn.values() for row in one.rows if row.get("kept_id")}
-    partners = _by_id(run, wanted)
+    partners = kept_rows(run, wanted)
     scrubber = Scrubber()
     for one in drawn.values():
         one.rows = [_shown(row, partners, scrubber) for row in one.rows]
@@ -137,51 +136,17 @@ def _dropped(run: Path, rows: int) -> dict[tuple[str, str], list[dict[str, Any]]
     return {key: keeper.sorted() for key, keeper in first.items()}
 
 
-def _folders(run: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Where kept rows are, and the columns to show of each."""
-    for name in ("documents", *KINDS.values()):
-        folder = run / name
-        have = scan.columns_of(folder)
-        columns = ("id", "url", "source", "text", "messages", "prompt", "chosen", "rejected", "answer")
-        if have:
-            yield folder, [column for column in columns if column in have]
-
-
 def _kept(run: Path, rows: int) -> list[dict[str, Any]]:
     """Kept rows; their ids are read first, and only then what is shown of them."""
     keeper = _First(rows)
-    for folder, _ in _folders(run):
+    for folder, _ in kept_folders(run):
         for batch in scan.batches(scan.row_groups(folder, ["id"]), ["id"], rows=65536):
             for id_ in batch.column("id").to_pylist():
                 if keeper.wants(id_):
                     keeper.add(id_, id_)
     ids = keeper.sorted()
-    found = _by_id(run, set(ids))
+    found = kept_rows(run, set(ids))
     return [found[id_] for id_ in ids]
-
-
-def _by_id(run: Path, ids: set[str]) -> dict[str, dict[str, Any]]:
-    """Kept rows by id, each with a `text`."""
-    found: dict[str, dict[str, Any]] = {}
-    if not ids:
-        return found
-    wanted = pa.array(sorted(ids), pa.string())
-    for folder, columns in _folders(run):
-        for group in scan.row_groups(folder, ["id"]):
-            here = [batch.column("id") for batch in scan.batches([group], ["id"], rows=65536)]
-            if not any(pc.any(pc.is_in(column, value_set=wanted)).as_py() for column in here):
-                continue
-            for batch in scan.batches([group], columns, rows=256):
-                for row in batch.filter(pc.is_in(batch.column("id"), value_set=wanted)).to_pylist():
-                    found[row["id"]] = {**row, "text": row["text"] if "text" in row else _talk(row)}
-    return found
-
-
-def _talk(row: dict[str, Any]) -> str:
-    """A row of chat/, preferences/ or prompts/ as people read it."""
-    lists = [row.get("messages", row.get("prompt")), *(row.get(name) for name in LISTS[1:])]
-    answer = row.get("answer")
-    return transcript(lists) + (f"\n\n[answer]\n{answer}" if answer else "")
 
 
 def _shown(row: dict[str, Any], partners: dict[str, dict[str, Any]], scrubber: Scrubber) -> dict[str, Any]:

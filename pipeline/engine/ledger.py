@@ -21,7 +21,8 @@ class Lost:
 
     def __init__(self, writer: TableWriter) -> None:
         self.writer = writer
-        self.fates: dict[str, Counter[str]] = {}
+        self.fates: dict[str, Counter[str]] = {}  # by source
+        self.ended: dict[str, dict[str, Counter[str]]] = {}  # by stage and source
 
     def add(self, table: pa.Table, verdicts: list[dict[str, Any]]) -> None:
         """Add rows with their verdicts (fate, stage, rule, ...), aligned."""
@@ -33,13 +34,15 @@ class Lost:
         }
         rows = []
         for i, verdict in enumerate(verdicts):
-            self.fates.setdefault(column["source"][i], Counter())[verdict["fate"]] += 1
+            source, fate = column["source"][i], verdict["fate"]
+            self.fates.setdefault(source, Counter())[fate] += 1
+            self.ended.setdefault(verdict["stage"], {}).setdefault(source, Counter())[fate] += 1
             rows.append(
                 {
                     "id": column["id"][i],
                     "record_id": scrubbed(column["record_id"][i]),
                     "url": scrubbed(column["url"][i]),
-                    "source": column["source"][i],
+                    "source": source,
                     "file": column["_file"][i],
                     "offset": column["_offset"][i],
                     "_seq": column["_seq"][i],

@@ -22,7 +22,7 @@ from pipeline.engine.tasks import task_of
 from pipeline.engine.work import Task
 from pipeline.plan import Phase
 from pipeline.readers.record import Segment
-from stages.stage import GroupStage, MapStage
+from stages.stage import OF_RUNS, GroupStage, MapStage
 
 __all__ = ["UnitState", "Work", "unit_name"]
 
@@ -99,7 +99,7 @@ class Work:
 
     def _stage_print(self, spec: StageSpec, without: tuple[str, ...] = ()) -> str:
         """Fingerprint of a stage: knobs, version, libraries, assets."""
-        knobs = spec.config.model_dump(mode="json", by_alias=True, exclude={"checkpoint"})
+        knobs = spec.config.model_dump(mode="json", by_alias=True, exclude=set(OF_RUNS))
         for name in without:
             knobs.pop(name, None)
             knobs["by_language"] = {

@@ -56,6 +56,10 @@ class UnitCounts:
             "sources": self.sources,
             "other_records": dict(sorted(self.other_records.items())),
             "fates": {source: dict(sorted(fates.items())) for source, fates in sorted(lost.fates.items())},
+            "ended": {
+                stage: {source: dict(sorted(fates.items())) for source, fates in sorted(of.items())}
+                for stage, of in sorted(lost.ended.items())
+            },
             "kept": dict(sorted(self.kept.items())),
         }
 

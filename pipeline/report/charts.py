@@ -143,3 +143,60 @@ def lines(series: Sequence[Line], label: str, x_name: str, level: tuple[str, flo
         body.append(f'<path class="line {s.style}" d="M{x:.0f},12h18"/>' + _text(x + 24, 16, s.name, "start", "value"))
         x += 40 + 7 * len(s.name)
     return _svg(width, height, label, body)
+
+
+def curve(share: Callable[[float], float], counts: np.ndarray, threshold: float | None, label: str) -> Markup:
+    """A curve over [0, 1] with values in [0, 1], before bars of `counts`, whose bins cut [0, 1] evenly; dashed: a threshold."""
+    width, height, left, right, top, bottom = 540, 230, 46, 12, 28, 40
+    base, tall = height - bottom, height - bottom - top
+    most = max(int(counts.max()), 1)
+
+    def at(value: float) -> float:
+        return left + (width - left - right) * value
+
+    body = []
+    for value in (0.0, 0.25, 0.5, 0.75, 1.0):
+        y = base - tall * value
+        body.append(f'<path class="grid" d="M{left},{y:.1f}H{width - right}"/>')
+        body.append(_text(left - 6, y + 4, human.number(value), "end"))
+    step = 1 / len(counts)
+    path = [
+        f"M{at(i * step) + 0.4:.1f},{base}v{-max(tall * n / most, 1.0):.1f}H{at((i + 1) * step) - 0.4:.1f}V{base}z"
+        for i, n in enumerate(counts.tolist())
+        if n
+    ]
+    body.append(f'<path class="bars pale" d="{"".join(path)}"/>')
+    body.append(f'<path class="axis" d="M{left},{base}H{width - right}"/>')
+    points = [f"{at(x):.1f},{base - tall * share(x):.1f}" for x in (k / 200 for k in range(201))]
+    body.append(f'<polyline class="line b" points="{" ".join(points)}"/>')
+    if threshold is not None:
+        body.append(f'<path class="limit" d="M{at(threshold):.1f},{top - 8}V{base}"/>')
+        body.append(_text(at(threshold) - 4, top - 12, f"threshold {human.number(threshold)}", "end", "limit-name"))
+    for value in (0, 0.2, 0.4, 0.6, 0.8, 1):
+        body.append(_text(at(value), base + 17, human.number(value)))
+    body.append(_text((left + width - right) / 2, height - 6, f"Jaccard similarity; tallest bar {human.count(most)}"))
+    return _svg(width, height, label, body)
+
+
+def heat_map(names: Sequence[str], counts: np.ndarray, label: str, rows: str, columns: str) -> Markup:
+    """A square of counts, (row, column), shaded by their share of the column, each with its number."""
+    cell, high, left, top = 84, 30, 190, 48
+    width, height = left + cell * len(names) + 8, top + high * len(names) + 8
+    shown = [name if len(name) <= 22 else f"{name[:21]}…" for name in names]
+    wholes = np.maximum(counts.sum(axis=0), 1)
+    body = [_text(left, 16, f"{columns} →", "start", "value"), _text(left - 8, top - 8, f"{rows} ↓", "end", "value")]
+    for j, name in enumerate(shown):
+        short = name if len(name) <= 12 else f"{name[:11]}…"
+        body.append(_text(left + cell * (j + 0.5), top - 8, short))
+    for i, name in enumerate(shown):
+        y = top + high * i
+        body.append(_text(left - 8, y + 20, name, "end"))
+        for j in range(len(names)):
+            n = int(counts[i, j])
+            x, depth = left + cell * j, n / wholes[j]
+            body.append(
+                f'<rect class="heat" x="{x}" y="{y}" width="{cell - 2}" height="{high - 2}" rx="3" fill-opacity="{0.06 + 0.5 * depth:.2f}"/>'
+            )
+            if n:
+                body.append(_text(x + cell / 2 - 1, y + 19, human.short(n), "middle", "value"))
+    return Markup('<div style="width:{}px">{}</div>').format(width, _svg(width, height, label, body))

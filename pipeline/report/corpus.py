@@ -1,4 +1,4 @@
-"""What the report shows of documents/, ledger/, scores/ and samples/, read in streams."""
+"""What the report shows of documents/, ledger/, scores/ and samples/, read in streams. Duplicates: duplicates.py."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def domains(run: Path, top: int = 25) -> dict[str, Any] | None:
 
 
 def documents(run: Path) -> dict[str, Any] | None:
-    """Languages, sources, lengths and duplicate clusters of the kept documents."""
+    """Languages, sources and lengths of the kept documents."""
     folder = run / "documents"
     present = scan.columns_of(folder)
     if not present:
@@ -128,33 +128,7 @@ def documents(run: Path) -> dict[str, Any] | None:
             {"name": human.shown(k, 120), "documents": counted[name][k], "bytes": weights[name][k]} for k in order[:60]
         ]
         out[f"{name}s"] = len(order)
-    out["clusters"] = _clusters(folder, present)
     return out
-
-
-def _clusters(folder: Path, present: Mapping[str, pa.DataType]) -> dict[str, Any] | None:
-    """Duplicate cluster sizes of the surviving documents, as classes, and the largest clusters."""
-    if "dup_cluster_size" not in present:
-        return None
-    starts = [1, 2, 3, 4, 5, 10, 20, 50, 100, 1000]
-    names = ["1", "2", "3", "4", "5–9", "10–19", "20–49", "50–99", "100–999", "1,000+"]
-    counts = np.zeros(len(starts), np.int64)
-    largest: list[tuple[int, str]] = []
-    columns = ["dup_cluster_size", *(["url"] if "url" in present else [])]
-    for batch in scan.batches(scan.row_groups(folder, columns), columns):
-        sizes = batch.column("dup_cluster_size").fill_null(1).to_numpy(zero_copy_only=False).astype(np.int64)
-        counts += np.bincount(np.clip(np.searchsorted(starts, sizes, "right") - 1, 0, None), minlength=len(starts))
-        for row in np.argsort(-sizes, kind="stable")[:10].tolist():
-            if sizes[row] > 1:
-                largest.append((int(sizes[row]), str(batch.column("url")[row]) if len(columns) > 1 else ""))
-        largest = sorted(largest, key=lambda item: (-item[0], item[1]))[:10]
-    used = int(np.flatnonzero(counts).max()) + 1 if counts.any() else 0
-    return {
-        "chart": charts.bars(names[:used], counts[:used].tolist(), "documents by the size of their duplicate cluster"),
-        "alone": int(counts[0]),
-        "clustered": int(counts[1:].sum()),
-        "largest": [{"size": size, "url": human.shown(url, 200)} for size, url in largest],
-    }
 
 
 def scores(run: Path, stages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -180,27 +154,13 @@ def scores(run: Path, stages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
         found = histograms(batches, {c: [t for _, t in pairs] for c, pairs in wanted.items()}) if columns else {}
         if found:
             read, everything = sum(g.rows for g in chosen), sum(g.rows for g in groups)
-            plots = [_plot(c, found[c], wanted[c]) for c in columns if c in found]
+            plots = [plot(c, found[c], wanted[c]) for c in columns if c in found]
             out.append({"stage": name, "plots": plots, "rows": everything, "read": read})
     return out
 
 
-def similarities(run: Path) -> dict[str, Any] | None:
-    """Similarity of removed documents to the one that was kept."""
-    folder = run / "ledger"
-    if "similarity" not in scan.columns_of(folder):
-        return None
-    groups = scan.row_groups(folder, ["similarity"])
-
-    def batches() -> Iterator[Mapping[str, np.ndarray]]:
-        for batch in scan.batches(groups, ["similarity"], 65536):
-            yield {"similarity": _floats(batch.column(0).drop_null())}
-
-    found = histograms(batches, {}).get("similarity")
-    return _plot("similarity to the kept document", found, []) if found else None
-
-
-def _plot(name: str, h: Histogram, limits: Sequence[tuple[str, float]]) -> dict[str, Any]:
+def plot(name: str, h: Histogram, limits: Sequence[tuple[str, float]]) -> dict[str, Any]:
+    """A histogram as the page shows it: its name, chart, and what the chart leaves out."""
     notes = [f"{human.count(h.total)} values from {human.number(h.low)} to {human.number(h.high)}"]
     if h.missing:
         notes.append(f"{human.count(h.missing)} without a value")
@@ -214,7 +174,7 @@ def _plot(name: str, h: Histogram, limits: Sequence[tuple[str, float]]) -> dict[
 
 def length_plot(h: Histogram) -> dict[str, Any]:
     """The histogram of document lengths."""
-    return _plot("length in characters", h, [])
+    return plot("length in characters", h, [])
 
 
 def samples(run: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:

@@ -20,7 +20,9 @@ class RowGroup(NamedTuple):
 
 
 def parts(folder: Path) -> list[Path]:
-    """The folder's Parquet files in name order; none if there is no such folder."""
+    """The folder's Parquet files in name order, or the one file; none if there is no such folder."""
+    if folder.is_file():
+        return [folder]
     return sorted(folder.glob("*.parquet")) if folder.is_dir() else []
 
 

@@ -16,6 +16,7 @@ from markupsafe import Markup
 from pipeline.report import corpus, findings, human, results
 from pipeline.report.conversations import conversations
 from pipeline.report.diversity import diversity
+from pipeline.report.duplicates import duplicates
 
 FORMAT = 1  # newest run.json that this report reads
 HERE = Path(__file__).parent
@@ -106,7 +107,7 @@ def _view(run_dir: Path, run: Mapping[str, Any]) -> dict[str, Any]:
         "documents": documents,
         "conversations": attempt("conversations", lambda: conversations(run_dir)) or [],
         "domains": attempt("ledger/", lambda: corpus.domains(run_dir)),
-        "similarity": attempt("ledger/", lambda: corpus.similarities(run_dir)),
+        "duplicates": attempt("ledger/", lambda: duplicates(run_dir, stages, run.get("config") or {})),
         "scores": attempt("scores/", lambda: corpus.scores(run_dir, stages)) or [],
         "contamination": attempt("findings/", lambda: findings.contamination(run_dir)) or [],
         "tables": findings.tables(run.get("stages") or []),

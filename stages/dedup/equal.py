@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +12,7 @@ import pyarrow as pa
 from stages.batch import Batch
 from stages.dedup import columns
 from stages.dedup.messages import indices, key_values, message_table, pack, places, same_as_previous, whole_keys
-from stages.dedup.survivor import DuplicateConfig, rank_names, ranks
+from stages.dedup.survivor import DuplicateConfig, rank_names, ranks, scope_keys
 from stages.stage import Addressed, GroupStage, Resources
 
 PIECE = 1 << 16  # messages of one key handled at a time
@@ -24,7 +24,7 @@ class EqualContents(GroupStage):
     Round 0, key = hash: picks the survivor of each group. Memory: 16 bytes for each copy of the most frequent contents.
     """
 
-    libraries = ("xxhash",)
+    libraries: ClassVar[tuple[str, ...]] = ("xxhash",)
     resources = Resources(memory=256 << 20)
     config: DuplicateConfig
 
@@ -59,15 +59,12 @@ class EqualContents(GroupStage):
         """Keys, (n, 2) uint64, of the rows that have contents, and which rows these are."""
         from xxhash import xxh3_128_digest
 
-        sources = batch.values("source") if self.config.scope == "source" else [""] * len(batch)
+        scopes = scope_keys(batch, self.config.scope).astype("<u8").tobytes()
         digests, kept = [], []
-        for row, (content, source) in enumerate(zip(self.contents(batch), sources, strict=True)):
-            if content is None:
-                continue
-            prefix = (source or "").encode("utf-8", "surrogatepass")
-            # the length in front keeps (source "a", contents "bc") apart from ("ab", "c")
-            digests.append(xxh3_128_digest(len(prefix).to_bytes(8, "little") + prefix + content))
-            kept.append(row)
+        for row, content in enumerate(self.contents(batch)):
+            if content is not None:
+                digests.append(xxh3_128_digest(scopes[8 * row : 8 * row + 8] + content))
+                kept.append(row)
         return np.frombuffer(b"".join(digests), dtype="<u8").reshape(-1, 2), np.array(kept, dtype=np.int64)
 
     def reduce(self, round: int, messages: Iterator[pa.Table]) -> Iterable[Addressed]:

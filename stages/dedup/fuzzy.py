@@ -28,7 +28,7 @@ from stages.dedup.messages import (
 )
 from stages.dedup.minhash import Scheme, agreement, band_keys, best_bands, signatures
 from stages.dedup.shingles import digests, shingles, similarities
-from stages.dedup.survivor import CRITERIA, Survivor, TextDuplicateConfig, rank_names, ranks
+from stages.dedup.survivor import CRITERIA, Survivor, TextDuplicateConfig, rank_names, ranks, scope_keys
 from stages.stage import Addressed, GroupStage, Resources, knob, register
 
 BUCKETS, INVITED, MEETING, CLUSTER, SURVIVOR, MEETING_AGAIN = range(6)  # rounds; the last with linkage `component` only
@@ -134,6 +134,11 @@ class Fuzzy(GroupStage):
         """`duplicate_of`, `dup_similarity`, `dup_cluster`, `dup_cluster_size`."""
         return columns.PROVIDES
 
+    def figures(self) -> dict[str, float]:
+        """Bands, rows and threshold, for the report's curve."""
+        bands, rows, _ = self.config.banding()
+        return {"bands": bands, "rows": rows, "threshold": self.config.threshold}
+
     def messages(self) -> tuple[dict[str, pa.DataType], ...]:
         """Payloads of the rounds, see the class."""
         names = rank_names(self.config.survivor)
@@ -167,7 +172,7 @@ class Fuzzy(GroupStage):
         ranked = {name: pa.array(rank[kept]) for name, rank in ranks(batch, config.survivor).items()}
         bands, rows_, count = config.banding()
         signed = signatures(sets, count, config.seed, config.scheme)
-        keys = band_keys(signed[:, : bands * rows_], bands, self._scopes(batch)[kept])
+        keys = band_keys(signed[:, : bands * rows_], bands, scope_keys(batch, config.scope)[kept])
         each_band = indices(np.repeat(np.arange(len(kept)), bands))
         sizes = pa.array([len(values) for values in sets], pa.int32())
         bucket = {"size": sizes, "digest": pa.array(digests(sets)), **ranked}
@@ -181,15 +186,6 @@ class Fuzzy(GroupStage):
             **ranked,
         }
         yield Addressed(INVITED, message_table(address_keys(senders), senders, own))
-
-    def _scopes(self, batch: Batch) -> np.ndarray:
-        if self.config.scope == "global":
-            return np.zeros(len(batch), dtype=np.uint64)
-        from xxhash import xxh3_64_intdigest
-
-        sources = [source or "" for source in batch.values("source")]
-        digests = {source: xxh3_64_intdigest(source.encode("utf-8", "surrogatepass")) for source in set(sources)}
-        return np.array([digests[source] for source in sources], dtype=np.uint64)
 
     def reduce(self, round: int, messages: Iterator[pa.Table]) -> Iterable[Addressed]:
         """One partition of a round, see the class."""

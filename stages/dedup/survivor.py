@@ -1,22 +1,30 @@
-"""Which of several duplicates is kept: criteria composed in order, as integers that sort."""
+"""Which documents are compared, and which of several duplicates is kept: criteria composed in order, as integers that sort."""
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
-from pydantic import AfterValidator
+from pydantic import AfterValidator, model_validator
 
 from stages.batch import Batch
 from stages.conversation import prompts
 from stages.stage import StageConfig, StageError, knob
 
 CRITERIA = (
-    "criteria in order, each deciding among those equal under the ones before: longest (code points of text), earliest or latest"
-    " (`date`), best:COLUMN (highest value of a numeric column); a missing value loses; what is still equal, or `first`, goes to the"
-    " first in (source, file, position) order"
+    "criteria in order, each deciding among those equal under the ones before: protected:SOURCE (documents of that source win"
+    " over those of the others, with a wider `scope` than source), longest (code points of text), earliest or latest (`date`),"
+    " best:COLUMN (highest value of a numeric column); a missing value loses; what is still equal, or `first`, goes to the first"
+    " in (source, file, position) order"
+)
+SCOPES = (
+    "which documents are compared: source (those of one input source), global (all), file:REGEX (those whose file's path below"
+    " the pattern's fixed part has the same match, or first group, of the regular expression; without a match, those of the"
+    " source), column:NAME (those with the same value of a column of strings or whole numbers; without one, those without one);"
+    " a dump: an input source of its own, or file:'CC-MAIN-\\d{4}-\\d\\d'"
 )
 pc: Any = pyarrow.compute  # its stubs know too little of what these functions take
 _WORST = np.iinfo(np.int64).max
@@ -26,9 +34,11 @@ def check(criteria: tuple[str, ...]) -> tuple[str, ...]:
     """The criteria, if all are known and each can decide; raises ValueError naming the one that is not."""
     for place, criterion in enumerate(criteria):
         name, _, column = criterion.partition(":")
-        if criterion not in ("longest", "earliest", "latest", "first") and not (name == "best" and column):
+        if criterion not in ("longest", "earliest", "latest", "first") and not (
+            name in ("best", "protected") and column
+        ):
             raise ValueError(
-                f"{criterion!r} is no survivor criterion; use longest, earliest, latest, first or best:COLUMN"
+                f"{criterion!r} is no survivor criterion; use longest, earliest, latest, first, best:COLUMN or protected:SOURCE"
             )
         if criterion in criteria[:place]:
             raise ValueError(f"{criterion!r} stands twice; the second can decide nothing")
@@ -37,19 +47,53 @@ def check(criteria: tuple[str, ...]) -> tuple[str, ...]:
     return criteria
 
 
+def check_scope(scope: str) -> str:
+    """The scope, if it is one; raises ValueError saying which there are."""
+    kind, _, rest = scope.partition(":")
+    if scope not in ("source", "global") and not (kind in ("file", "column") and rest):
+        raise ValueError(f"{scope!r} is no scope; use source, global, file:REGEX or column:NAME")
+    if kind == "file":
+        try:
+            re.compile(rest)
+        except re.error as error:
+            raise ValueError(f"{rest!r} is no regular expression: {error}") from None
+    return scope
+
+
 Survivor = Annotated[tuple[str, ...], AfterValidator(check)]
+Scope = Annotated[str, AfterValidator(check_scope)]
 
 
 class DuplicateConfig(StageConfig):
     """Knobs of every stage that keeps one of several documents."""
 
-    scope: Literal["source", "global"] = knob(
+    scope: Scope = knob(
         "source",
-        "compare within each input source, or across all",
+        SCOPES,
         "FineWeb (Penedo et al. 2024), on deduplication: deduplicating across all dumps kept worse text than within each",
     )
     survivor: Survivor = knob(("first",), "which document is kept: " + CRITERIA)
     mode: Literal["drop", "tag"] = knob("drop", "drop duplicates, or only write the columns")
+    alarm_share: float | None = knob(
+        0.5,
+        "as for every stage; by default an alarm where the larger part of a source goes, which is a crawl that was read twice, or one"
+        " page's template taken for many duplicates",
+        "a published report of unverified LSH that removed 98 % of a source unnoticed",
+        ge=0,
+        le=1,
+    )
+
+    @model_validator(mode="after")
+    def _protects(self) -> DuplicateConfig:
+        if self.scope == "source" and self.sources():
+            raise ValueError(
+                f"survivor: `protected:{self.sources()[0]}` decides nothing among documents of one source; set scope: global"
+            )
+        return self
+
+    def sources(self) -> tuple[str, ...]:
+        """The protected sources."""
+        return tuple(c.partition(":")[2] for c in self.survivor if c.startswith("protected:"))
 
 
 class TextDuplicateConfig(DuplicateConfig):
@@ -64,6 +108,55 @@ class TextDuplicateConfig(DuplicateConfig):
     def texts(self, batch: Batch) -> list[str]:
         """What is compared of each row."""
         return batch.texts() if self.compare == "text" else prompts(batch)
+
+
+def scope_keys(batch: Batch, scope: str) -> np.ndarray:
+    """The scope of each row as a 64-bit hash (XXH3), uint64: only documents with the same one are compared.
+
+    Raises `StageError` if the scope is that of a file or column, and there is none.
+    """
+    if scope == "global":
+        return np.zeros(len(batch), dtype=np.uint64)
+    from xxhash import xxh3_64_intdigest
+
+    names = _scope_names(batch, scope)
+    hashes = {name: xxh3_64_intdigest(name.encode("utf-8", "surrogatepass")) for name in set(names)}
+    return np.array([hashes[name] for name in names], dtype=np.uint64)
+
+
+def _scope_names(batch: Batch, scope: str) -> list[str]:
+    kind, _, rest = scope.partition(":")
+    sources = [str(source or "") for source in batch.values("source")]
+    if kind == "source":
+        return sources
+    if kind == "file":
+        if not batch.has("_file"):
+            raise StageError(f"scope {scope!r} needs the files of a run's input; with `apply`, use column:NAME")
+        pattern = re.compile(rest)
+        files = batch.values("_file")
+        known = {file: _matched(pattern, file) for file in set(files)}
+        return [
+            f"source {source}" if known[file] is None else f"file {known[file]}"
+            for source, file in zip(sources, files, strict=True)
+        ]
+    if not batch.has(rest):
+        raise StageError(
+            f"scope {scope!r} needs the column {rest!r}, which no stage before has written;"
+            f" the documents have {', '.join(batch.table.column_names)}"
+        )
+    found = batch.column(rest).type
+    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_dictionary, pa.types.is_null)
+    if not any(is_kind(found) for is_kind in (*texts, pa.types.is_integer, pa.types.is_boolean)):
+        raise StageError(f"scope {scope!r} needs a column of strings or whole numbers, but it is {found}")
+    return ["" if value is None else f"value {value}" for value in batch.values(rest)]
+
+
+def _matched(pattern: re.Pattern[str], file: str | None) -> str | None:
+    """What a file's scope is called: the first group of the match, or all of it; None without a match."""
+    match = pattern.search(file or "")
+    if match is None:
+        return None
+    return (match[1] if pattern.groups else match[0]) or ""
 
 
 def rank_names(criteria: tuple[str, ...]) -> list[str]:
@@ -83,6 +176,9 @@ def _rank(batch: Batch, criterion: str) -> np.ndarray:
         return -lengths.to_numpy().astype(np.int64)
     if criterion in ("earliest", "latest"):
         return _date_rank(_column(batch, "date", criterion), latest=criterion == "latest")
+    if criterion.startswith("protected:"):
+        source = criterion.partition(":")[2]
+        return np.array([value != source for value in batch.values("source")], dtype=np.int64)
     return _score_rank(_column(batch, criterion.partition(":")[2], criterion), criterion)
 
 
