@@ -1,7 +1,9 @@
-"""Deduplication of whole documents, exact and near."""
+"""Deduplication of whole documents, exact and near, and of passages."""
 
 from stages.dedup.exact import Exact
 from stages.dedup.fuzzy import Fuzzy
+from stages.dedup.lines import Lines
 from stages.dedup.payload import Payload
+from stages.dedup.spans import Spans
 
-__all__ = ["Exact", "Fuzzy", "Payload"]
+__all__ = ["Exact", "Fuzzy", "Lines", "Payload", "Spans"]
