@@ -5,5 +5,6 @@ from stages.dedup.fuzzy import Fuzzy
 from stages.dedup.lines import Lines
 from stages.dedup.payload import Payload
 from stages.dedup.spans import Spans
+from stages.dedup.substring import Substring
 
-__all__ = ["Exact", "Fuzzy", "Lines", "Payload", "Spans"]
+__all__ = ["Exact", "Fuzzy", "Lines", "Payload", "Spans", "Substring"]

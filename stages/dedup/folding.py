@@ -20,7 +20,9 @@ DROPPED = -1
 # The punctuation that CCNet takes out before it hashes a line (Wenzek et al. 2020, `normalize_for_dedup` of its code); no ASCII among it.
 CCNET_PUNCTUATION = "，。、„”“«»」「《》´∶：？！（）；–—．～’…━〈〉【】％►"
 _LAST = 0x323B0  # the planes behind hold no letters, but for the tags and selectors of plane 14
-_SIGMAS = {ord("ς"): ord("σ")}  # which of the two small forms a capital has depends on its neighbours; here they are one
+_SIGMAS = {
+    ord("ς"): ord("σ")
+}  # which of the two small forms a capital has depends on its neighbours; here they are one
 
 
 def check(folds: tuple[Fold, ...]) -> tuple[Fold, ...]:

@@ -26,7 +26,10 @@ class LinesConfig(UnitsConfig):
         ("case", "digits", "punctuation", "whitespace"), FOLDS, "CCNet, on deduplication: case, digits, punctuation"
     )
     max_documents: int = knob(
-        1, "in how many documents a passage may stand; in more, it is boilerplate", "CCNet, Dolma (Soldaini et al. 2024): 1", ge=1
+        1,
+        "in how many documents a passage may stand; in more, it is boilerplate",
+        "CCNet, Dolma (Soldaini et al. 2024): 1",
+        ge=1,
     )
     min_words: int = knob(4, "a passage of fewer words (a heading, an answer) is never boilerplate", ge=1)
     min_chars: int = knob(0, "a passage of fewer characters is never boilerplate", ge=0)

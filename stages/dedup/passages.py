@@ -25,7 +25,9 @@ from stages.dedup.survivor import CRITERIA, Survivor
 from stages.stage import EDITS, VERDICT, Addressed, StageConfig, knob
 
 PIECE = 1 << 16  # messages of one key handled at a time
-NAMED: dict[str, pa.DataType] = {  # messages of the last round: a document's id, or a verdict that waits for the id of another
+NAMED: dict[
+    str, pa.DataType
+] = {  # messages of the last round: a document's id, or a verdict that waits for the id of another
     "id": pa.string(),
     "rule": pa.string(),
     "value": pa.float64(),

@@ -217,7 +217,14 @@ class RepeatedUnits(GroupStage):
                 yield from passages.judged(found, self.config, self.column, self.rule, NAMING)
 
     def _outcome(
-        self, table: pa.Table, own: np.ndarray, at: np.ndarray, kept: np.ndarray, place: np.ndarray, start: int, end: int
+        self,
+        table: pa.Table,
+        own: np.ndarray,
+        at: np.ndarray,
+        kept: np.ndarray,
+        place: np.ndarray,
+        start: int,
+        end: int,
     ) -> Outcome:
         """What becomes of the document whose messages are the rows [start, end)."""
         itself = start + int(np.argmax(own[start:end]))
@@ -258,7 +265,9 @@ def removals(units: np.ndarray, cut: np.ndarray) -> list[dict[str, Any]]:
     """
     edits = []
     borders = np.flatnonzero(np.diff(cut) > 1)
-    for first, last in zip(cut[np.append(0, borders + 1)].tolist(), cut[np.append(borders, len(cut) - 1)].tolist(), strict=True):
+    for first, last in zip(
+        cut[np.append(0, borders + 1)].tolist(), cut[np.append(borders, len(cut) - 1)].tolist(), strict=True
+    ):
         start, end = int(units[first, START]), int(units[last, END])
         if last + 1 < len(units) and (first == 0 or units[first, BREAKS] >= units[last + 1, BREAKS]):
             end = int(units[last + 1, START])
@@ -286,4 +295,3 @@ def first_equal(units: Units, looked: np.ndarray, keys: np.ndarray) -> np.ndarra
 def scoped(keys: np.ndarray, scope: np.ndarray) -> np.ndarray:
     """Keys, (n, 2), that are equal where those and their scopes (uint64) are."""
     return hash_columns(keys[:, 0], keys[:, 1], scope)
-

@@ -24,13 +24,21 @@ class SpansConfig(UnitsConfig):
     )
     min_words: int = knob(0, "a span of fewer words is not looked at", "datatrove, `min_words_to_remove_span`: 0", ge=0)
     min_left: int = knob(
-        50, "trim: a document that lost something and has fewer words left is dropped", "datatrove, `min_doc_words`", ge=1
+        50,
+        "trim: a document that lost something and has fewer words left is dropped",
+        "datatrove, `min_doc_words`",
+        ge=1,
     )
     min_left_sentences: int = knob(
-        3, "trim: the same in sentences", "datatrove, `min_num_sentences`; C4: pages of fewer than three are dropped", ge=0
+        3,
+        "trim: the same in sentences",
+        "datatrove, `min_num_sentences`; C4: pages of fewer than three are dropped",
+        ge=0,
     )
     scope: Literal["source", "domain", "global"] = knob(
-        "global", "where copies are looked for: within an input source, a registrable domain, or everywhere", "C4: the data set"
+        "global",
+        "where copies are looked for: within an input source, a registrable domain, or everywhere",
+        "C4: the data set",
     )
 
     def folds(self) -> tuple[Fold, ...]:
