@@ -75,7 +75,7 @@ class Passages:
 
     def _put(self, key: bytes, size: int, counts: Counter[str], others: int, text: str | None, begun: bool) -> None:
         top = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:DOMAINS_SHOWN]
-        row = {
+        row: dict[str, object] = {
             "text": text,
             "documents": size,
             "domains": [{"domain": domain, "documents": number} for domain, number in top],
@@ -85,7 +85,10 @@ class Passages:
         if begun:  # what was put in for its first pieces
             self._heap = [entry for entry in self._heap if entry[1] != key]
             heapq.heapify(self._heap)
-        (heapq.heappush if len(self._heap) < self.wanted else heapq.heappushpop)(self._heap, (size, key, row))
+        entry: tuple[int, bytes, dict[str, object]] = (size, key, row)
+        heapq.heappush(self._heap, entry)
+        if len(self._heap) > self.wanted:
+            heapq.heappop(self._heap)
 
     def table(self) -> pa.Table:
         """The passages, most frequent first."""

@@ -103,8 +103,8 @@ class Substring(GroupStage):
         sources = batch.values("source") if self.config.scope == "source" else [None] * len(batch)
         scope = passages.scope_values(sources)
         found, keys = [], []
-        for row in long.tolist():
-            chosen, grams = anchors(words.key[words.rows[row] : words.rows[row + 1]], k)
+        for one in long.tolist():
+            chosen, grams = anchors(words.key[words.rows[one] : words.rows[one + 1]], k)
             found.append(np.unique(chosen))
             keys.append(grams[found[-1]])
         every = pack(np.full(len(batch), shard), np.asarray(rows))
@@ -254,12 +254,12 @@ class Substring(GroupStage):
                 lengths.append(len(text))
                 counts.append(len(words.key))
                 if len(rows):
-                    here = int(place[itself])
+                    sender = int(place[itself])
                     found = common_runs(
-                        words, where[rows], kept[rows], kept_at[rows], self.config.words, here, not none
+                        words, where[rows], kept[rows], kept_at[rows], self.config.words, sender, not none
                     )
                     target = found.pop("kept")
-                    yield self._table(VERIFYING, address_keys(target), np.full(len(target), here), found)
+                    yield self._table(VERIFYING, address_keys(target), np.full(len(target), sender), found)
             if keepers:
                 here, picked = place[keepers], table.take(indices(np.array(keepers)))
                 nothing = {name: pa.nulls(len(here), kind) for name, kind in RUN.items()}
