@@ -13,13 +13,15 @@ from stages.characters import CORE, JOINER, MARK, UNSPACED, Bytes, Ints, Keys, c
 from stages.dedup.anchors import byte_places
 from stages.words import tokenise
 
+BEFORE, AFTER = 1, 2  # a letter of a script with spaces stands right before a cut, right behind it
+
 CUT: dict[str, pa.DataType] = {  # a verified cut of a document: code points [start, end), words [first, last)
     "start": pa.int64(),
     "end": pa.int64(),
     "first": pa.int64(),
     "last": pa.int64(),
     "tail": pa.int64(),  # where the cut begins if it goes to the text's end: before white space
-    "space": pa.int64(),  # 1: what is left on both sides would run together as one word
+    "joins": pa.int64(),  # `BEFORE` and `AFTER`, or neither
 }
 RUN: dict[str, pa.DataType] = {  # words of a document that may be a copy
     "bytes": pa.large_binary(),  # from the run's first word up to the word behind it, or the text's end
@@ -97,7 +99,8 @@ def edges(words: Words, first: int, last: int) -> dict[str, int]:
     """Where the words [first, last) can be cut out: never between a letter and a mark or joiner that belongs to it.
 
     `start` and `end` are code points; `clean` is the end of the last word that has no joiner behind it, `start` if none is;
-    `tail` the end of what is no white space before `start`; `joins` 1 where the letters on both sides would make one word.
+    `tail` the end of what is no white space before `start`; `joins` tells of letters on both sides,
+    where the words behind come without a gap.
     """
     table, text = classes(), words.text
     while first < last and table[ord(text[int(words.start[first])])] & MARK:
@@ -109,18 +112,26 @@ def edges(words: Words, first: int, last: int) -> dict[str, int]:
     clean = last
     while clean > first and _hangs_on(text, int(words.end[clean - 1])):
         clean -= 1
+    tail = start
+    while tail and text[tail - 1].isspace():
+        tail -= 1
     before = table[ord(text[start - 1])] if start else 0
     after = table[ord(text[int(words.start[last])])] if last < len(words.key) else 0
-    letters = bool(before & CORE) and bool(after & CORE) and not (before | after) & UNSPACED
+    joins = BEFORE * _in_word(before) + AFTER * _in_word(after)
     return {
         "start": start,
         "end": end,
         "clean": int(words.end[clean - 1]) if clean > first else start,
         "first": first,
         "last": last,
-        "tail": len(text[:start].rstrip()) if last == len(words.key) else start,
-        "joins": int(letters),
+        "tail": tail,
+        "joins": joins,
     }
+
+
+def _in_word(kind: Any) -> bool:
+    """Whether a character with these class bits goes together with letters beside it."""
+    return bool(kind & CORE) and not kind & UNSPACED
 
 
 def _hangs_on(text: str, at: int) -> bool:
@@ -151,24 +162,37 @@ def _cut(edge: Mapping[str, Any], gap: str, common: int) -> dict[str, Any]:
     while common and _hangs_on(gap, common):
         common -= 1
     end = edge["end"] + common if common or not _hangs_on(gap, 0) else edge["clean"]
-    space = edge["joins"] if common == len(gap) else 0
+    if edge["tail"] == 0 and end >= edge["end"]:  # nothing but white space is left before it: none behind it, either
+        end += len(gap) - common - len(gap[common:].lstrip())
+    joins = edge["joins"] if end == edge["end"] + len(gap) else edge["joins"] & BEFORE
     columns = ("start", "first", "last", "tail")
-    return {**{name: edge[name] for name in columns}, "end": max(end, edge["start"]), "space": space}
+    return {**{name: edge[name] for name in columns}, "end": max(end, edge["start"]), "joins": joins}
 
 
 def joined_cuts(cuts: np.ndarray, length: int) -> tuple[list[dict[str, Any]], int, int]:
     """Edits of a text of `length` code points, the words that they take, and the longest run of them; `cuts` has the columns of `CUT`."""
-    start, end, first, last, tail, space = range(6)
+    start, end, first, last, tail, joins = range(6)
     edits: list[dict[str, Any]] = []
+    tails: list[int] = []
+    sides: list[int] = []  # of each edit: BEFORE of its first cut, AFTER of the one that reaches farthest
     for row in cuts[np.lexsort((cuts[:, end], cuts[:, start]))].tolist():
         if row[end] <= row[start]:
             continue
-        low = row[tail] if row[end] == length else row[start]
-        if edits and low <= edits[-1]["end"]:
-            edits[-1]["end"] = max(edits[-1]["end"], row[end])
-            edits[-1]["start"] = min(edits[-1]["start"], low)
-            continue
-        edits.append({"start": low, "end": row[end], "replacement": " " if row[space] else ""})
+        if edits and row[start] <= edits[-1]["end"]:
+            if row[end] > edits[-1]["end"]:
+                edits[-1]["end"] = row[end]
+                sides[-1] = sides[-1] & BEFORE | row[joins] & AFTER
+        else:
+            edits.append({"start": row[start], "end": row[end], "replacement": ""})
+            tails.append(row[tail])
+            sides.append(row[joins])
+    for edit, side in zip(edits, sides, strict=True):
+        edit["replacement"] = " " if side == BEFORE | AFTER else ""  # else both sides would be one word
+    if edits and edits[-1]["end"] == length:  # nothing stays behind it: no white space before it, either
+        edits[-1]["start"] = tails[-1]
+        edits[-1]["replacement"] = ""
+        if len(edits) > 1 and edits[-2]["end"] >= tails[-1]:
+            edits[-2:] = [{"start": edits[-2]["start"], "end": length, "replacement": ""}]
     gone = longest = 0
     reach = opened = 0
     for row in cuts[np.lexsort((cuts[:, last], cuts[:, first]))].tolist():
