@@ -109,6 +109,7 @@ def _view(run_dir: Path, run: Mapping[str, Any]) -> dict[str, Any]:
         "similarity": attempt("ledger/", lambda: corpus.similarities(run_dir)),
         "scores": attempt("scores/", lambda: corpus.scores(run_dir, stages)) or [],
         "contamination": attempt("findings/", lambda: findings.contamination(run_dir)) or [],
+        "passages": attempt("findings/", lambda: findings.passages(run_dir)) or [],
         "tables": findings.tables(run.get("stages") or []),
         "diversity": attempt("scores/", lambda: diversity(run_dir, stages, run.get("config") or {})),
         "tokenizer": attempt("tokenizer/", lambda: results.tokenizer(run_dir, sections.get("tokenizer") or {})),
