@@ -119,7 +119,7 @@ def test_marks_and_joiners_are_never_torn_off(seed: int) -> None:
         for start, end, _ in row["edits"]:
             for at in (start, end):
                 hangs = row["text"][at : at + 1] in ("\u0301", "\u200d", "\ufe0f", "\u094d", "\u00ad")
-                assert at == 0 or not hangs or row["text"][at - 1 : at] == " ", (row["text"], row["edits"])
+                assert at == 0 or not hangs, (row["text"], row["edits"])
     check(texts, 4, "first", exact=False)
 
 
@@ -295,7 +295,18 @@ def test_run_keys_are_equal_for_equal_text() -> None:
 def test_what_is_not_equal_is_not_cut_whatever_the_hash_says() -> None:
     """A run is compared with the text that stays: a hash alone never cuts."""
     kept = read_words("one two three four five. six")
-    run_ = {"kept_at": 0, "size": 5, "start": 0, "end": 23, "clean": 23, "first": 0, "last": 5, "tail": 0, "joins": 0}
+    run_ = {
+        "kept_at": 0,
+        "size": 5,
+        "start": 0,
+        "end": 23,
+        "clean": 23,
+        "clean_last": 5,
+        "first": 0,
+        "last": 5,
+        "tail": 0,
+        "joins": 0,
+    }
     same = {**run_, "bytes": b"one two three four five. ten", "solid": 23}
     assert [cut["end"] for cut in verified(kept, same, False)] == [25]
     assert verified(kept, {**same, "bytes": b"one two three four fivE. ten"}, False) == []

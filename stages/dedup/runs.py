@@ -14,6 +14,7 @@ from stages.dedup.anchors import byte_places
 from stages.words import tokenise
 
 BEFORE, AFTER = 1, 2  # a letter of a script with spaces stands right before a cut, right behind it
+MARKED = 4  # the word behind begins with a mark, which belongs to the character before it
 
 CUT: dict[str, pa.DataType] = {  # a verified cut of a document: code points [start, end), words [first, last)
     "start": pa.int64(),
@@ -21,7 +22,7 @@ CUT: dict[str, pa.DataType] = {  # a verified cut of a document: code points [st
     "first": pa.int64(),
     "last": pa.int64(),
     "tail": pa.int64(),  # where the cut begins if it goes to the text's end: before white space
-    "joins": pa.int64(),  # `BEFORE` and `AFTER`, or neither
+    "joins": pa.int64(),  # `BEFORE`, `AFTER`, both or neither
 }
 RUN: dict[str, pa.DataType] = {  # words of a document that may be a copy
     "bytes": pa.large_binary(),  # from the run's first word up to the word behind it, or the text's end
@@ -32,6 +33,7 @@ RUN: dict[str, pa.DataType] = {  # words of a document that may be a copy
     "start": pa.int64(),  # edges, see `edges`
     "end": pa.int64(),
     "clean": pa.int64(),
+    "clean_last": pa.int64(),
     "first": pa.int64(),
     "last": pa.int64(),
     "tail": pa.int64(),
@@ -98,16 +100,25 @@ def common_runs(words: Words, at: Ints, kept: Ints, kept_at: Ints, k: int, place
 def edges(words: Words, first: int, last: int) -> dict[str, int]:
     """Where the words [first, last) can be cut out: never between a letter and a mark or joiner that belongs to it.
 
-    `start` and `end` are code points; `clean` is the end of the last word that has no joiner behind it, `start` if none is;
-    `tail` the end of what is no white space before `start`; `joins` tells of letters on both sides,
-    where the words behind come without a gap.
+    `start` and `end` are code points; `clean` is the end of the last word that has no joiner behind it (`clean_last`: the word
+    after it), `start` if none is; `tail` the end of what is no white space before `start`; `joins` tells of letters before `start`
+    and at the beginning of the word behind.
     """
     table, text = classes(), words.text
     while first < last and table[ord(text[int(words.start[first])])] & MARK:
         first += 1
     if first == last:
         here = int(words.end[last - 1])
-        return {"start": here, "end": here, "clean": here, "first": first, "last": last, "tail": here, "joins": 0}
+        return {
+            "start": here,
+            "end": here,
+            "clean": here,
+            "clean_last": last,
+            "first": first,
+            "last": last,
+            "tail": here,
+            "joins": 0,
+        }
     start, end = int(words.start[first]), int(words.end[last - 1])
     clean = last
     while clean > first and _hangs_on(text, int(words.end[clean - 1])):
@@ -117,11 +128,12 @@ def edges(words: Words, first: int, last: int) -> dict[str, int]:
         tail -= 1
     before = table[ord(text[start - 1])] if start else 0
     after = table[ord(text[int(words.start[last])])] if last < len(words.key) else 0
-    joins = BEFORE * _in_word(before) + AFTER * _in_word(after)
+    joins = BEFORE * _in_word(before) + AFTER * _in_word(after) + MARKED * bool(after & MARK)
     return {
         "start": start,
         "end": end,
         "clean": int(words.end[clean - 1]) if clean > first else start,
+        "clean_last": clean,
         "first": first,
         "last": last,
         "tail": tail,
@@ -159,14 +171,16 @@ def verified(words: Words, run: Mapping[str, Any], both: bool) -> list[dict[str,
 
 def _cut(edge: Mapping[str, Any], gap: str, common: int) -> dict[str, Any]:
     """A cut with as much of the gap behind its last word as is common to both places."""
-    while common and _hangs_on(gap, common):
+    marked = bool(edge["joins"] & MARKED)
+    while common and (_hangs_on(gap, common) or (marked and common == len(gap))):
         common -= 1
-    end = edge["end"] + common if common or not _hangs_on(gap, 0) else edge["clean"]
-    if edge["tail"] == 0 and end >= edge["end"]:  # nothing but white space is left before it: none behind it, either
+    whole = common > 0 or not _hangs_on(gap, 0)
+    end, last = (edge["end"] + common, edge["last"]) if whole else (edge["clean"], edge["clean_last"])
+    if whole and edge["tail"] == 0 and not marked:  # nothing but white space is left before it: none behind it, either
         end += len(gap) - common - len(gap[common:].lstrip())
-    joins = edge["joins"] if end == edge["end"] + len(gap) else edge["joins"] & BEFORE
-    columns = ("start", "first", "last", "tail")
-    return {**{name: edge[name] for name in columns}, "end": max(end, edge["start"]), "joins": joins}
+    joins = edge["joins"] & (BEFORE | AFTER if end == edge["end"] + len(gap) else BEFORE)
+    columns = ("start", "first", "tail")
+    return {**{name: edge[name] for name in columns}, "end": max(end, edge["start"]), "last": last, "joins": joins}
 
 
 def joined_cuts(cuts: np.ndarray, length: int) -> tuple[list[dict[str, Any]], int, int]:
