@@ -177,7 +177,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "texts.jsonl"
         path.write_text("".join(json.dumps(text) + "\n" for text in texts))
-        for _ in range(ROUNDS):
+        for number in range(ROUNDS):
             for name, make in STAGES.items():
                 stage = make()
                 stage.setup({})
@@ -186,6 +186,9 @@ def main() -> None:
                 result = peer(script, python, path) if python else None
                 if result is not None:
                     peers[name].append(result)
+            taken = {name: round(runs[-1]["seconds"], 2) for name, runs in found.items()}
+            taken |= {name: round(results[-1][0], 2) for name, results in peers.items() if results}
+            print(f"round {number + 1}, CPU seconds: {taken}", flush=True)
     total = sum(map(len, texts))
     for name, runs in found.items():
         seconds, emit = (statistics.median(run[key] for run in runs) for key in ("seconds", "emit"))
