@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from pipeline.report import findings, write_report
 from stages.decontaminate.evidence import FINDINGS_COLUMNS
+from stages.dedup.passage_findings import FINDINGS_COLUMNS as PASSAGE_COLUMNS
 
 EVIL = "<b>x</b>"
 
@@ -62,3 +63,24 @@ def test_items_and_mixture(tmp_path: Path) -> None:
     (tmp_path / "findings" / "other").mkdir()
     pq.write_table(pa.table({"x": [1]}), tmp_path / "findings" / "other" / "a.parquet")
     assert len(findings.contamination(tmp_path)) == 1
+
+
+def test_frequent_passages(tmp_path: Path) -> None:
+    def passage(count: int) -> dict:
+        domains = [{"domain": f"{EVIL}.com", "documents": count}]
+        text = f"{EVIL} footer {count}" if count % 2 else None
+        return {"text": text, "documents": count, "domains": domains, "domains_counted": 7, "other_documents": 0}
+
+    folder = tmp_path / "findings" / "dedup.lines"
+    folder.mkdir(parents=True)
+    for part in range(3):
+        rows = [passage(count) for count in range(part + 2, 200, 3)]
+        pq.write_table(
+            pa.Table.from_pylist(rows, schema=pa.schema(list(PASSAGE_COLUMNS.items()))), folder / f"{part}.parquet"
+        )
+    (stage,) = findings.passages(tmp_path)
+    assert [row["documents"] for row in stage["rows"]] == list(range(199, 149, -1))
+    (tmp_path / "run.json").write_text(json.dumps({"name": "r", "stages": []}))
+    page = write_report(tmp_path).read_text()
+    assert EVIL not in page and "footer 199" in page and 'id="passages"' in page and "footer 149" not in page
+    assert findings.contamination(tmp_path) == []

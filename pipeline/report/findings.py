@@ -1,4 +1,4 @@
-"""What the report shows of findings/ (evaluation items in the documents) and of the tables of aggregate stages (the mix)."""
+"""What the report shows of findings/ (evaluation items in the documents, frequent passages) and of the tables of aggregate stages (the mix)."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from pipeline.report import human, scan
 ITEMS_SHOWN = 25
 DOCUMENTS_SHOWN = 3  # of an item
 ROWS_SHOWN = 200
+PASSAGES_SHOWN = 50
+PASSAGE_COLUMNS = ("text", "documents", "domains", "domains_counted", "other_documents")
 ITEM_COLUMNS = (
     "benchmark",
     "item",
@@ -69,6 +71,38 @@ def _item(row: Mapping[str, Any]) -> dict[str, Any]:
         "coverage": row["coverage"],
         "covered": row["covered"],
         "found": found,
+    }
+
+
+def passages(run: Path) -> list[dict[str, Any]]:
+    """For each stage that counted passages: the most frequent ones, with the domains that have them most often."""
+    root = run / "findings"
+    names = sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+    out = []
+    for name in names:
+        folder = root / name
+        if not set(PASSAGE_COLUMNS) <= set(scan.columns_of(folder)):
+            continue
+        most: list[tuple[int, int, dict[str, Any]]] = []
+        number = 0
+        for batch in scan.batches(scan.row_groups(folder, PASSAGE_COLUMNS), PASSAGE_COLUMNS, 512):
+            for row in batch.to_pylist():
+                number += 1
+                entry = (row["documents"] or 0, -number, _passage(row))
+                (heapq.heappush if len(most) < PASSAGES_SHOWN else heapq.heappushpop)(most, entry)
+        rows = [entry[2] for entry in sorted(most, key=lambda entry: entry[:2], reverse=True)]
+        if rows:
+            out.append({"stage": human.shown(name, 80), "rows": rows})
+    return out
+
+
+def _passage(row: Mapping[str, Any]) -> dict[str, Any]:
+    domains = [f"{one['domain']} {one['documents']:,}" for one in (row["domains"] or [])[:DOCUMENTS_SHOWN]]
+    return {
+        "text": human.shown(row["text"] or "(its documents sent no excerpt)", 120),
+        "documents": row["documents"],
+        "domains_counted": row["domains_counted"],
+        "domains": human.shown(", ".join(domains), 200),
     }
 
 

@@ -110,6 +110,7 @@ def _view(run_dir: Path, run: Mapping[str, Any]) -> dict[str, Any]:
         "duplicates": attempt("ledger/", lambda: duplicates(run_dir, stages, run.get("config") or {})),
         "scores": attempt("scores/", lambda: corpus.scores(run_dir, stages)) or [],
         "contamination": attempt("findings/", lambda: findings.contamination(run_dir)) or [],
+        "passages": attempt("findings/", lambda: findings.passages(run_dir)) or [],
         "tables": findings.tables(run.get("stages") or []),
         "diversity": attempt("scores/", lambda: diversity(run_dir, stages, run.get("config") or {})),
         "tokenizer": attempt("tokenizer/", lambda: results.tokenizer(run_dir, sections.get("tokenizer") or {})),
