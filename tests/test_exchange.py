@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.engine.exchange import PARTITION, Sorter, partition_of, read_partition, write_sorted
+from pipeline.engine.exchange import PARTITION, Sorter, partition_of, read_partition, read_slices, write_sorted
 from pipeline.engine.store import Store
 from stages.stage import ADDRESSED
 
@@ -46,6 +46,27 @@ def test_sorted_order_equals_python_sort(keys: int, buffer: int, monkeypatch: py
     out = pa.concat_tables(sorter.sorted())
     got = [(r[PARTITION], r["key"], r["shard"], r["row"], r["order"]) for r in out.to_pylist()]
     assert got == expected(table, 5)
+
+
+def test_large_messages_come_in_small_tables(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.engine.exchange.CHUNK_BYTES", 5000)
+    schema = pa.schema([*SCHEMA, ("text", pa.large_string())])
+    table = messages(200, 20).append_column(
+        "text", pa.array(["x" * (300 if i % 50 else 20_000) for i in range(200)], pa.large_string())
+    )
+    sorters = {buffer: Sorter(schema, 3, buffer) for buffer in (1 << 30, 9000)}  # in memory; spilled and merged
+    for buffer, sorter in sorters.items():
+        for start in range(0, 200, 30):
+            sorter.add(table.slice(start, 30))
+        out = list(sorter.sorted())
+        assert all(part.nbytes <= 5000 or part.num_rows == 1 for part in out)
+        assert len(out) > 10 and sum(part.num_rows for part in out) == 200
+        slices, rows = write_sorted(iter(out), sorter.schema, tmp_path / f"{buffer}.parquet", f"{buffer}.parquet")
+        assert rows == 200
+        parts = [list(read_slices(Store(str(tmp_path)), [slices], partition)) for partition in range(3)]
+        assert all(part.nbytes <= 5000 or part.num_rows == 1 for some in parts for part in some)
+        got = [row["order"] for some in parts for part in some for row in part.to_pylist()]
+        assert sorted(got) == list(range(200)) and len(got) == 200
 
 
 def test_file_with_index_gives_each_partition_back(tmp_path) -> None:

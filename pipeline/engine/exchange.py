@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 from pipeline.engine.store import Store
 
 BUFFER_BYTES = 64 << 20  # messages sorted at once; half as much again is needed while sorting
-CHUNK_ROWS = 32768  # rows of a table handed on
+CHUNK_ROWS = 32768  # rows of a table handed on,
+CHUNK_BYTES = 16 << 20  # and its bytes, unless it is one row: messages may hold whole texts
 PARTITION = "partition"
 
 
@@ -45,6 +46,21 @@ def key_words(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
         return np.empty((0, 2), dtype=np.uint64)
     raw = np.frombuffer(array.buffers()[1], dtype=">u8", count=2 * (len(array) + array.offset))
     return raw[2 * array.offset :].reshape(-1, 2).astype(np.uint64)
+
+
+def pieces(table: pa.Table) -> Iterator[pa.Table]:
+    """The table in parts of at most `CHUNK_ROWS` rows and `CHUNK_BYTES` bytes, or of one row."""
+    for start in range(0, table.num_rows, CHUNK_ROWS):
+        yield from _halves(table.slice(start, CHUNK_ROWS))
+
+
+def _halves(table: pa.Table) -> Iterator[pa.Table]:
+    if table.num_rows < 2 or table.nbytes <= CHUNK_BYTES:
+        yield table
+        return
+    middle = table.num_rows // 2
+    yield from _halves(table.slice(0, middle))
+    yield from _halves(table.slice(middle))
 
 
 class Sorter:
@@ -87,15 +103,15 @@ class Sorter:
         path = Path(self._folder.name) / f"{len(self._runs):05d}.arrow"
         table = self._sorted_buffer()
         with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-            writer.write_table(table, max_chunksize=CHUNK_ROWS)
+            for piece in pieces(table):
+                writer.write_table(piece)
         self._runs.append(path)
 
     def sorted(self) -> Iterator[pa.Table]:
         """All rows in order, in tables of bounded size. Can be asked for once."""
         if not self._runs:
             table = self._sorted_buffer()
-            for start in range(0, table.num_rows, CHUNK_ROWS):
-                yield table.slice(start, CHUNK_ROWS)
+            yield from pieces(table)
             return
         if self._buffer:
             self._spill()
@@ -200,8 +216,7 @@ def _merge(runs: list[_Run]) -> Iterator[pa.Table]:
         merged = pa.concat_tables(parts).combine_chunks()
         if merged.num_rows:
             merged = merged.take(pa.array(_order(merged)))
-            for start in range(0, merged.num_rows, CHUNK_ROWS):
-                yield merged.slice(start, CHUNK_ROWS)
+            yield from pieces(merged)
         for run in live:  # rows equal to the cut, run by run, however many chunks they fill
             while run.table is not None:
                 equal = _rows_until(run.table, cut, inclusive=True)
@@ -240,13 +255,12 @@ def write_sorted(tables: Iterable[pa.Table], schema: pa.Schema, path: Path, fina
             where = table.column(PARTITION).to_numpy()
             edges = np.flatnonzero(np.diff(where)) + 1
             for start, end in zip([0, *edges.tolist()], [*edges.tolist(), len(where)], strict=True):
-                part = table.slice(start, end - start).drop_columns([PARTITION])
-                writer.write_table(part, row_group_size=CHUNK_ROWS)
-                count = -(-part.num_rows // CHUNK_ROWS)
-                first, have, size = index.get(int(where[start]), (groups, 0, 0))
-                index[int(where[start])] = (first, have + count, size + part.nbytes)
-                groups += count
-                rows += part.num_rows
+                for part in pieces(table.slice(start, end - start).drop_columns([PARTITION])):
+                    writer.write_table(part, row_group_size=CHUNK_ROWS)
+                    first, have, size = index.get(int(where[start]), (groups, 0, 0))
+                    index[int(where[start])] = (first, have + 1, size + part.nbytes)
+                    groups += 1
+                    rows += part.num_rows
     return Slices(final, index), rows
 
 
