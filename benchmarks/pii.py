@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.curation import FILES
+from benchmarks.curation import ROOT
 from benchmarks.pii_texts import texts
 from stages.pii.recognise import Recognisers
 
@@ -107,7 +107,7 @@ def pages() -> list[str]:
     from resiliparse.parse.encoding import bytes_to_str, detect_encoding
 
     found = []
-    for path in FILES:
+    for path in sorted((ROOT / "data/sample").glob("*.warc.gz")):
         with path.open("rb") as handle:
             for record in ArchiveIterator(handle, record_types=WarcRecordType.response, parse_http=True):
                 body = record.reader.read()

@@ -133,3 +133,15 @@ def test_commands_start_without_what_is_heavy() -> None:
         "ftfy",
     }
     assert heavy & set(done.stdout.split()) == set()
+
+
+def test_benchmarks_can_be_imported_without_the_peers() -> None:
+    """All but `learn`, which trains with a library that only it needs."""
+    names = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in sorted((ROOT / "benchmarks").rglob("*.py"))
+        if path.stem not in ("__main__", "learn") and "peers" not in path.parts
+    ]
+    code = f"import importlib\nfor name in {names}:\n    importlib.import_module(name)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
