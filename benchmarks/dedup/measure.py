@@ -150,5 +150,5 @@ def size_of(folder: Path) -> int:
     for at, _, names in os.walk(folder):
         for name in names:
             with contextlib.suppress(OSError):
-                total += os.lstat(os.path.join(at, name)).st_blocks * 512
+                total += Path(at, name).lstat().st_blocks * 512
     return total
