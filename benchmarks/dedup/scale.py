@@ -20,6 +20,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,7 @@ def growth(measured: dict[str, dict[str, Any]]) -> None:
     """Exponents from each size to the next."""
     for name, by_size in measured.items():
         sizes = sorted(map(int, by_size))
-        for small, large in zip(sizes, sizes[1:], strict=False):
+        for small, large in pairwise(sizes):
             before, after = by_size[str(small)], by_size[str(large)]
             exponents = ", ".join(
                 f"{what} {math.log(max(after[what], 1e-9) / max(before[what], 1e-9)) / math.log(large / small):.2f}"

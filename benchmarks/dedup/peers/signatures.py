@@ -11,6 +11,7 @@ import re
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 WORD = re.compile(r"\w+")
 
@@ -106,7 +107,7 @@ LIBRARIES = {"datatrove": datatrove, "datasketch": datasketch, "rensa": rensa, "
 
 
 if __name__ == "__main__":
-    with open(sys.argv[2], encoding="utf-8") as lines:
+    with Path(sys.argv[2]).open(encoding="utf-8") as lines:
         documents = [json.loads(line)["text"] for line in lines]
     found = LIBRARIES[sys.argv[1]](documents, int(sys.argv[3]), int(sys.argv[4]))
     print()
