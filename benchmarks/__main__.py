@@ -14,12 +14,18 @@ from benchmarks import (
     url_filter,
     warc_to_text,
 )
+from benchmarks.dedup import curve, gold, planted, scale, signatures
 
 BENCHMARKS = {
     "cheap_first": cheap_first.main,
     "classifier": classifier.main,
     "curation": curation.main,
     "decontamination": decontamination.main,
+    "dedup.curve": curve.main,
+    "dedup.gold": gold.main,
+    "dedup.planted": planted.main,
+    "dedup.scale": scale.main,
+    "dedup.signatures": signatures.main,
     "language": language.main,
     "perplexity": perplexity.main,
     "pii": pii.main,

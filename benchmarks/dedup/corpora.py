@@ -17,7 +17,7 @@ import sys
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import IO, TypedDict
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -51,9 +51,16 @@ def _texts(path: Path) -> Iterator[str]:
     elif path.suffix == ".parquet":
         yield from (text for text in pq.read_table(path, columns=["text"])["text"].to_pylist() if text)
     else:
-        opener = {".xz": lzma.open, ".gz": gzip.open}.get(path.suffix, open)
-        with opener(path, "rt", encoding="utf-8") as lines:
+        with _open(path) as lines:
             yield from (json.loads(line).get("text") or "" for line in lines)
+
+
+def _open(path: Path) -> IO[str]:
+    if path.suffix == ".xz":
+        return lzma.open(path, "rt", encoding="utf-8")
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8")
+    return path.open(encoding="utf-8")
 
 
 def _records(path: Path) -> Iterator[bytes]:
@@ -77,7 +84,7 @@ def visible_text(page: bytes) -> str:
     from resiliparse.extract.html2text import extract_plain_text
     from resiliparse.parse.encoding import bytes_to_str, detect_encoding
 
-    return extract_plain_text(bytes_to_str(page, detect_encoding(page)), main_content=False)
+    return extract_plain_text(bytes_to_str(page, detect_encoding(page) or "utf-8"), main_content=False)
 
 
 def passages(texts: Iterable[str], size: int = PASSAGE) -> list[str]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 import tempfile
 from collections import defaultdict
@@ -33,8 +34,8 @@ def main(arguments: Sequence[str] = ()) -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--documents", type=Path, nargs="+", default=corpora.SAMPLE)
-    parser.add_argument("--passages", type=int, default=8_000)
-    parser.add_argument("--copies", type=int, default=2_400)
+    parser.add_argument("--passages", type=int, default=6_000)
+    parser.add_argument("--copies", type=int, default=1_800)
     parser.add_argument("--cache", type=Path, help="folder for the oracle's pairs, which are then found once")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--bands-rows", nargs="+", default=["14x8"])
@@ -61,10 +62,12 @@ def main(arguments: Sequence[str] = ()) -> None:
                 measured[name] = {**truth.judge(outcome(place)), **tools.medians(runs[name])}
                 if name.startswith("ours"):
                     measured[name]["stage_seconds"] = tools.ours_stage_seconds(place)
+                print(f"round {number + 1}, {name}: {runs[name][-1].cpu:.1f} CPU s", flush=True)
+                shutil.rmtree(place)
+                if given.json is not None:
+                    facts = {"documents": len(rows), "copies": given.copies, "pairs": len(truth.pairs.low)}
+                    given.json.write_text(json.dumps({**facts, "tools": measured}, indent=1))
     show(measured, len(rows), given.rounds)
-    if given.json is not None:
-        facts = {"documents": len(rows), "copies": given.copies, "pairs": len(truth.pairs.low)}
-        given.json.write_text(json.dumps({**facts, "tools": measured}, indent=1))
 
 
 Contestant = tuple[Callable[[Path], Taken], Callable[[Path], tools.Outcome]]
