@@ -1,6 +1,7 @@
 """Recall of the LSH bands against 1 - (1 - s^rows)^bands, on real documents with planted edits at every level of similarity.
 
     python -m benchmarks.dedup.curve [--documents FILE ...] [--count 5000] [--seeds N] [--cache FOLDER] [--json FILE]
+                                     [--bands-rows 14x8 20x6 ...]
 
 Half of the documents are passages, the other half an edited copy of each, at rates that spread similarities over (0, 1). Brute force finds all
 pairs of documents above 0.1; of these each document stands in one pair at most, so that pairs are independent. A pair is found if one
@@ -61,6 +62,7 @@ def main(arguments: Sequence[str] = ()) -> None:
     parser.add_argument("--documents", type=Path, nargs="+", default=corpora.SAMPLE)
     parser.add_argument("--count", type=int, default=5_000)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--bands-rows", nargs="+", default=SETTINGS)
     parser.add_argument("--cache", type=Path)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args(arguments)
@@ -71,7 +73,7 @@ def main(arguments: Sequence[str] = ()) -> None:
         f"{len(texts):,} documents; {len(pairs.low):,} independent pairs at {LOWEST} and above, {given.seeds} seeds each"
     )
     measured: dict[str, Any] = {}
-    for bands, rows in SETTINGS:
+    for bands, rows in (map(int, setting.split("x")) for setting in given.bands_rows):
         bins = measure(sets, pairs, bands, rows, given.seeds)
         measured[f"{bands}x{rows}"] = [one._asdict() | {"z": one.z} for one in bins]
         show(bands, rows, bins)
