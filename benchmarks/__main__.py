@@ -16,6 +16,7 @@ from benchmarks import (
     url_filter,
     warc_to_text,
 )
+from benchmarks.dedup import curve, gold, planted, scale, signatures
 
 BENCHMARKS = {
     "cheap_first": cheap_first.main,
@@ -23,6 +24,11 @@ BENCHMARKS = {
     "curation": curation.main,
     "decontamination": decontamination.main,
     "dedup_index": dedup_index.main,
+    "dedup.curve": curve.main,
+    "dedup.gold": gold.main,
+    "dedup.planted": planted.main,
+    "dedup.scale": scale.main,
+    "dedup.signatures": signatures.main,
     "language": language.main,
     "passages": passages.main,
     "perplexity": perplexity.main,
