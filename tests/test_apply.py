@@ -453,7 +453,7 @@ RAY = """
 import sys
 import ray
 from pipeline.cli import main
-ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR", object_store_memory=80 << 20)
+ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR", object_store_memory=80 << 20)
 for stage in ("pii", "dedup.exact"):
     code = main(["apply", stage, sys.argv[1], f"{sys.argv[2]}/{stage}-ray.jsonl", "--executor", "ray", "--workers", "2"])
     assert code == 0, code
