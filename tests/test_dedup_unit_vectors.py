@@ -23,7 +23,9 @@ def plain_stars(vectors: np.ndarray, order: list[int], threshold: float) -> tupl
     keeper, cosine, kept = list(range(len(whole))), [1.0] * len(whole), []
     for row in order:
         for other in kept:
-            value = float(whole[row] @ whole[other]) / np.sqrt(float((whole[row] @ whole[row]) * (whole[other] @ whole[other])))
+            value = float(whole[row] @ whole[other]) / np.sqrt(
+                float((whole[row] @ whole[row]) * (whole[other] @ whole[other]))
+            )
             if value >= threshold:
                 keeper[row], cosine[row] = other, value
                 break
@@ -49,7 +51,10 @@ def test_products_in_float32_are_exact() -> None:
     same = np.full((3, LARGEST), -1.0)
     same[1, 0] = -(2.0**7)
     whole, _ = quantised(same)
-    assert np.array_equal((whole.astype(np.float32) @ whole.T.astype(np.float32)).astype(np.int64), whole.astype(np.int64) @ whole.T.astype(np.int64))
+    assert np.array_equal(
+        (whole.astype(np.float32) @ whole.T.astype(np.float32)).astype(np.int64),
+        whole.astype(np.int64) @ whole.T.astype(np.int64),
+    )
 
 
 def test_what_is_no_vector() -> None:

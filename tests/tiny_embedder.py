@@ -58,7 +58,9 @@ def save_transformer(folder: Path, pooling: str = "mean", *others: tuple[str, st
     """A folder as sentence-transformers writes it, of a transformer that reads 64 tokens and says to read 48."""
     folder.mkdir()
     learner = BertWordPieceTokenizer(lowercase=True)
-    learner.train_from_iterator(["the quiet river runs to the sea"] * 3, vocab_size=120, min_frequency=1, show_progress=False)
+    learner.train_from_iterator(
+        ["the quiet river runs to the sea"] * 3, vocab_size=120, min_frequency=1, show_progress=False
+    )
     learner.save_model(str(folder))
     BertTokenizerFast(vocab_file=str(folder / "vocab.txt"), vocab=str(folder / "vocab.txt")).save_pretrained(folder)
     torch.manual_seed(5)

@@ -70,8 +70,8 @@ class RayExecutor:
                 budget = max(memory_budget(engine), engine.unit_memory)
                 arguments |= {"num_cpus": cores, "_memory": budget, "object_store_memory": 80 << 20}
                 arguments["include_dashboard"] = False
-                if not os.environ.get("RAY_ADDRESS"):
-                    arguments["address"] = "local"  # else Ray joins the cluster of another run on this machine, and ends with it
+                if not os.environ.get("RAY_ADDRESS"):  # else Ray would join the cluster of another run here, and end with it
+                    arguments["address"] = "local"
             try:
                 ray.init(**arguments)
             except (ConnectionError, RuntimeError, ValueError, OSError) as error:

@@ -185,7 +185,11 @@ class Semantic(GroupStage):
             "weight": pa.array(columns.weights(batch)[kept]),
         }
         for name, criterion in self._ranked():
-            rank = np.zeros(len(batch), dtype=np.int64) if criterion in BY_CENTROID else ranks(batch, (criterion,))["rank_0"]
+            rank = (
+                np.zeros(len(batch), dtype=np.int64)
+                if criterion in BY_CENTROID
+                else ranks(batch, (criterion,))["rank_0"]
+            )
             payload[name] = pa.array(rank[kept], pa.int64())
         yield Addressed(ASSIGN, message_table(_keys(_SLOT, drawn[:, 0] % np.uint64(SLOTS)), senders, payload))
 
@@ -399,6 +403,8 @@ class _Cluster:
         keeper, cosine = stars(self._spool.vectors(), order, threshold)
         members = np.flatnonzero(keeper != np.arange(len(keeper)))
         members = members[np.argsort(keeper[members], kind="stable")]
+        if not len(members):
+            return
         survivors, first = np.unique(keeper[members], return_index=True)
         weight = facts.column("weight").to_numpy().astype(np.int64)
         ids = facts.column("id").take(indices(survivors)).to_pylist()

@@ -12,8 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from stages.dedup.cluster import star
-
 SCALE = 4000.0  # (SCALE + sqrt(LARGEST) / 2)**2 < 2**24
 LARGEST = 32_768  # numbers in a vector
 BLOCK = 1024  # vectors compared at once with ...
@@ -110,14 +108,22 @@ def stars(vectors: np.ndarray, order: np.ndarray, threshold: float) -> tuple[np.
             left[hit] = False
             rows, block = rows[left], block[left]
         here, there, value = _similar(block, block, threshold)
-        later = there > here
-        found, edge = star(here[later], there[later], len(rows))
+        edge = _greedy(here, there, len(rows))
         removed = edge >= 0
-        keeper[rows[removed]], cosine[rows[removed]] = rows[found[removed]], value[later][edge[removed]]
+        keeper[rows[removed]], cosine[rows[removed]] = rows[here[edge[removed]]], value[edge[removed]]
         fresh = rows[~removed]
         kept[count : count + len(fresh)] = fresh
         count += len(fresh)
     return keeper, cosine
+
+
+def _greedy(better: np.ndarray, worse: np.ndarray, rows: int) -> np.ndarray:
+    """For each of some rows, the number of the pair that removes it, -1 if it is kept. Pairs are sorted, both ways and with oneself."""
+    edge = [-1] * rows
+    for number, (a, b) in enumerate(zip(better.tolist(), worse.tolist(), strict=True)):
+        if a < b and edge[a] < 0 and edge[b] < 0:  # every pair that could have removed `a` is behind us
+            edge[b] = number
+    return np.array(edge, dtype=np.int64)
 
 
 def _similar(a: np.ndarray, b: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
