@@ -10,10 +10,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from stages.padding import padded
 from stages.stage import StageError
 
 STATIC_TOKENS = 512  # what model2vec reads of a text
-STEP = 64  # tokens; texts are padded to the next multiple
 EXTRA = "install the extra: pip install 'gristmill[scorers]'"
 _TYPES = {
     "F64": "<f8",
@@ -175,26 +175,14 @@ class Transformer:
             return np.zeros((0, 1))
         given = [text.lower() for text in texts] if self._lower else list(texts)
         encoded: list[list[int]] = self._tokenizer(given, truncation=True, max_length=self._max_tokens)["input_ids"]
-        by_length: dict[int, list[int]] = {}
-        for row, ids in enumerate(encoded):
-            by_length.setdefault(min(self._max_tokens, -(-max(1, len(ids)) // STEP) * STEP), []).append(row)
         out = np.zeros((len(texts), self._model.config.hidden_size))
-        for length, rows in sorted(by_length.items()):
-            together = max(1, self._batch_tokens // length)
-            for at in range(0, len(rows), together):
-                part = rows[at : at + together]
-                out[part] = self._vectors([encoded[row] for row in part], length, together)[: len(part)]
+        pad = self._tokenizer.pad_token_id or 0
+        for rows, ids, mask in padded(encoded, self._max_tokens, self._batch_tokens, pad):
+            out[rows] = self._vectors(ids, mask)[: len(rows)]
         return out
 
-    def _vectors(self, encoded: list[list[int]], length: int, together: int) -> np.ndarray:
-        """The vectors of `together` rows of `length` tokens; rows that are missing are made of padding."""
+    def _vectors(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         torch = self._torch
-        ids = np.full((together, length), self._tokenizer.pad_token_id or 0, dtype=np.int64)
-        mask = np.zeros((together, length), dtype=np.int64)
-        mask[:, 0] = 1  # a row without any token to look at would be NaN
-        for row, some in enumerate(encoded):
-            ids[row, : len(some)] = some
-            mask[row, : len(some)] = 1
         with torch.inference_mode():
             seen = torch.from_numpy(mask).to(self._device)
             states = self._model(
