@@ -52,7 +52,7 @@ def speed() -> None:
 
 
 def quality(model: Path, folder: Path) -> None:
-    documents: list[dict[str, Any]] = [json.loads(line) for line in lzma.open(folder / "docs.jsonl.xz", "rt")]
+    documents: list[dict[str, Any]] = _rows(folder / "docs.jsonl.xz")
     pages = set(sorted({document["page"] for document in documents})[::4])
     documents = [document for document in documents if document["page"] in pages]
     place = {document["id"]: row for row, document in enumerate(documents)}
@@ -60,8 +60,7 @@ def quality(model: Path, folder: Path) -> None:
     vectors = embedding.load(model, None, 2048, "cpu")([document["text"][:10_000] for document in documents])
     print(f"{len(documents)} documents embedded, {len(documents) / (time.process_time() - began):.1f}/s")
     same, jaccard = np.zeros((len(documents),) * 2, bool), np.zeros((len(documents),) * 2)
-    for line in lzma.open(folder / "pairs.jsonl.xz", "rt"):
-        pair = json.loads(line)
+    for pair in _rows(folder / "pairs.jsonl.xz"):
         if pair["a"] in place and pair["b"] in place:
             a, b = sorted((place[pair["a"]], place[pair["b"]]))
             same[a, b], jaccard[a, b] = pair["same_page"], pair["jaccard_w5"]
@@ -80,3 +79,8 @@ def quality(model: Path, folder: Path) -> None:
             f"{(found & (jaccard < 0.5)).sum() / max(1, found.sum()):.3f}; of all pairs of the same page {(found & same).sum() / same.sum():.3f}, "
             f"of Jaccard 0.8 or more {(found & (jaccard >= 0.8)).sum() / (jaccard >= 0.8).sum():.3f}; in one cluster of 4 {apart[0]:.4f}, of 9 {apart[1]:.4f}"
         )
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    with lzma.open(path, "rt") as file:
+        return [json.loads(line) for line in file]
