@@ -67,12 +67,13 @@ def quality(model: Path, folder: Path) -> None:
     whole, _ = quantised(vectors)
     products = whole.astype(np.int64) @ whole.astype(np.int64).T
     lengths = np.sqrt(np.diag(products))
+    mixed = np.random.default_rng(0).permutation(len(whole))  # the stage draws them by hash
     upper = np.triu(np.ones_like(same), 1)
     for threshold in (0.99, 0.97, 0.95, 0.9, 0.85):
         found = (products / np.outer(lengths, lengths) >= threshold) & upper
         apart = []
         for clusters in (4, 9):
-            labels, _ = nearest(whole, fit_centroids(whole, clusters, 20))
+            labels, _ = nearest(whole, fit_centroids(whole[mixed], clusters, 20))
             apart.append((found & (labels[:, None] == labels)).sum() / max(1, found.sum()))
         print(
             f"{threshold}: {found.sum()} pairs, of them the same page {(found & same).sum() / max(1, found.sum()):.3f}, Jaccard under 0.5 "

@@ -51,8 +51,9 @@ class SemanticConfig(TextDuplicateConfig):
         "column of embeddings that are already there (lists of numbers, all of one length); a row without one, or of zeros, is never compared",
     )
     threshold: float = knob(
-        0.95,
+        0.99,
         "cosine of two embeddings from which two documents are duplicates. What it means depends on the model: look at some pairs first",
+        "NeMo Curator's semantic deduplication: eps 0.01",
         gt=0,
         le=1,
     )
