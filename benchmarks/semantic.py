@@ -72,13 +72,13 @@ def quality(model: Path, folder: Path) -> None:
     for threshold in (0.99, 0.97, 0.95, 0.9, 0.85):
         found = (products / np.outer(lengths, lengths) >= threshold) & upper
         apart = []
-        for clusters in (4, 9):
+        for clusters in (9, 20):
             labels, _ = nearest(whole, fit_centroids(whole[mixed], clusters, 20))
             apart.append((found & (labels[:, None] == labels)).sum() / max(1, found.sum()))
         print(
             f"{threshold}: {found.sum()} pairs, of them the same page {(found & same).sum() / max(1, found.sum()):.3f}, Jaccard under 0.5 "
             f"{(found & (jaccard < 0.5)).sum() / max(1, found.sum()):.3f}; of all pairs of the same page {(found & same).sum() / same.sum():.3f}, "
-            f"of Jaccard 0.8 or more {(found & (jaccard >= 0.8)).sum() / (jaccard >= 0.8).sum():.3f}; in one cluster of 4 {apart[0]:.4f}, of 9 {apart[1]:.4f}"
+            f"of Jaccard 0.8 or more {(found & (jaccard >= 0.8)).sum() / (jaccard >= 0.8).sum():.3f}; in one cluster of 9 {apart[0]:.4f}, of 20 {apart[1]:.4f}"
         )
 
 
