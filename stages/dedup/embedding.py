@@ -1,4 +1,4 @@
-"""Texts as vectors, by a model in a local folder: token vectors (model2vec) or a transformer (sentence-transformers)."""
+"""Texts as vectors, by a model in a local folder: token vectors (model2vec) or a transformer (sentence-transformers); vectors of a column."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import pyarrow as pa
 
+from stages.batch import Batch
+from stages.dedup.unit_vectors import LARGEST
 from stages.padding import padded
 from stages.stage import StageError
 
@@ -218,3 +221,38 @@ def _pooling(folder: Path) -> tuple[Path, bool]:
                 f"dedup.semantic: {folder / 'modules.json'}: {kind!r} is not known; known are Transformer, Pooling, Normalize, StaticEmbedding"
             )
     return inner, first
+
+
+def of_two_lengths(column: str, one: int, other: int) -> StageError:
+    """The error of a column, or a model, with embeddings of two lengths."""
+    return StageError(
+        f"dedup.semantic: column {column!r} has embeddings of {one} and of {other} numbers; expected one model's, all of one length"
+    )
+
+
+def given_vectors(batch: Batch, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings (n, d) of a column of lists of numbers, and which rows have one. Raises `StageError` for another column."""
+    if not batch.has(name):
+        raise StageError(
+            f"dedup.semantic: column: no column {name!r}; the documents have {', '.join(batch.table.column_names)}"
+        )
+    column = batch.column(name)
+    kind: Any = column.type
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    if not (pa.types.is_null(kind) or (is_list and _is_number(kind.value_type))):
+        raise StageError(f"dedup.semantic: column {name!r} is {kind}; expected lists of numbers")
+    found = [(row, value) for row, value in enumerate(column.to_pylist()) if value]
+    vectors = [np.array(value, dtype=np.float64) for _, value in found]  # null becomes NaN
+    lengths = sorted({len(vector) for vector in vectors})
+    if len(lengths) > 1:
+        raise of_two_lengths(name, lengths[0], lengths[1])
+    if lengths and lengths[0] > LARGEST:
+        raise StageError(
+            f"dedup.semantic: column {name!r} has {lengths[0]} numbers a row; at most {LARGEST} can be compared"
+        )
+    kept = np.array([row for row, _ in found], dtype=np.int64)
+    return np.stack(vectors) if vectors else np.empty((0, 1)), kept
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind))

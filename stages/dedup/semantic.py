@@ -14,8 +14,8 @@ from stages.batch import Batch
 from stages.dedup import columns, embedding
 from stages.dedup.hashing import hash_columns
 from stages.dedup.messages import indices, key_values, message_table, nulls, pack, places, same_as_previous
-from stages.dedup.survivor import CRITERIA, TextDuplicateConfig, check, rank_names, ranks
-from stages.dedup.unit_vectors import LARGEST, Spool, fit_centroids, nearest, quantised, stars
+from stages.dedup.survivor import CRITERIA, TextDuplicateConfig, check, rank_names, ranks, scope_keys
+from stages.dedup.unit_vectors import Spool, fit_centroids, nearest, quantised, stars
 from stages.stage import Addressed, GroupStage, Resources, StageError, knob, register
 
 SAMPLE, FIT, ASSIGN, CLUSTER = range(4)  # rounds
@@ -181,7 +181,7 @@ class Semantic(GroupStage):
         yield Addressed(SAMPLE, message_table(drawn, senders, {"embedding": packed}))
         payload: dict[str, Any] = {
             "embedding": packed,
-            "scope": pa.array(self._scopes(batch)[kept], pa.uint64()),
+            "scope": pa.array(scope_keys(batch, self.config.scope)[kept], pa.uint64()),
             "id": ids,
             "weight": pa.array(columns.weights(batch)[kept]),
         }
@@ -202,7 +202,7 @@ class Semantic(GroupStage):
     def _embedded(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
         """Embeddings, (n, d) int16, of the rows that have one, and which rows these are."""
         if self.config.column is not None:
-            vectors, kept = given_vectors(batch, self.config.column)
+            vectors, kept = embedding.given_vectors(batch, self.config.column)
         else:
             texts = self.config.texts(batch)
             kept = np.array([row for row, text in enumerate(texts) if text and not text.isspace()], dtype=np.int64)
@@ -217,15 +217,6 @@ class Semantic(GroupStage):
             vectors = self._embedder(read)
         whole, usable = quantised(vectors)
         return whole[usable], kept[usable]
-
-    def _scopes(self, batch: Batch) -> np.ndarray:
-        if self.config.scope == "global":
-            return np.zeros(len(batch), dtype=np.uint64)
-        from xxhash import xxh3_64_intdigest
-
-        sources = [source or "" for source in batch.values("source")]
-        digests = {source: xxh3_64_intdigest(source.encode("utf-8", "surrogatepass")) for source in set(sources)}
-        return np.array([digests[source] for source in sources], dtype=np.uint64)
 
     def reduce(self, round: int, messages: Iterator[pa.Table]) -> Iterable[Addressed]:
         """One partition of a round, see the class."""
@@ -324,7 +315,7 @@ class Semantic(GroupStage):
         return found.reshape(len(array), -1)
 
     def _lengths(self, one: int, other: int) -> StageError:
-        return _of_two_lengths(self.config.column or "model", one, other)
+        return embedding.of_two_lengths(self.config.column or "model", one, other)
 
     def columns(self, batch: Batch, verdicts: pa.Table) -> dict[str, pa.Array]:
         """The duplicate columns; a document without a verdict is alone, or as an earlier dedup stage left it."""
@@ -342,40 +333,6 @@ def _packed(vectors: np.ndarray) -> pa.Array:
     return pa.Array.from_buffers(
         _VECTOR, len(data), [None, pa.py_buffer(offsets.tobytes()), pa.py_buffer(data.tobytes())]
     )
-
-
-def _of_two_lengths(column: str, one: int, other: int) -> StageError:
-    return StageError(
-        f"dedup.semantic: column {column!r} has embeddings of {one} and of {other} numbers; expected one model's, all of one length"
-    )
-
-
-def given_vectors(batch: Batch, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Embeddings (n, d) of a column of lists of numbers, and which rows have one. Raises `StageError` for another column."""
-    if not batch.has(name):
-        raise StageError(
-            f"dedup.semantic: column: no column {name!r}; the documents have {', '.join(batch.table.column_names)}"
-        )
-    column = batch.column(name)
-    kind: Any = column.type
-    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    if not (pa.types.is_null(kind) or (is_list and _is_number(kind.value_type))):
-        raise StageError(f"dedup.semantic: column {name!r} is {kind}; expected lists of numbers")
-    found = [(row, value) for row, value in enumerate(column.to_pylist()) if value]
-    vectors = [np.array(value, dtype=np.float64) for _, value in found]  # null becomes NaN
-    lengths = sorted({len(vector) for vector in vectors})
-    if len(lengths) > 1:
-        raise _of_two_lengths(name, lengths[0], lengths[1])
-    if lengths and lengths[0] > LARGEST:
-        raise StageError(
-            f"dedup.semantic: column {name!r} has {lengths[0]} numbers a row; at most {LARGEST} can be compared"
-        )
-    kept = np.array([row for row, _ in found], dtype=np.int64)
-    return np.stack(vectors) if vectors else np.empty((0, 1)), kept
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind))
 
 
 class _Cluster:
