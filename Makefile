@@ -5,6 +5,8 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+# Files of tests that run at once; each may start a Ray cluster of two workers (2 GB), so more than two want more than two cores
+TEST_PROCESSES ?= 2
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-dev
 RUN_STAMP := $(VENV)/.installed-run
@@ -15,7 +17,7 @@ quickstart: $(RUN_STAMP)
 	$(BIN)/python -m pipeline run configs/quickstart.yaml
 
 test: lint
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder tests
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -25,7 +25,7 @@ from pipeline.engine.mapping import MEASURE_BATCH, MapRunner, apply_edits, only_
 from pipeline.engine.poison import poison_from
 from pipeline.engine.schedule import RunFailed, run_tasks
 from pipeline.engine.store import TEMPORARY, Store
-from pipeline.engine.work import Call, Failure
+from pipeline.engine.work import Call, Failure, spare_pandas
 from pipeline.overrides import put, split_override
 from pipeline.run import preflight, with_given_paths
 from pipeline.tables import Chunk, ChunkWriter, as_table, check_source, file_kind, file_schema, read_chunks
@@ -108,6 +108,7 @@ def apply(
     say: Callable[[str], None],
 ) -> int:
     """Run the stage over the file; returns the exit code. Raises `ConfigError` for the user's mistakes."""
+    spare_pandas()
     spec = parse_spec(stage, overrides)
     if spec.stage_class.kind == "aggregate":
         raise ConfigError(f"{stage} needs a whole run: it decides with a summary of all documents")

@@ -27,7 +27,7 @@ from pipeline.engine.progress import human_time
 from pipeline.engine.schedule import RunFailed, Terminated, advice, run_tasks
 from pipeline.engine.shards import check_input, cut, find_input
 from pipeline.engine.store import Store, is_url
-from pipeline.engine.work import Call, describe
+from pipeline.engine.work import Call, describe, spare_pandas
 from pipeline.files import InputError
 from pipeline.plan import may_hold_pages, plan, warnings
 from pipeline.yamlfile import ConfigError
@@ -124,6 +124,7 @@ def with_given_paths(message: str, stage: Stage, assets: dict[str, str]) -> str:
 
 def run(config: RunConfig, options: Options, say: Say) -> int:
     """Carry out a run; returns the exit code. Raises `ConfigError` for the user's mistakes."""
+    spare_pandas()
     work = prepare(config, options.output, options.limit)
     check_directory(work.store, config.name)
     began = time.time()

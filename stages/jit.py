@@ -1,7 +1,8 @@
 """Loops over bytes and arrays compiled by numba, with a cache that can never be stale.
 
-numba caches compiled code by the file that defines a function, and would keep it when a function that it calls, in
-another file, has changed. So the cache's folder is named after the content of every source file of this package.
+numba caches compiled code by the file that defines a function, and would keep it when a function that it calls, or a
+constant, in another file has changed. So the cache's folder is named after the content of that file and of all files of this
+package that it imports, and they import.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Callable
 from functools import cache
@@ -61,18 +63,35 @@ def _compile(function: Callable[..., Any]) -> Any:
     settings: Any = numba.config
     before = settings.CACHE_DIR
     if not os.environ.get("NUMBA_CACHE_DIR"):
-        settings.CACHE_DIR = str(_cache_folder())
+        settings.CACHE_DIR = str(_cache_folder(Path(function.__code__.co_filename)))
     try:
         return numba.njit(cache=True, error_model="numpy")(function)
     finally:
         settings.CACHE_DIR = before
 
 
+_ROOT = Path(__file__).parents[1]
+_IMPORTED = re.compile(r"^[ \t]*(?:from|import)[ \t]+(stages[\w.]*)", re.MULTILINE)
+
+
+def sources(file: Path) -> list[Path]:
+    """A file and those of this package that it imports, directly or not, sorted; of a package that is imported, every file in its folder."""
+    found, waiting = {file}, [file]
+    while waiting:
+        for name in _IMPORTED.findall(waiting.pop().read_text(encoding="utf-8")):
+            module = _ROOT.joinpath(*name.split("."))
+            for imported in sorted(module.glob("*.py")) or [module.with_suffix(".py")]:
+                if imported not in found:
+                    found.add(imported)
+                    waiting.append(imported)
+    return sorted(found)
+
+
 @cache
-def _cache_folder() -> Path:
-    """Where compiled code is kept: below $XDG_CACHE_HOME (else ~/.cache), or a temporary folder where that cannot be written."""
+def _cache_folder(file: Path) -> Path:
+    """Where a file's compiled code is kept: below $XDG_CACHE_HOME (else ~/.cache), or a temporary folder where that cannot be written."""
     digest = hashlib.sha256()
-    for source in sorted(Path(__file__).parent.rglob("*.py")):
+    for source in sources(file):
         digest.update(source.read_bytes())
     name = f"kernels-{digest.hexdigest()[:16]}"
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gristmill" / name

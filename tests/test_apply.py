@@ -26,6 +26,7 @@ from pipeline.engine.executors import Debug
 from pipeline.yamlfile import ConfigError
 from stages.stage import registry
 from tests import crashing_stage
+from tests.tiny_embedder import save_static
 from tests.tiny_scorer import save
 
 ROOT = Path(__file__).parents[1]
@@ -106,6 +107,7 @@ def required(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, An
         "language_guess": {"keep": ["en"]},
         "dedup.index": {"path": str(folder / "index")},
         "decontaminate": {"benchmarks": [{"name": "b", "paths": str(folder / "items.jsonl"), "fields": ["question"]}]},
+        "dedup.semantic": {"model": str(save_static(folder / "token-vectors"))},
         "quality.perplexity": {"model": str(Path(__file__).parent / "recorded" / "tiny.arpa")},
         "quality.regression": {"model": str(save(folder / "scorer")), "max_tokens": 128},
     }
@@ -453,7 +455,7 @@ RAY = """
 import sys
 import ray
 from pipeline.cli import main
-ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR", object_store_memory=80 << 20)
+ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR", object_store_memory=80 << 20)
 for stage in ("pii", "dedup.exact"):
     code = main(["apply", stage, sys.argv[1], f"{sys.argv[2]}/{stage}-ray.jsonl", "--executor", "ray", "--workers", "2"])
     assert code == 0, code
@@ -486,6 +488,10 @@ def test_exit_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert code("normalize", str(tmp_path / "absent.jsonl"), target)[0] == 2
     result, message = code("language", str(source), target, "--set", "model=/no/such/model.bin")
     assert (result, "the file for `model` is not there" in message) == (2, True)
+    result, message = code("dedup.semantic", str(source), target, "--set", "model=/no/such/model")
+    assert (result, "the file for `model` is not there" in message) == (2, True)
+    result, message = code("dedup.semantic", str(source), target)
+    assert (result, "give `model` (a folder) or `column`" in message) == (2, True)
     (tmp_path / "bad.bin").write_bytes(b"no model")
     result, message = code("language", str(source), target, "--set", f"model={tmp_path}/bad.bin")
     assert (result, f"{tmp_path}/bad.bin" in message and "Traceback" not in message) == (2, True)

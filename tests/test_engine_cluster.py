@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.cli import main
-from tests.support import tree, write_config
+from tests.support import ROOT, tree, write_config
 from tests.toy_stages import run_toy, start_toy_pipeline, toy_pipeline, write_rows
 
 PROMISED = ("documents", "ledger", "samples")
@@ -92,6 +94,19 @@ def test_no_node_has_room(cluster: Any, corpus: Path, tmp_path: Path) -> None:
     assert done.returncode == 2, done.stderr
     assert "no node has a core and 8.0 GB" in done.stderr and "lower engine.unit_memory" in done.stderr
     assert json.loads((tmp_path / "out/run.json").read_text())["status"] == "failed"
+
+
+@pytest.mark.slow
+def test_a_run_without_an_address_joins_no_cluster(cluster: Any) -> None:
+    """Ray by itself would join the last one that was started on this machine, and lose its workers when that ends."""
+    code = (
+        "from pipeline.config import EngineConfig\nfrom pipeline.engine.ray_executor import RayExecutor\n"
+        "executor = RayExecutor(EngineConfig(workers=1))\nprint(executor.slots)\n"
+        "import ray\nprint(len(ray.nodes()))\nexecutor.close()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["1", "1"] and len(cluster.list_all_nodes()) > 1
 
 
 def test_a_dead_address(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

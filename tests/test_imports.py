@@ -145,3 +145,23 @@ def test_benchmarks_can_be_imported_without_the_peers() -> None:
     code = f"import importlib\nfor name in {names}:\n    importlib.import_module(name)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_worker_starts_without_pandas_and_without_patterns_for_numbers() -> None:
+    """pyarrow would import pandas for its first array; whoever asks for it later has it, and pyarrow finds it then."""
+    code = """
+import sys
+from pipeline.engine.work import prepare
+import pipeline.engine.map_unit
+prepare(None)
+import pyarrow as pa
+pa.table({"a": [1, None]})
+assert "pandas" not in sys.modules
+from stages.pii.national import KINDS
+assert not [kind for kind in KINDS if "search" in vars(kind.cues)]
+import pandas
+assert pa.table({"a": [1, 2]}).to_pandas()["a"].sum() == 3
+assert pa.Table.from_pandas(pandas.DataFrame({"a": ["x"]})).column_names == ["a"]
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

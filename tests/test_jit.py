@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 
-from stages.jit import Kernel, kernel
+from stages.jit import Kernel, kernel, sources
 
 
 @kernel
@@ -30,6 +31,16 @@ def test_kernels_that_call_kernels() -> None:
     assert twice(4) == 8
     assert isinstance(sum_of_twice, Kernel) and sum_of_twice.py_func(np.arange(3)) == 6
     assert sum_of_twice.__doc__ == "The sum."
+
+
+def test_compiled_code_is_kept_under_what_it_depends_on(tmp_path: Path) -> None:
+    stages = Path(__file__).parents[1] / "stages"
+    found = [path.relative_to(stages).as_posix() for path in sources(stages / "extract" / "render.py")]
+    assert {"extract/render.py", "extract/blocks.py", "extract/tags.py", "jit.py"} <= set(found), "constants, callees"
+    assert not [name for name in found if name.startswith(("pii/", "quality/", "dedup/"))]
+    (tmp_path / "a.py").write_text("if True:\n    from stages.quality import marks\nimport stages.words as w\n")
+    found = [path.name for path in sources(tmp_path / "a.py")]
+    assert {"a.py", "marks.py", "gopher.py", "words.py", "characters.py"} <= set(found), "of a package all files"
 
 
 def test_commands_that_compute_nothing_do_not_import_what_is_heavy() -> None:

@@ -70,9 +70,13 @@ class RayExecutor:
                 budget = max(memory_budget(engine), engine.unit_memory)
                 arguments |= {"num_cpus": cores, "_memory": budget, "object_store_memory": 80 << 20}
                 arguments["include_dashboard"] = False
+                if not os.environ.get(
+                    "RAY_ADDRESS"
+                ):  # else Ray would join the cluster of another run here, and end with it
+                    arguments["address"] = "local"
             try:
                 ray.init(**arguments)
-            except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+            except Exception as error:  # a local cluster that does not start in time raises nothing more exact
                 where = f"the cluster at {engine.address}" if engine.address else "a local cluster"
                 raise ConfigError(f"Ray: cannot start with {where}: {str(error).splitlines()[0]}") from None
         self._ray, self._started = ray, start

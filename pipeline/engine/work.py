@@ -66,9 +66,35 @@ def prepare(memory: int | None) -> None:
         os.environ.setdefault(name, "1")
     pa.set_cpu_count(1)
     pa.set_io_thread_count(2)
+    spare_pandas()
     if memory and not _watched["limit"]:
         _watched["limit"] = float(memory)
         threading.Thread(target=_watch_memory, daemon=True).start()
+
+
+class _NoPandas:
+    """A finder that finds no pandas."""
+
+    @staticmethod
+    def find_spec(name: str, path: object = None, target: object = None) -> None:
+        """Raise `ImportError` for pandas; know nothing of any other module."""
+        if name == "pandas":
+            raise ImportError("pyarrow needs no pandas for its first array")
+
+
+def spare_pandas() -> None:
+    """Have pyarrow make its first array where pandas cannot be found: it would import it, if it is there, for half a second.
+
+    pyarrow looks once a process whether an array's values may be pandas' own. pandas can be imported after that, and pyarrow
+    still finds it where it is asked for a data frame.
+    """
+    if "pandas" not in sys.modules:
+        finder: Any = _NoPandas
+        sys.meta_path.insert(0, finder)
+        try:
+            pa.array([0])
+        finally:
+            sys.meta_path.remove(finder)
 
 
 def _watch_memory() -> None:

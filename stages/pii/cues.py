@@ -10,7 +10,8 @@ from __future__ import annotations
 import re
 import sys
 import unicodedata
-from functools import cache
+from collections.abc import Callable
+from functools import cache, cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -45,18 +46,31 @@ _UNSPACED = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"  # Thai, kana
 UNSPACED = re.compile(f"[{_UNSPACED}]")
 
 
-def cue(*words: str) -> re.Pattern[str]:
-    r"""A pattern for any of some words (regexes), in any case, not inside another word.
+class Cue:
+    r"""Looks for any of some words (regexes), in any case, not inside another word.
 
-    A word that ends in `\w*` may go on; those of scripts without spaces stand anywhere.
+    A word that ends in `\w*` may go on; those of scripts without spaces stand anywhere. The pattern is compiled when it is first
+    looked for: all of them together take half a second, which a process that never meets their numbers need not spend.
     """
-    unspaced = [word for word in words if UNSPACED.search(word)]
-    spaced = [word for word in words if not UNSPACED.search(word)]
-    pattern = rf"(?:(?<![^\W\d_])|(?<=[{_UNSPACED}]))(?:{'|'.join(spaced)})(?![^\W\d_])"
-    return re.compile("|".join([*unspaced, pattern] if spaced else unspaced), re.IGNORECASE)
+
+    def __init__(self, *words: str) -> None:
+        self._words = words
+
+    @cached_property
+    def search(self) -> Callable[[str, int, int], re.Match[str] | None]:
+        """The search of the compiled pattern: text, where to begin, where to end."""
+        unspaced = [word for word in self._words if UNSPACED.search(word)]
+        spaced = [word for word in self._words if not UNSPACED.search(word)]
+        pattern = rf"(?:(?<![^\W\d_])|(?<=[{_UNSPACED}]))(?:{'|'.join(spaced)})(?![^\W\d_])"
+        return re.compile("|".join([*unspaced, pattern] if spaced else unspaced), re.IGNORECASE).search
 
 
-def cued(text: str, start: int, cues: re.Pattern[str], reach: int = CUE_REACH) -> bool:
+def cue(*words: str) -> Cue:
+    """See `Cue`."""
+    return Cue(*words)
+
+
+def cued(text: str, start: int, cues: Cue, reach: int = CUE_REACH) -> bool:
     """Whether a cue stands shortly before a place."""
     return cues.search(text, max(0, start - reach), start) is not None
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from stages.pii import checksums as check
-from stages.pii.cues import cue, cued
+from stages.pii.cues import Cue, cue, cued
 from stages.pii.entities import Span
 from stages.pii.numbers import Group, Shapes, by_shape
 
@@ -26,7 +26,7 @@ class Kind(NamedTuple):
     entity: str
     valid: Callable[[str], bool]
     shapes: Mapping[str, float]
-    cues: re.Pattern[str]
+    cues: Cue
     checked: bool = True  # whether it has check digits
 
 
@@ -103,7 +103,7 @@ class Digits:
                     )
 
 
-def _score(text: str, start: int, base: float, cues: re.Pattern[str], checked: bool = True) -> float:
+def _score(text: str, start: int, base: float, cues: Cue, checked: bool = True) -> float:
     line = (
         min(20, start - text.rfind("\n", max(0, start - 20), start) - 1)
         if "\n" in text[max(0, start - 20) : start]
@@ -125,7 +125,7 @@ class Mixed(NamedTuple):
     pattern: re.Pattern[bytes]  # all of it
     valid: Callable[[str], bool]
     score: float
-    cues: re.Pattern[str]
+    cues: Cue
     checked: bool = True
 
 

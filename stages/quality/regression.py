@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 
 from stages.batch import Batch
+from stages.padding import padded
 from stages.quality.rules import column, table
 from stages.stage import Decision, Limit, MapStage, Resources, StageConfig, StageError, knob, register
 
 SCORE = "quality_regression_score"
-STEP = 64  # tokens; texts are padded to the next multiple
 
 
 class RegressionConfig(StageConfig):
@@ -133,26 +133,13 @@ class Regression(MapStage):
             else []
         )
         scores = np.zeros(len(texts))
-        by_length: dict[int, list[int]] = {}
-        for row, ids in enumerate(encoded):
-            by_length.setdefault(min(self.config.max_tokens, -(-max(1, len(ids)) // STEP) * STEP), []).append(row)
-        for length, rows in sorted(by_length.items()):
-            together = max(1, self.config.batch_tokens // length)
-            for at in range(0, len(rows), together):
-                part = rows[at : at + together]
-                scores[part] = self._scores([encoded[row] for row in part], length, together)[: len(part)]
+        pad = self._tokenizer.pad_token_id or 0
+        for rows, ids, mask in padded(encoded, self.config.max_tokens, self.config.batch_tokens, pad):
+            scores[rows] = self._scores(ids, mask)[: len(rows)]
         return table(self.measures(), {SCORE: np.round(scores, 4) + 0.0})  # + 0.0: no minus zero
 
-    def _scores(self, encoded: list[list[int]], length: int, together: int) -> np.ndarray:
-        """Scores of `together` rows of `length` tokens; rows that are missing are made of padding."""
+    def _scores(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         torch = self._torch
-        pad = self._tokenizer.pad_token_id or 0
-        ids = np.full((together, length), pad, dtype=np.int64)
-        mask = np.zeros((together, length), dtype=np.int64)
-        mask[:, 0] = 1  # a row without any token to look at would be NaN
-        for row, some in enumerate(encoded):
-            ids[row, : len(some)] = some
-            mask[row, : len(some)] = 1
         with torch.inference_mode():
             output = self._model(
                 input_ids=torch.from_numpy(ids).to(self._device), attention_mask=torch.from_numpy(mask).to(self._device)
