@@ -73,11 +73,17 @@ class Numbers:
         found: Ints = (self.number[np.searchsorted(self.pages, pages)] << PAGE_BITS) | (place & ((1 << PAGE_BITS) - 1))
         return found
 
-    def places(self) -> Ints:
-        """The first place of each page, by the page's number."""
-        first = np.empty(len(self.pages), dtype=np.int64)
-        first[self.number] = self.pages << PAGE_BITS
-        return first
+
+def first_places(numbers: Numbers) -> Ints:
+    """The first place of each page, by the page's number."""
+    first = np.empty(len(numbers.pages), dtype=np.int64)
+    first[numbers.number] = numbers.pages << PAGE_BITS
+    return first
+
+
+def places_of(first: Ints, numbers: Ints) -> Ints:
+    """The places of numbers, given the first place of each page."""
+    return first[numbers >> PAGE_BITS] + (numbers & ((1 << PAGE_BITS) - 1))
 
 
 class Removed(NamedTuple):
@@ -112,10 +118,10 @@ class Stars:
         size = len(self._numbers)
         if size >= _INT32 and self._keeper.dtype == np.int32:
             self._keeper = self._keeper.astype(np.int64)
-        self._keeper, self._similarity = _grown(self._keeper, size), _grown(self._similarity, size)
+        self._keeper, self._similarity = grown(self._keeper, size), grown(self._similarity, size)
         edges = _stars(self._keeper, self._similarity, a, b, similarity)
         kept = self._keeper[b[edges]].astype(np.int64) - 1
-        return Removed(edges, worse[edges], _places(self._numbers.places(), kept), self._similarity[b[edges]])
+        return Removed(edges, worse[edges], places_of(first_places(self._numbers), kept), self._similarity[b[edges]])
 
 
 class Components:
@@ -139,25 +145,21 @@ class Components:
         size = len(self._numbers)
         if max(size, self._seen + 2 * len(a)) >= _INT32 and self._parent.dtype == np.int32:
             self._parent = self._parent.astype(np.int64)
-        self._parent, self._weight = _grown(self._parent, size), _grown(self._weight, size)
+        self._parent, self._weight = grown(self._parent, size), grown(self._weight, size)
         self._seen = _join(self._parent, self._weight, a, b, weight, other_weight, self._seen)
 
     def members(self) -> Iterator[tuple[Ints, Ints, Ints]]:
         """Places of all that are not kept, in pieces; the place of the one kept for each, and how many that stands for."""
-        first = self._numbers.places()
+        first = first_places(self._numbers)
         for start in range(0, len(self._numbers), _PIECE):
             end = min(start + _PIECE, len(self._numbers))
             members = np.flatnonzero(self._parent[start:end] > 0) + start
             if len(members):
                 roots = _roots(self._parent, members)
-                yield _places(first, members), _places(first, roots), self._weight[roots].astype(np.int64)
+                yield places_of(first, members), places_of(first, roots), self._weight[roots].astype(np.int64)
 
 
-def _places(first: Ints, numbers: Ints) -> Ints:
-    return first[numbers >> PAGE_BITS] + (numbers & ((1 << PAGE_BITS) - 1))
-
-
-def _grown(values: Any, size: int) -> Any:
+def grown(values: Any, size: int) -> Any:
     """The array with at least `size` entries, the new ones 0."""
     if len(values) >= size:
         return values

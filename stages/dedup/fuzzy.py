@@ -13,10 +13,22 @@ from stages.batch import Batch
 from stages.dedup import columns
 from stages.dedup.candidates import candidate_pairs
 from stages.dedup.cluster import Components, Stars, in_survivor_order, order_keys
+from stages.dedup.graph_parts import (
+    BACKWARD,
+    FORWARD,
+    Rounds,
+    answer,
+    backward,
+    edges_by_part,
+    forward,
+    others,
+    part_of,
+)
 from stages.dedup.meeting import SET, Met, Similarity, invitations, invited, meet, pack_sets, send_sets
 from stages.dedup.messages import (
     address_keys,
     indices,
+    key_array,
     key_values,
     message_table,
     nulls,
@@ -31,7 +43,7 @@ from stages.dedup.shingles import digests, shingles, similarities
 from stages.dedup.survivor import CRITERIA, Survivor, TextDuplicateConfig, rank_names, ranks, scope_keys
 from stages.stage import Addressed, GroupStage, Resources, knob, register
 
-BUCKETS, INVITED, MEETING, CLUSTER, SURVIVOR, MEETING_AGAIN = range(6)  # rounds; the last with linkage `component` only
+BUCKETS, INVITED, MEETING = range(3)  # rounds; the later ones are those of `Rounds`
 FLUSH = 1 << 16  # rows of small messages in one table
 
 
@@ -81,6 +93,13 @@ class FuzzyConfig(TextDuplicateConfig):
         "star: in survivor order each document still there removes its duplicates, so that every removed document is a verified"
         " duplicate of the one kept for it; component: one document is kept of each connected component, however long the chain",
     )
+    parts: int = knob(
+        1,
+        "how many parts the graph of verified pairs is clustered in, one after the other. Memory is 12 to 16 bytes for each document of the"
+        " corpus, divided by it, and the result does not depend on it: more than 1 for billions of documents",
+        ge=1,
+        le=64,
+    )
     survivor: Survivor = knob(("longest",), "which document is kept: " + CRITERIA)
 
     @model_validator(mode="after")
@@ -117,6 +136,7 @@ class Fuzzy(GroupStage):
     0 buckets: documents that share a band are paired. 1 invited: each document's set waits for its partners' names.
     2 meeting: sets of both are compared; pairs at the threshold go on, in survivor order. 3 cluster (one partition, verified pairs only).
     4 survivor: learns its members and sends the verdicts, or with linkage `component` 5: it meets them for their similarity.
+    With `parts` above 1, rounds before 3 find which pairs belong together, and each part clusters those of its own components.
 
     Cost: every document sends its set (8 bytes a shingle, or a signature) once, to itself in round 1; only those with candidates send it
     further. Memory of round 3: 12 bytes for each document that the corpus has (star) or 8 (component); the other rounds work in pieces.
@@ -145,11 +165,14 @@ class Fuzzy(GroupStage):
         ranked: dict[str, pa.DataType] = {name: pa.int64() for name in names}
         facts: dict[str, pa.DataType] = {"weight": pa.int32(), **ranked}
         other: dict[str, pa.DataType] = {"other_shard": pa.int32(), "other_row": pa.int64(), "other_weight": pa.int32()}
+        edge: dict[str, pa.DataType] = {**other, "similarity": pa.float64(), **facts}
+        parts = self.config.parts
         rounds: tuple[dict[str, pa.DataType], ...] = (
             {"size": pa.int32(), "digest": pa.uint64(), **ranked, "band": pa.int16()},
             {"set": SET, "id": pa.string(), **facts},
             {"set": SET, **facts},
-            {**other, "similarity": pa.float64(), **facts},
+            *([FORWARD] * parts + [BACKWARD] * parts + [{**edge, "label": pa.int64()}] if parts > 1 else []),
+            *[edge] * parts,
         )
         if self.config.linkage == "star":
             return (*rounds, {"id": pa.string(), "similarity": pa.float64(), "weight": pa.int32()})
@@ -157,8 +180,10 @@ class Fuzzy(GroupStage):
         return (*rounds, pair, pair)
 
     def partitions(self, round: int, wanted: int) -> int:
-        """Clustering sees all verified pairs at once."""
-        return 1 if round == CLUSTER else wanted
+        """A part of the graph is in one process."""
+        rounds = self._rounds
+        together = MEETING < round < rounds.survivor and (rounds.parts == 1 or round != rounds.labelled)
+        return 1 if together else wanted
 
     def emit(self, batch: Batch, shard: int, rows: np.ndarray) -> Iterable[Addressed]:
         """To each band's bucket its size, digest and survivor ranks; to the document's own key its set and id."""
@@ -187,20 +212,30 @@ class Fuzzy(GroupStage):
         }
         yield Addressed(INVITED, message_table(address_keys(senders), senders, own))
 
+    @property
+    def _rounds(self) -> Rounds:
+        return Rounds(self.config.parts)
+
     def reduce(self, round: int, messages: Iterator[pa.Table]) -> Iterable[Addressed]:
         """One partition of a round, see the class."""
-        component = self.config.linkage == "component"
+        component, rounds = self.config.linkage == "component", self._rounds
         if round == BUCKETS:
             return self._pair(messages)
         if round == INVITED:
             return self._invite(messages)
         if round == MEETING:
             return self._verify(messages)
-        if round == CLUSTER:
-            return self._cluster(messages)
-        if round == SURVIVOR:
+        if round == rounds.survivor:
             return self._meet_survivor(messages) if component else self._judge(messages)
-        return self._judge_met(messages)
+        if round > rounds.survivor:
+            return self._judge_met(messages)
+        if round >= rounds.cluster(0):
+            return self._cluster(messages)
+        if round == rounds.labelled:
+            return self._route(messages)
+        if round >= rounds.backward(0):
+            return self._tell_labels(messages)
+        return self._go_forward(round, messages)
 
     def _pair(self, messages: Iterator[pa.Table]) -> Iterator[Addressed]:
         held: list[tuple[np.ndarray, np.ndarray]] = []
@@ -225,10 +260,10 @@ class Fuzzy(GroupStage):
             hosted = found.hosted()
             own = {
                 name: hosted.column(name) if name in ("id", "set", "weight") else nulls(hosted.num_rows, kind)
-                for name, kind in payload[SURVIVOR].items()
+                for name, kind in payload[self._rounds.survivor].items()
             }
             senders = places(hosted)
-            yield Addressed(SURVIVOR, message_table(address_keys(senders), senders, own))
+            yield Addressed(self._rounds.survivor, message_table(address_keys(senders), senders, own))
             for table in send_sets(found, list(payload[MEETING])):
                 yield Addressed(MEETING, table)
 
@@ -240,10 +275,13 @@ class Fuzzy(GroupStage):
             close = np.flatnonzero(met.similarity >= self.config.threshold)
             for start in range(0, len(close), FLUSH):
                 piece = close[start : start + FLUSH]
-                yield self._edges(Met(met.table, met.low[piece], met.high[piece], met.similarity[piece]))
+                yield from self._edges(Met(met.table, met.low[piece], met.high[piece], met.similarity[piece]))
 
-    def _edges(self, met: Met) -> Addressed:
-        """Verified pairs, sent in the name of the better document, under a key that sorts by survivor order."""
+    def _edges(self, met: Met) -> Iterator[Addressed]:
+        """Verified pairs, sent in the name of the better document, under a key that sorts by survivor order.
+
+        With several parts they go to the better document instead, to wait for its label, and their ends to where the labels are found.
+        """
         names = rank_names(self.config.survivor)
         ranked = [met.table.column(name).to_numpy() for name in names]
         swapped, undecided = np.zeros(len(met.low), dtype=bool), np.ones(len(met.low), dtype=bool)
@@ -263,7 +301,47 @@ class Fuzzy(GroupStage):
             "weight": weight.take(indices(better)),
             **{name: pa.array(rank) for name, rank in zip(names, ranked, strict=True)},
         }
-        return Addressed(CLUSTER, message_table(order_keys(ranked, len(better)), place[better], payload))
+        rounds, senders = self._rounds, place[better]
+        if rounds.parts == 1:
+            yield Addressed(rounds.cluster(0), message_table(order_keys(ranked, len(better)), senders, payload))
+            return
+        payload["label"] = pa.nulls(len(better), pa.int64())
+        yield Addressed(rounds.labelled, message_table(address_keys(senders), senders, payload))
+        for part, table in edges_by_part(senders, place[worse], rounds.parts):
+            yield Addressed(rounds.forward(part), table)
+
+    def _go_forward(self, round: int, messages: Iterator[pa.Table]) -> Iterator[Addressed]:
+        rounds = self._rounds
+        part = rounds.parts - 1 - (round - rounds.forward(rounds.parts - 1))
+        for sent in forward(messages, part, rounds.parts):
+            yield Addressed(rounds.backward(part) if sent.backward else rounds.forward(sent.part), sent.table)
+
+    def _tell_labels(self, messages: Iterator[pa.Table]) -> Iterator[Addressed]:
+        rounds = self._rounds
+        for found in backward(messages):
+            if found.asker >= 0:
+                yield Addressed(rounds.backward(found.asker), answer(found))
+                continue
+            payload = {name: nulls(len(found.places), kind) for name, kind in self.messages()[rounds.labelled].items()}
+            payload["label"] = pa.array(found.labels)
+            yield Addressed(rounds.labelled, message_table(address_keys(found.places), found.places, payload))
+
+    def _route(self, messages: Iterator[pa.Table]) -> Iterator[Addressed]:
+        """Each verified pair to the part that clusters its component."""
+        rounds, names = self._rounds, rank_names(self.config.survivor)
+        for table in whole_keys(messages):
+            labels = table.column("label")
+            told = labels.is_valid().to_numpy()
+            run = np.cumsum(~same_as_previous(key_values(table))) - 1
+            of_run = np.full(int(run[-1]) + 1, -1, dtype=np.int64)
+            of_run[run[told]] = labels.drop_null().to_numpy()
+            edges = np.flatnonzero(~told)
+            part = part_of(of_run[run[edges]], rounds.parts)
+            for number in np.unique(part).tolist():
+                rows = table.take(indices(edges[part == number])).drop_columns(["label"])
+                ranked = [rows.column(name).to_numpy() for name in names]
+                keys = key_array(order_keys(ranked, rows.num_rows))
+                yield Addressed(rounds.cluster(number), rows.set_column(0, "key", keys))
 
     def _cluster(self, messages: Iterator[pa.Table]) -> Iterator[Addressed]:
         edges = in_survivor_order(messages, rank_names(self.config.survivor))
@@ -272,19 +350,19 @@ class Fuzzy(GroupStage):
     def _stars(self, edges: Iterator[pa.Table]) -> Iterator[Addressed]:
         stars = Stars()
         for table in edges:
-            removed = stars.remove(places(table), _others(table), table.column("similarity").to_numpy())
+            removed = stars.remove(places(table), others(table), table.column("similarity").to_numpy())
             payload = {
                 "id": pa.nulls(len(removed.edges), pa.string()),
                 "similarity": pa.array(removed.similarity),
                 "weight": table.column("other_weight").take(indices(removed.edges)),
             }
-            yield Addressed(SURVIVOR, message_table(address_keys(removed.kept), removed.places, payload))
+            yield Addressed(self._rounds.survivor, message_table(address_keys(removed.kept), removed.places, payload))
 
     def _components(self, edges: Iterator[pa.Table]) -> Iterator[Addressed]:
         components = Components()
         for table in edges:
             weights = [table.column(name).to_numpy().astype(np.int64) for name in ("weight", "other_weight")]
-            components.join(places(table), _others(table), *weights)
+            components.join(places(table), others(table), *weights)
         for members, kept, sizes in components.members():
             yield self._introduce(members, kept, sizes)
 
@@ -296,7 +374,7 @@ class Fuzzy(GroupStage):
             "keeps": pa.array(np.concatenate([low == kept, high == kept])),  # whether the invited one survives
             "size": pa.array(np.concatenate([sizes, sizes])),
         }
-        return Addressed(SURVIVOR, invitations(low, high, payload))
+        return Addressed(self._rounds.survivor, invitations(low, high, payload))
 
     def _verdicts(self) -> columns.Verdicts:
         return columns.Verdicts("near_duplicate" if self.config.mode == "drop" else None, self.config.threshold)
@@ -336,7 +414,7 @@ class Fuzzy(GroupStage):
             for place, kept_id, size in survivor:
                 yield from verdicts.keep(place, kept_id, size)
             for table in send_sets(found, ["set", "id"], ["keeps", "size"]):
-                yield Addressed(MEETING_AGAIN, table)
+                yield Addressed(self._rounds.survivor + 1, table)
         yield from verdicts.flush()
 
     def _judge_met(self, messages: Iterator[pa.Table]) -> Iterator[Addressed]:
@@ -356,8 +434,3 @@ class Fuzzy(GroupStage):
     def columns(self, batch: Batch, verdicts: pa.Table) -> dict[str, pa.Array]:
         """The duplicate columns; a document without a verdict is alone, or as an earlier dedup stage left it."""
         return columns.fill(batch, verdicts)
-
-
-def _others(table: pa.Table) -> np.ndarray:
-    """The places of the worse documents of verified pairs."""
-    return pack(table.column("other_shard").to_numpy(), table.column("other_row").to_numpy())
