@@ -7,10 +7,13 @@ import re
 from stages.characters import UNSPACED_RANGES
 
 
-def shingle_words(text: str) -> list[str]:
-    r"""Runs of `\w` in lower case, but each letter of a script without spaces alone."""
+def shingle_words(text: str, letters: bool = False) -> list[str]:
+    r"""Runs of `\w` in lower case; with `letters` each letter of a script without spaces alone."""
+    runs = re.findall(r"\w+", text.lower())
+    if not letters:
+        return runs
     words = []
-    for run in re.findall(r"\w+", text.lower()):
+    for run in runs:
         word = ""
         for character in run:
             if character.isalpha() and any(first <= ord(character) <= last for first, last in UNSPACED_RANGES):
@@ -22,7 +25,7 @@ def shingle_words(text: str) -> list[str]:
     return words
 
 
-def shingle_set(text: str, ngram: int = 5) -> set[tuple[str, ...]]:
+def shingle_set(text: str, ngram: int = 5, letters: bool = False) -> set[tuple[str, ...]]:
     """The n-grams of the words; of a shorter text one of all its words."""
-    words = shingle_words(text)
+    words = shingle_words(text, letters)
     return {tuple(words[i : i + ngram]) for i in range(max(1, len(words) - ngram + 1))} if words else set()

@@ -232,18 +232,23 @@ def test_unspaced_scripts():
     page = "".join(sentences)
     edited = "".join([*sentences[:100], "改正された条文である。", *sentences[101:]])
     other = "".join(f"これは別の文書の{i}番目の文である。" for i in range(200))
-    rows = run(shards([page, other, edited, "字" * 5000, "字" * 5001]))
-    assert kept(rows) == ["d0", "d1", "d4"]  # the last two are one shingle, over and over
+    texts = [page, other, edited, "字" * 5000, "字" * 5001]
+    rows = run(shards(texts))
+    assert kept(rows) == ["d0", "d1", "d3", "d4"]  # the last two are one word each
     assert rows[2]["kept_id"] == "d0" and rows[2]["similarity"] == true_jaccard(page, edited)
+    rows = run(shards(texts), {"words": "letters"})
+    assert kept(rows) == ["d0", "d1", "d4"]  # the last two are one shingle, over and over
+    sets = [shingle_set(text, letters=True) for text in (page, edited)]
+    assert rows[2]["similarity"] == len(sets[0] & sets[1]) / len(sets[0] | sets[1])
 
 
 def test_one_letter_changed_in_text_without_spaces_or_stops():
-    """Were a run of letters one word, each of these would be a single shingle, and nothing like its copy."""
     rng = random.Random(3)
     for first, last in ((0x4E00, 0x9FA0), (0x0E01, 0x0E2E), (0x1780, 0x17A2)):  # Han, Thai and Khmer consonants
         page = "".join(chr(rng.randint(first, last)) for _ in range(120))
         texts = [page + "x", page[:60] + chr(first + 1) + page[61:], page[60:] + page[:60][::-1]]
-        assert kept(run(shards(texts), {"bands": 30, "rows": 4})) == ["d0", "d2"]
+        assert kept(run(shards(texts), {"bands": 30, "rows": 4, "words": "letters"})) == ["d0", "d2"]
+        assert len(kept(run(shards(texts), {"bands": 30, "rows": 4}))) == 3  # one word each, and no two alike
 
 
 def test_a_document_of_50_megabytes_and_its_copy():

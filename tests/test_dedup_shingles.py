@@ -32,13 +32,13 @@ ODD = [
 ]
 
 
-def assert_same_sets(texts: list[str], ngram: int) -> None:
+def assert_same_sets(texts: list[str], ngram: int, letters: bool = False) -> None:
     """Hashes stand for n-grams one to one, within and across texts."""
-    found = list(shingles(texts, ngram))
+    found = list(shingles(texts, ngram, letters))
     assert len(found) == len(texts)
     by_hash = {}
     for text, values in zip(texts, found, strict=True):
-        expected = shingle_set(text, ngram)
+        expected = shingle_set(text, ngram, letters)
         assert values.dtype == np.uint64 and len(set(values.tolist())) == len(values) and 0 not in values
         assert len(values) == len(expected), text[:100]
         by_hash[text] = (set(values.tolist()), expected)
@@ -53,14 +53,17 @@ def test_shingles_are_the_word_ngrams_of_lower_words(ngram):
     alphabet = "aab cB_9é日本 .\n-Σİ\x00"
     texts = ODD + ["".join(rng.choices(alphabet, k=rng.randint(0, 300))) for _ in range(60)]
     assert_same_sets(texts, ngram)
+    assert_same_sets(texts, ngram, letters=True)
 
 
 def test_every_code_point_is_in_a_word_or_between_as_for_the_regular_expression():
     every = [chr(point) for point in range(sys.maxunicode + 1)]
     in_word = np.array([bool(module._WORD.fullmatch(char)) for char in every])
-    assert np.array_equal(module._kinds() != 0, in_word)
-    assert {module._kinds()[ord(letter)] for letter in "字かไລမក々"} == {2}
-    assert {module._kinds()[ord(letter)] for letter in "aéйカ한अ٣๑_"} == {1}
+    for letters in (False, True):
+        kinds = module._kinds(letters)
+        assert np.array_equal(kinds != 0, in_word)
+        assert {kinds[ord(letter)] for letter in "字かไລမក々"} == {2 if letters else 1}
+        assert {kinds[ord(letter)] for letter in "aéйカ한अ٣๑_"} == {1}
 
 
 def test_what_stands_around_a_text_does_not_matter(monkeypatch):
@@ -78,9 +81,9 @@ def test_long_words_are_hashed_in_full():
 
 def test_the_compiled_loop_is_the_plain_one():
     data, bounds = encoded([*ODD, "a b c d e f g a b c d e"])
-    compiled = module._shingles(data, bounds, module._kinds(), 3)
+    compiled = module._shingles(data, bounds, module._kinds(True), 3)
     with np.errstate(over="ignore"):
-        plain = module._shingles.py_func(data, bounds, module._kinds(), 3)
+        plain = module._shingles.py_func(data, bounds, module._kinds(True), 3)
     assert all(np.array_equal(a, b) for a, b in zip(compiled, plain, strict=True))
 
 

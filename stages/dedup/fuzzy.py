@@ -57,6 +57,11 @@ class FuzzyConfig(TextDuplicateConfig):
         ge=1,
         le=100,
     )
+    words: Literal["runs", "letters"] = knob(
+        "runs",
+        r"runs: a word is a run of `\w`, and so a clause of Chinese or Thai is one word; letters: in scripts written without spaces each letter"
+        " is a word, so that a changed letter changes five shingles and not five clauses",
+    )
     bands: int = knob(
         14,
         "LSH bands; a pair of similarity s becomes a candidate with probability 1 - (1 - s^rows)^bands",
@@ -131,7 +136,6 @@ class Fuzzy(GroupStage):
     r"""Near-duplicates by Jaccard similarity of sets of lower-case `\w+` word n-grams; documents without words are never compared.
 
     Candidates share a band of their MinHash signatures; each is verified. Rule `near_duplicate`, value = similarity to the kept document.
-    A letter of a script written without spaces is a word of its own.
 
     0 buckets: documents that share a band are paired. 1 invited: each document's set waits for its partners' names.
     2 meeting: sets of both are compared; pairs at the threshold go on, in survivor order. 3 cluster (one partition, verified pairs only).
@@ -188,7 +192,7 @@ class Fuzzy(GroupStage):
     def emit(self, batch: Batch, shard: int, rows: np.ndarray) -> Iterable[Addressed]:
         """To each band's bucket its size, digest and survivor ranks; to the document's own key its set and id."""
         config = self.config
-        sets = list(shingles(config.texts(batch), config.ngram))
+        sets = list(shingles(config.texts(batch), config.ngram, config.words == "letters"))
         kept = np.array([row for row, values in enumerate(sets) if len(values)], dtype=np.int64)
         if not len(kept):
             return

@@ -1,7 +1,7 @@
 r"""Sets of word n-grams as arrays of 64-bit hashes, and how similar two sets are.
 
-A word is a run of `\w` in the lower-case text, but that each letter of a script written without spaces (Han, Hiragana, Thai,
-Lao, Khmer, Myanmar) is a word of its own: a sentence of Chinese would be one word otherwise.
+A word is a run of `\w` in the lower-case text. With `letters`, each letter of a script written without spaces (Han, Hiragana, Thai,
+Lao, Khmer, Myanmar) is a word of its own, where else a clause of Chinese is one word.
 One compiled loop over the bytes of many texts finds them; no word becomes a Python object.
 """
 
@@ -30,25 +30,25 @@ _NGRAM_BASE = np.uint64(0xD6E8FEB86659FD93)  # odd
 
 
 @cache
-def _kinds() -> npt.NDArray[np.uint8]:
-    r"""For each code point 0 (between words), `_IN_WORD` (in `\w`) or `_ALONE` (a word of its own)."""
+def _kinds(letters: bool) -> npt.NDArray[np.uint8]:
+    r"""For each code point 0 (between words), `_IN_WORD` (in `\w`) or, with `letters`, `_ALONE` (a word of its own)."""
     kinds = np.zeros(_CODE_POINTS, dtype=np.uint8)
     for word in _WORD.finditer("".join(map(chr, range(_CODE_POINTS)))):
         kinds[word.start() : word.end()] = _IN_WORD
-    for first, last in UNSPACED_RANGES:
-        letters = [code for code in range(first, last + 1) if kinds[code] and chr(code).isalpha()]
-        kinds[letters] = _ALONE
+    for first, last in UNSPACED_RANGES if letters else ():
+        alone = [code for code in range(first, last + 1) if kinds[code] and chr(code).isalpha()]
+        kinds[alone] = _ALONE
     kinds.flags.writeable = False
     return kinds
 
 
-def shingles(texts: Sequence[str], ngram: int) -> Iterator[Keys]:
+def shingles(texts: Sequence[str], ngram: int, letters: bool = False) -> Iterator[Keys]:
     """For each text the distinct hashes (uint64, never 0) of its word n-grams, in the order in which they first appear.
 
     A text of fewer than `ngram` words has one shingle, of all its words; a text without words has none.
     """
     for group in _groups([text.lower() for text in texts]):
-        values, bounds = _shingles(*encoded(group), _kinds(), ngram)
+        values, bounds = _shingles(*encoded(group), _kinds(letters), ngram)
         for start, end in pairwise(bounds.tolist()):
             yield values[start:end]
 
