@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from stages.batch import Batch, encoded
-from stages.characters import SPACE, TERMINAL, Bools, Bytes, Ints, Keys, Table, classes
+from stages.characters import CLOSER, SPACE, STOP, TERMINAL, WIDE_STOP, Bools, Bytes, Ints, Keys, Table, classes
 from stages.jit import kernel
 from stages.words import BASE, decode, mix
 
@@ -214,3 +214,46 @@ def _starting(data: Bytes, begin: Ints, end: Ints, heads: Bytes, bounds: Ints) -
                 same = data[begin[line] + place] == heads[bounds[head] + place]
             found[line] |= same
     return found
+
+
+@kernel
+def sentence_end(data: Bytes, at: Any, stop: Any, place: Any, table: Table) -> tuple[Any, Any]:
+    """Where the sentence that begins at a byte (code point `place`) of a stripped line ends: byte and code point.
+
+    At a run of stops, and the quotes and brackets that close it, before the end of the line or before white space and something other
+    than a small ASCII letter (so that "e.g. this" goes on); after stops of scripts that put no space behind them, anywhere; else with the line.
+    """
+    behind_stop = False
+    while at < stop:
+        code: Any = np.int64(data[at])
+        after: Any = at + 1
+        if code >= 0x80:
+            code, after = decode(data, at, stop)
+        kind = table[code]
+        if (kind & STOP) == 0 or behind_stop:
+            behind_stop = (kind & STOP) != 0
+            at, place = after, place + 1
+            continue
+        end, end_place, closing = after, place + 1, False  # of the run of stops and of what closes it
+        while end < stop:
+            next_code, next_after = decode(data, end, stop)
+            bits = table[next_code]
+            if not closing and (bits & STOP) != 0:
+                end = next_after
+            elif (bits & CLOSER) != 0:
+                end, closing = next_after, True
+            else:
+                break
+            end_place += 1
+        if end >= stop or (kind & WIDE_STOP) != 0:
+            return end, end_place
+        next_code, next_after = decode(data, end, stop)
+        spaces, beyond = 0, end
+        while (table[next_code] & SPACE) != 0:  # the line is stripped: something follows
+            beyond, spaces = next_after, spaces + 1
+            next_code, next_after = decode(data, beyond, stop)
+        if spaces > 0 and not 97 <= next_code <= 122:
+            return end, end_place
+        behind_stop = True
+        at, place = after, place + 1
+    return at, place

@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] = ()) -> None:
     parser.add_argument("--documents", type=Path, nargs="+", default=corpora.SAMPLE)
     parser.add_argument("--count", type=int, default=5_000)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--bands-rows", nargs="+", default=SETTINGS)
+    parser.add_argument("--bands-rows", nargs="+", default=[f"{bands}x{rows}" for bands, rows in SETTINGS])
     parser.add_argument("--cache", type=Path)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args(arguments)

@@ -9,12 +9,10 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from pipeline import facts as run_facts
 from pipeline.audit.draw import Drawn, draw, fates, strata
 from pipeline.audit.estimate import FORMAT, Mark, as_text, estimates, read_marks, result
-from pipeline.engine.lease import holder
 from pipeline.engine.store import Store
-from pipeline.report import scan
+from pipeline.report.kept import with_ledger
 from pipeline.yamlfile import ConfigError
 
 HERE = Path(__file__).parent
@@ -22,15 +20,7 @@ HERE = Path(__file__).parent
 
 def audit(store: Store, rows: int, marks_file: Path | None) -> str:
     """Write the page; with marks, also the estimates. Returns what to print. Raises `ConfigError`."""
-    run = store.local
-    if run is None:
-        raise ConfigError("audit: needs a local run directory; copy the run's ledger/, samples/ and documents/ first")
-    if holder(store) is not None:
-        raise ConfigError(f"{run}: a run is live here; audit it when it is done")
-    if not scan.parts(run / "ledger"):
-        raise ConfigError(f"{run}: has no ledger yet; let the run finish its stages first")
-    facts = run_facts.read(store)
-    assert facts is not None
+    run, facts = with_ledger(store, "audit")
     name = str(facts["name"])
     marks = read_marks(marks_file, name) if marks_file is not None else []
     found: dict[str, Any] | None = None

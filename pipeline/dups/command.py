@@ -10,14 +10,13 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from pipeline import facts as run_facts
 from pipeline.dups.cluster import ELSEWHERE, TAGGED, Cluster, Member, cluster_of, find
 from pipeline.dups.difference import Difference, difference
 from pipeline.dups.reread import read_again
 from pipeline.dups.texts import Text, Texts
-from pipeline.engine.lease import holder
 from pipeline.engine.store import Store
-from pipeline.report import human, scan
+from pipeline.report import human
+from pipeline.report.kept import with_ledger
 from pipeline.yamlfile import ConfigError
 
 HERE = Path(__file__).parent
@@ -30,15 +29,7 @@ def dups(store: Store, what: str, limit: int, page: Path | None, reread: bool, c
 
     Raises `ConfigError` for what is not a record of the run.
     """
-    run = store.local
-    if run is None:
-        raise ConfigError("dups: needs a local run directory; copy the run's ledger/, samples/ and documents/ first")
-    if holder(store) is not None:
-        raise ConfigError(f"{run}: a run is live here; look at its duplicates when it is done")
-    if not scan.parts(run / "ledger"):
-        raise ConfigError(f"{run}: has no ledger yet; let the run finish its stages first")
-    facts = run_facts.read(store)
-    assert facts is not None
+    run, facts = with_ledger(store, "dups")
     found = find(run, what)
     if not found:
         raise ConfigError(

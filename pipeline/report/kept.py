@@ -1,4 +1,4 @@
-"""Kept rows of a run, by id: of documents/, chat/, preferences/ and prompts/."""
+"""Kept rows of a run, by id: of documents/, chat/, preferences/ and prompts/; and whether the run can be read at all."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline import facts as run_facts
+from pipeline.engine.lease import holder
+from pipeline.engine.store import Store
 from pipeline.report import scan
+from pipeline.yamlfile import ConfigError
 from stages.conversation import KINDS, LISTS, transcript
 
 FOLDERS = ("documents", *KINDS.values())
@@ -58,3 +62,19 @@ def _talk(row: dict[str, Any]) -> str:
     lists = [row.get("messages", row.get("prompt")), *(row.get(name) for name in LISTS[1:])]
     answer = row.get("answer")
     return transcript(lists) + (f"\n\n[answer]\n{answer}" if answer else "")
+
+
+def with_ledger(store: Store, command: str) -> tuple[Path, dict[str, Any]]:
+    """The folder and run.json of a run that `command` may read. Raises `ConfigError` where it is elsewhere, live, or without a ledger."""
+    run = store.local
+    if run is None:
+        raise ConfigError(
+            f"{command}: needs a local run directory; copy the run's ledger/, samples/ and documents/ first"
+        )
+    if holder(store) is not None:
+        raise ConfigError(f"{run}: a run is live here; use `{command}` when it is done")
+    if not scan.parts(run / "ledger"):
+        raise ConfigError(f"{run}: has no ledger yet; let the run finish its stages first")
+    facts = run_facts.read(store)
+    assert facts is not None
+    return run, facts

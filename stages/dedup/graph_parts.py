@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from stages.characters import Ints
+from stages.characters import Ints, Keys
 from stages.dedup.cluster import PAGE_BITS, Numbers, first_places, grown, places_of
 from stages.dedup.hashing import mix
-from stages.dedup.messages import message_table, pack, places, unpack
+from stages.dedup.messages import key_values, message_table, pack, places, unpack
 from stages.jit import kernel
 
 OTHER: dict[str, pa.DataType] = {"other_shard": pa.int32(), "other_row": pa.int64()}
@@ -65,11 +65,16 @@ def part_of(place: Ints, parts: int) -> Ints:
 
 def keyed(kind: int, senders: Ints, other: Ints, **more: Any) -> pa.Table:
     """Messages of one kind, from places, about other places."""
-    keys = np.zeros((len(senders), 2), dtype=">u8")
-    keys[:, 0] = kind
     shard, row = unpack(other)
     payload = {"other_shard": pa.array(shard), "other_row": pa.array(row), **more}
-    return message_table(keys.view("V16").reshape(-1), senders, payload)
+    return message_table(_keys(kind, len(senders)), senders, payload)
+
+
+def _keys(kind: int, rows: int) -> Keys:
+    """Keys that sort by kind."""
+    keys = np.zeros((rows, 2), dtype=np.uint64)
+    keys[:, 0] = np.uint64(kind).byteswap()
+    return keys
 
 
 def edges_by_part(a: Ints, b: Ints, parts: int) -> Iterator[tuple[int, pa.Table]]:
@@ -135,13 +140,11 @@ def forward(messages: Iterable[pa.Table], part: int, parts: int) -> Iterator[For
 
 def question(nodes: Ints, asker: int) -> pa.Table:
     """A part asks another one for the labels of its nodes."""
-    keys = np.zeros((len(nodes), 2), dtype=">u8")
-    keys[:, 0] = QUESTION
     payload = {
         "other_shard": pa.array(np.full(len(nodes), asker, dtype=np.int32)),
         "other_row": pa.array(np.zeros(len(nodes), dtype=np.int64)),
     }
-    return message_table(keys.view("V16").reshape(-1), nodes, payload)
+    return message_table(_keys(QUESTION, len(nodes)), nodes, payload)
 
 
 class Labelled(NamedTuple):
@@ -201,12 +204,8 @@ def others(table: pa.Table) -> Ints:
 
 
 def _kinds(table: pa.Table) -> Ints:
-    column = table.column("key").combine_chunks()
-    if not len(column):
-        return np.zeros(0, dtype=np.int64)
-    data: Any = column.buffers()[1]
-    keys = np.frombuffer(data, dtype=">u8", count=2 * len(column), offset=16 * column.offset)
-    return keys[::2].astype(np.int64)
+    kinds: Ints = key_values(table)[:, 0].byteswap().astype(np.int64)
+    return kinds
 
 
 @kernel

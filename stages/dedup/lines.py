@@ -34,10 +34,6 @@ class LinesConfig(UnitsConfig):
     min_words: int = knob(4, "a passage of fewer words (a heading, an answer) is never boilerplate", ge=1)
     min_chars: int = knob(0, "a passage of fewer characters is never boilerplate", ge=0)
 
-    def folds(self) -> tuple[Fold, ...]:
-        """What passages may differ in."""
-        return self.normalize
-
 
 @register
 class Lines(RepeatedUnits):

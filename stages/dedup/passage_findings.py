@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from stages.batch import Batch
 from stages.dedup.messages import key_values
-from stages.dedup.passages import Met, sampled, scope_values
+from stages.dedup.passages import Met, sampled
+from stages.dedup.survivor import name_hashes
 from stages.dedup.units import Units
 
 EXCERPT = 100  # characters of a passage that are shown
@@ -28,7 +29,7 @@ FINDINGS_COLUMNS: dict[str, pa.DataType] = {
 
 def excerpts(batch: Batch, units: Units, first: np.ndarray, run: int, keys: np.ndarray, row: np.ndarray) -> pa.Array:
     """The beginnings of some of the runs of units, null for the others: which, the key and the document's id decide."""
-    chosen = sampled(keys, scope_values(batch.values("id"))[row], ONE_IN)
+    chosen = sampled(keys, name_hashes(batch.values("id"))[row], ONE_IN)
     data, _ = batch.utf8()
     begin, end = units.begin_byte[first], units.end_byte[first + run - 1]
     out: list[str | None] = [None] * len(first)

@@ -69,19 +69,6 @@ class PassageConfig(StageConfig):
         return {"max_share": "drop", "min_left": "trim"}
 
 
-def scope_values(names: Iterable[str | None]) -> np.ndarray:
-    """A 64-bit number (uint64) for each name, the same for equal ones; 0 for none."""
-    from xxhash import xxh3_64_intdigest
-
-    known: dict[str | None, int] = {None: 0}
-    out = []
-    for name in names:
-        if name not in known:
-            known[name] = xxh3_64_intdigest((name or "").encode("utf-8", "surrogatepass"))
-        out.append(known[name])
-    return np.array(out, dtype=np.uint64)
-
-
 class Met(NamedTuple):
     """Copies that met: rows of `table` that are no first copy, and for each the row of the copy that stays."""
 

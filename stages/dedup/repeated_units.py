@@ -12,7 +12,6 @@ import pyarrow as pa
 
 from stages.batch import Batch
 from stages.dedup import passages
-from stages.dedup.folding import Fold
 from stages.dedup.hashing import hash_columns
 from stages.dedup.messages import (
     address_keys,
@@ -27,7 +26,7 @@ from stages.dedup.messages import (
 )
 from stages.dedup.passage_findings import FINDINGS_COLUMNS, Passages, excerpts
 from stages.dedup.passages import NAMED, Met, Outcome, PassageConfig
-from stages.dedup.survivor import rank_names, ranks
+from stages.dedup.survivor import name_hashes, rank_names, ranks, scope_keys
 from stages.dedup.units import Units
 from stages.mix.common import DomainNames
 from stages.stage import FINDINGS, Addressed, GroupStage, Resources, knob
@@ -54,10 +53,6 @@ class UnitsConfig(PassageConfig):
         ge=0,
         le=100_000,
     )
-
-    def folds(self) -> tuple[Fold, ...]:
-        """What passages may differ in."""
-        raise NotImplementedError
 
 
 class Runs(NamedTuple):
@@ -98,11 +93,9 @@ class RepeatedUnits(GroupStage):
     def scopes(self, batch: Batch, domains: list[str | None]) -> tuple[np.ndarray, np.ndarray]:
         """A number (uint64) for each row, and which rows (bool) are compared at all."""
         everywhere = np.ones(len(batch), dtype=bool)
-        if self.config.scope == "source":
-            return passages.scope_values(batch.values("source")), everywhere
         if self.config.scope == "domain":
-            return passages.scope_values(domains), np.array([name is not None for name in domains], dtype=bool)
-        return np.zeros(len(batch), dtype=np.uint64), everywhere
+            return name_hashes(domains), np.array([name is not None for name in domains], dtype=bool)
+        return scope_keys(batch, self.config.scope), everywhere
 
     def setup(self, assets: Mapping[str, Path]) -> None:
         """Load the public suffix list, where domains are asked for."""

@@ -41,10 +41,6 @@ class SpansConfig(UnitsConfig):
         "C4: the data set",
     )
 
-    def folds(self) -> tuple[Fold, ...]:
-        """What sentences may differ in."""
-        return self.normalize
-
     def of_mode(self) -> dict[str, str]:
         """Knobs that have a meaning in one mode only."""
         return {**super().of_mode(), "min_left_sentences": "trim"}

@@ -28,7 +28,7 @@ from stages.dedup.messages import (
 )
 from stages.dedup.passages import NAMED, Met, Outcome, PassageConfig
 from stages.dedup.runs import CUT, RUN, Words, common_runs, joined_cuts, read_words, verified
-from stages.dedup.survivor import rank_names, ranks
+from stages.dedup.survivor import rank_names, ranks, scope_keys
 from stages.stage import Addressed, GroupStage, Resources, knob, register
 from stages.words import batch_words
 
@@ -100,8 +100,7 @@ class Substring(GroupStage):
         long = np.flatnonzero(words.counts >= k)
         if not len(long):
             return
-        sources = batch.values("source") if self.config.scope == "source" else [None] * len(batch)
-        scope = passages.scope_values(sources)
+        scope = scope_keys(batch, self.config.scope)
         found, keys = [], []
         for one in long.tolist():
             chosen, grams = anchors(words.key[words.rows[one] : words.rows[one + 1]], k)

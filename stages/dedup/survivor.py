@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -117,11 +118,15 @@ def scope_keys(batch: Batch, scope: str) -> np.ndarray:
     """
     if scope == "global":
         return np.zeros(len(batch), dtype=np.uint64)
+    return name_hashes(_scope_names(batch, scope))
+
+
+def name_hashes(names: Sequence[str | None]) -> np.ndarray:
+    """A 64-bit hash (XXH3, uint64) of each name; 0 for none."""
     from xxhash import xxh3_64_intdigest
 
-    names = _scope_names(batch, scope)
-    hashes = {name: xxh3_64_intdigest(name.encode("utf-8", "surrogatepass")) for name in set(names)}
-    return np.array([hashes[name] for name in names], dtype=np.uint64)
+    hashes = {name: xxh3_64_intdigest(name.encode("utf-8", "surrogatepass")) for name in set(names) if name is not None}
+    return np.array([hashes.get(name, 0) for name in names], dtype=np.uint64)  # type: ignore[arg-type]
 
 
 def _scope_names(batch: Batch, scope: str) -> list[str]:

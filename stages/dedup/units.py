@@ -1,9 +1,7 @@
 """The lines, paragraphs or sentences of a batch, each with a 128-bit key of its folded form: found in one compiled loop.
 
 A line is what stands between newlines, without white space around it; blank ones are none. A paragraph is a run of lines without a
-blank one between them. A sentence ends as `stages.quality.c4_lines` has it, and never goes over the end of a line: at a run
-of stops and what closes it, before the end of the line, or before white space and something other than a small ASCII letter; after the stops of
-scripts that put no space behind them, anywhere. What is left after the last end is a sentence, too.
+blank one between them. A sentence ends as `stages.lines.sentence_end` has it, and never goes over the end of a line.
 """
 
 from __future__ import annotations
@@ -14,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from stages.batch import Batch
-from stages.characters import CLOSER, SPACE, STOP, WIDE_STOP, Bytes, Ints, Keys, Table, classes
+from stages.characters import SPACE, Bytes, Ints, Keys, Table, classes
 from stages.dedup.folding import Fold, fold_table
 from stages.jit import kernel
+from stages.lines import sentence_end
 from stages.words import batch_words, decode
 
 KINDS = ("line", "paragraph", "sentence")
@@ -103,7 +102,7 @@ def _find(
             elif kind == SENTENCE:
                 begin, begin_place = first, first_place
                 while begin < last:
-                    end, end_place = _sentence_end(data, begin, last, begin_place, table)
+                    end, end_place = sentence_end(data, begin, last, begin_place, table)
                     _put(numbers, count, begin_place, end_place, breaks, begin, end)
                     count += 1
                     breaks = np.int64(0)
@@ -142,45 +141,6 @@ def _find(
 def _put(numbers: Ints, count: int, start: Any, end: Any, breaks: Any, begin_byte: Any, end_byte: Any) -> None:
     numbers[count, 0], numbers[count, 1], numbers[count, 2] = start, end, breaks
     numbers[count, 5], numbers[count, 6] = begin_byte, end_byte
-
-
-@kernel
-def _sentence_end(data: Bytes, at: Any, stop: Any, place: Any, table: Table) -> tuple[Any, Any]:
-    """Where the sentence that begins at a byte (code point `place`) of a stripped line ends: byte and code point."""
-    behind_stop = False
-    while at < stop:
-        code: Any = np.int64(data[at])
-        after: Any = at + 1
-        if code >= 0x80:
-            code, after = decode(data, at, stop)
-        kind = table[code]
-        if (kind & STOP) == 0 or behind_stop:
-            behind_stop = (kind & STOP) != 0
-            at, place = after, place + 1
-            continue
-        end, end_place, closing = after, place + 1, False  # of the run of stops and of what closes it
-        while end < stop:
-            next_code, next_after = decode(data, end, stop)
-            bits = table[next_code]
-            if not closing and (bits & STOP) != 0:
-                end = next_after
-            elif (bits & CLOSER) != 0:
-                end, closing = next_after, True
-            else:
-                break
-            end_place += 1
-        if end >= stop or (kind & WIDE_STOP) != 0:
-            return end, end_place
-        next_code, next_after = decode(data, end, stop)
-        spaces, beyond = 0, end
-        while (table[next_code] & SPACE) != 0:  # the line is stripped: something follows
-            beyond, spaces = next_after, spaces + 1
-            next_code, next_after = decode(data, beyond, stop)
-        if spaces > 0 and not 97 <= next_code <= 122:
-            return end, end_place
-        behind_stop = True
-        at, place = after, place + 1
-    return at, place
 
 
 @kernel

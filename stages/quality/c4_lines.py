@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from stages.batch import encoded
-from stages.characters import CLOSER, RUN_ON, SPACE, STOP, TERMINAL, WIDE_STOP, Bools, Bytes, Ints, Table, classes
+from stages.characters import RUN_ON, SPACE, TERMINAL, Bools, Bytes, Ints, Table, classes
 from stages.jit import kernel
+from stages.lines import sentence_end
 from stages.words import Words, decode, tokenise
 
 LINE_RULES = ("long_word", "no_terminal_punctuation", "few_words", "javascript", "policy")
@@ -288,41 +289,7 @@ def _judge(
 def _sentences(data: Bytes, at: Any, stop: Any, table: Table) -> int:
     """`count_sentences` of a stripped line."""
     count = 0
-    last = at  # end of the last sentence
-    behind_stop = False
     while at < stop:
-        code: Any = np.int64(data[at])
-        after: Any = at + 1
-        if code >= 0x80:
-            code, after = decode(data, at, stop)
-        kind = table[code]
-        if (kind & STOP) == 0 or behind_stop:
-            behind_stop = (kind & STOP) != 0
-            at = after
-            continue
-        end, closing = after, False  # of the run of stops and of what closes it
-        while end < stop:
-            next_code, next_after = decode(data, end, stop)
-            bits = table[next_code]
-            if not closing and (bits & STOP) != 0:
-                end = next_after
-            elif (bits & CLOSER) != 0:
-                end, closing = next_after, True
-            else:
-                break
-        ends = end >= stop or (kind & WIDE_STOP) != 0
-        if not ends:
-            beyond, spaces = end, 0
-            next_code, next_after = decode(data, beyond, stop)
-            while (table[next_code] & SPACE) != 0:  # the line is stripped: something follows
-                beyond, spaces = next_after, spaces + 1
-                next_code, next_after = decode(data, beyond, stop)
-            ends = spaces > 0 and not 97 <= next_code <= 122
-        if ends:
-            count += 1
-            last = at = end
-            behind_stop = not closing
-        else:
-            behind_stop = True
-            at = after
-    return count + (1 if last < stop else 0)
+        at, _ = sentence_end(data, at, stop, 0, table)
+        count += 1
+    return count
