@@ -17,7 +17,8 @@ from pipeline.train_classifier import ClassifierTraining
 from pipeline.train_perplexity import PerplexityTraining
 from pipeline.yamlfile import ConfigError
 from stages.stage import MapStage, Stage, StageConfig, parse_bytes, registry
-from tokenizer_training.config import PackConfig, TokenizerConfig
+from tokenizer_training.dataset.config import PackConfig
+from tokenizer_training.vocabulary.config import TokenizerConfig
 from training.config import PretrainConfig
 
 SECTION_MODELS: dict[str, type[BaseModel]] = {

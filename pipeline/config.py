@@ -16,7 +16,8 @@ from pipeline.overrides import apply_override
 from pipeline.stage_order import stage_order
 from pipeline.yamlfile import ConfigError, Key, Located, Mistake, load, shown
 from stages.stage import Bytes, MapStage, Stage, StageConfig, knob, registry
-from tokenizer_training.config import PackConfig, TokenizerConfig
+from tokenizer_training.dataset.config import PackConfig
+from tokenizer_training.vocabulary.config import TokenizerConfig
 from training.config import PretrainConfig
 
 SECTIONS = (

@@ -25,12 +25,13 @@ from pipeline.engine.progress import Progress
 from pipeline.engine.schedule import RunFailed, Terminated, run_tasks
 from pipeline.engine.store import Store, sha256_file
 from pipeline.engine.work import Call
-from tokenizer_training.build import begin_dataset, build_shard, finish_dataset, plan_shards
-from tokenizer_training.config import PackConfig, TokenizerConfig
-from tokenizer_training.efficiency import evaluate, write_report
-from tokenizer_training.encode import encode_documents
-from tokenizer_training.pack import build_pack, pack_facts
-from tokenizer_training.train import train_tokenizer
+from tokenizer_training.dataset.build import begin_dataset, build_shard, finish_dataset, plan_shards
+from tokenizer_training.dataset.config import PackConfig
+from tokenizer_training.dataset.encode import encode_documents
+from tokenizer_training.dataset.pack import build_pack, pack_facts
+from tokenizer_training.efficiency.measure import evaluate, write_report
+from tokenizer_training.vocabulary.config import TokenizerConfig
+from tokenizer_training.vocabulary.train import train_tokenizer
 
 PHASE = "section"  # folder of the sections' manifests in the journal
 VERSIONS = {"index": 1, "tokenizer": 1, "pack": 1, "pretrain": 1}  # raised whenever equal input would give other output

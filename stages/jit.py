@@ -2,7 +2,7 @@
 
 numba caches compiled code by the file that defines a function, and would keep it when a function that it calls, or a
 constant, in another file has changed. So the cache's folder is named after the content of that file and of all files of this
-package that it imports, and they import.
+project's packages of kernels (stages, tokenizer_training) that it imports, and they import.
 """
 
 from __future__ import annotations
@@ -71,11 +71,11 @@ def _compile(function: Callable[..., Any]) -> Any:
 
 
 _ROOT = Path(__file__).parents[1]
-_IMPORTED = re.compile(r"^[ \t]*(?:from|import)[ \t]+(stages[\w.]*)", re.MULTILINE)
+_IMPORTED = re.compile(r"^[ \t]*(?:from|import)[ \t]+((?:stages|tokenizer_training)[\w.]*)", re.MULTILINE)
 
 
 def sources(file: Path) -> list[Path]:
-    """A file and those of this package that it imports, directly or not, sorted; of a package that is imported, every file in its folder."""
+    """A file and those of the packages of kernels that it imports, directly or not, sorted; of a package that is imported, every file in its folder."""
     found, waiting = {file}, [file]
     while waiting:
         for name in _IMPORTED.findall(waiting.pop().read_text(encoding="utf-8")):

@@ -310,8 +310,8 @@ def test_a_refused_mix_ends_the_run_with_its_reason(tmp_path: Path) -> None:
 
 
 def test_phases_reach_the_packed_rows_and_the_trainer(tmp_path: Path) -> None:
-    from tokenizer_training.read import PackedSplit, TokenDataset
-    from tokenizer_training.verify import verify
+    from tokenizer_training.dataset.read import PackedSplit, TokenDataset
+    from tokenizer_training.dataset.verify import verify
     from training.data import step_rows
 
     phases = [{"name": "main", "share": 0.7}, {"name": "last", "share": 0.3, "groups": {"wiki": {"share": 0.9}}}]

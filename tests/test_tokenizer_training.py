@@ -16,13 +16,14 @@ import pytest
 import regex
 
 from tests.tokens_corpus import ARTICLES, NASTY, identity, python_texts, rows_of, write_documents
-from tokenizer_training.config import TokenizerConfig, TokenizerError
-from tokenizer_training.efficiency import evaluate, write_report
-from tokenizer_training.encoder import Encoder
-from tokenizer_training.patterns import PATTERNS
-from tokenizer_training.pieces import cut, cut_long, cut_runs, has_long_run
-from tokenizer_training.special import SPECIAL_TOKENS
-from tokenizer_training.train import new_tokenizer, train_tokenizer
+from tokenizer_training.config import TokenizerError
+from tokenizer_training.corpus.pieces import cut, cut_long, cut_runs, has_long_run
+from tokenizer_training.efficiency.measure import evaluate, write_report
+from tokenizer_training.encoding.encoder import Encoder
+from tokenizer_training.vocabulary.config import TokenizerConfig
+from tokenizer_training.vocabulary.patterns import PATTERNS
+from tokenizer_training.vocabulary.special import SPECIAL_TOKENS
+from tokenizer_training.vocabulary.train import new_tokenizer, train_tokenizer
 
 TEXTS = python_texts(40) + NASTY
 

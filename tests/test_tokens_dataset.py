@@ -14,10 +14,10 @@ from tokenizers import Tokenizer
 from tests.tokens_corpus import identity, rows_of, write_documents
 from tests.tokens_dataset import CONFIG, TEXTS, all_documents, build, build_rows, corpus, megatron
 from tokenizer_training.cli import main
-from tokenizer_training.encoder import Encoder
-from tokenizer_training.pack import best_fit
-from tokenizer_training.read import PackedSplit, TokenDataset
-from tokenizer_training.verify import verify
+from tokenizer_training.dataset.pack import best_fit
+from tokenizer_training.dataset.read import PackedSplit, TokenDataset
+from tokenizer_training.dataset.verify import verify
+from tokenizer_training.encoding.encoder import Encoder
 
 
 def test_megatron_reader_gets_every_document_and_its_end(dataset, tokenizer):

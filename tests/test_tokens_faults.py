@@ -11,14 +11,14 @@ import pytest
 
 from tests.tokens_corpus import ARTICLES, identity, rows_of, write_documents
 from tests.tokens_dataset import CONFIG, MODULES, all_documents, build, build_rows, corpus
-from tokenizer_training.build import begin_dataset, build_split, plan_shards
 from tokenizer_training.cli import main
 from tokenizer_training.config import TokenizerError
-from tokenizer_training.encode import encode_documents
-from tokenizer_training.encoder import Encoder
-from tokenizer_training.layout import dtype_of, sha256_of
-from tokenizer_training.read import PackedSplit, TokenDataset
-from tokenizer_training.verify import verify
+from tokenizer_training.dataset.build import begin_dataset, build_split, plan_shards
+from tokenizer_training.dataset.encode import encode_documents
+from tokenizer_training.dataset.layout import dtype_of, sha256_of
+from tokenizer_training.dataset.read import PackedSplit, TokenDataset
+from tokenizer_training.dataset.verify import verify
+from tokenizer_training.encoding.encoder import Encoder
 
 
 @pytest.mark.parametrize("repeat", [0, -1, 10_001])

@@ -7,12 +7,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.tokens_corpus import NASTY, identity, python_texts, rows_of, write_documents
-from tokenizer_training.build import build_shard, finish_dataset, plan_shards
-from tokenizer_training.config import PackConfig, TokenizerConfig
-from tokenizer_training.encode import encode_documents
-from tokenizer_training.pack import build_pack, pack_facts
-from tokenizer_training.read import TokenDataset
-from tokenizer_training.train import train_tokenizer
+from tokenizer_training.dataset.build import build_shard, finish_dataset, plan_shards
+from tokenizer_training.dataset.config import PackConfig
+from tokenizer_training.dataset.encode import encode_documents
+from tokenizer_training.dataset.pack import build_pack, pack_facts
+from tokenizer_training.dataset.read import TokenDataset
+from tokenizer_training.vocabulary.config import TokenizerConfig
+from tokenizer_training.vocabulary.train import train_tokenizer
 
 CONFIG = PackConfig(sequence_length=128, validation=0.1, shard_tokens=20_000, window=50)
 

@@ -1,6 +1,6 @@
 """From the token dataset to batches: a pure function of (seed, step), the same for any number of processes.
 
-The packed rows come from `tokenizer_training.read.PackedSplit`; nothing here knows files. Sample number k of a run is
+The packed rows come from `tokenizer_training.dataset.read.PackedSplit`; nothing here knows files. Sample number k of a run is
 row k % N of epoch k // N, in that epoch's order; step s takes samples s * batch_rows and following. So the position in
 the data is the step alone, and no iterator has a state that could be lost at a resume.
 """
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tokenizer_training.read import PackedSplit, TokenDataset
+from tokenizer_training.dataset.read import PackedSplit, TokenDataset
 from training.config import TrainingError
 from training.model import IGNORED
 

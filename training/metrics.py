@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tokenizer_training.read import TokenDataset
+from tokenizer_training.dataset.read import TokenDataset
 from training.config import TrainingError
 from training.data import Rows, load_batch
 

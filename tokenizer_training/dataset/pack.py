@@ -19,8 +19,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tokenizer_training.config import PackConfig, TokenizerError
-from tokenizer_training.layout import PACK_INDEX, PHASED_INDEX, atomic, pack_name, read_lengths, sha256_of
+from tokenizer_training.config import TokenizerError
+from tokenizer_training.dataset.config import PackConfig
+from tokenizer_training.dataset.layout import PACK_INDEX, PHASED_INDEX, atomic, pack_name, read_lengths, sha256_of
 
 WRITE_SPANS = 1 << 18  # index lines of a Parquet row group
 

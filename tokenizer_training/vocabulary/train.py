@@ -9,13 +9,14 @@ from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from tokenizer_training.config import TokenizerConfig, TokenizerError
-from tokenizer_training.documents import find_documents, hash64, read_documents, text_bytes
-from tokenizer_training.encoder import clean
-from tokenizer_training.layout import atomic, sha256_of, write_json
-from tokenizer_training.patterns import PATTERNS
-from tokenizer_training.pieces import cut
-from tokenizer_training.special import CHAT_TEMPLATE, END_OF_DOCUMENT, RESERVED, SPECIAL_TOKENS
+from tokenizer_training.config import TokenizerError
+from tokenizer_training.corpus.documents import find_documents, hash64, read_documents, text_bytes
+from tokenizer_training.corpus.pieces import cut
+from tokenizer_training.dataset.layout import atomic, sha256_of, write_json
+from tokenizer_training.encoding.encoder import clean
+from tokenizer_training.vocabulary.config import TokenizerConfig
+from tokenizer_training.vocabulary.patterns import PATTERNS
+from tokenizer_training.vocabulary.special import CHAT_TEMPLATE, END_OF_DOCUMENT, RESERVED, SPECIAL_TOKENS
 
 COUNTER_LIMIT = 2**31 - 1  # the trainer's pair counts are 32-bit and overflow silently (tokenizers 0.23)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from tokenizer_training.config import TokenizerError
-from tokenizer_training.encoder import Encoder
-from tokenizer_training.read import TokenDataset
+from tokenizer_training.dataset.read import TokenDataset
+from tokenizer_training.encoding.encoder import Encoder
 
 
 def _opened(dataset_dir: str | Path, tokenizer_dir: str | Path) -> tuple[TokenDataset, Encoder]:

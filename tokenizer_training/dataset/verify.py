@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tokenizer_training.config import TokenizerError
-from tokenizer_training.layout import (
+from tokenizer_training.dataset.layout import (
     PACK_INDEX,
     PHASED_INDEX,
     SIDECAR,

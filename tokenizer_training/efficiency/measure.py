@@ -15,9 +15,9 @@ import numpy as np
 import regex
 
 from tokenizer_training.config import TokenizerError
-from tokenizer_training.documents import find_documents, hash64, read_documents, text_bytes
-from tokenizer_training.encoder import Encoder, clean
-from tokenizer_training.layout import write_json
+from tokenizer_training.corpus.documents import find_documents, hash64, read_documents, text_bytes
+from tokenizer_training.dataset.layout import write_json
+from tokenizer_training.encoding.encoder import Encoder, clean
 
 FORMAT = 1  # of report.json
 
@@ -155,8 +155,8 @@ def vocabulary_use(counts: np.ndarray, text_bytes: int, special: int) -> dict[st
 
 def write_report(facts: dict[str, Any], out_dir: str | Path) -> None:
     """Write report.json and report.html."""
-    from tokenizer_training.layout import atomic
-    from tokenizer_training.report import render
+    from tokenizer_training.dataset.layout import atomic
+    from tokenizer_training.efficiency.report import render
 
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)

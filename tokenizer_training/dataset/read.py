@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tokenizer_training.config import TokenizerError
-from tokenizer_training.layout import pack_name, read_dataset_json
+from tokenizer_training.dataset.layout import pack_name, read_dataset_json
 
 PADDING = -1  # document number of padding
 

@@ -11,9 +11,9 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from tokenizer_training.config import TokenizerError
-from tokenizer_training.layout import dtype_of, sha256_of
-from tokenizer_training.pieces import LONGEST_PIECE, LONGEST_RUN, cut
-from tokenizer_training.special import END_OF_DOCUMENT
+from tokenizer_training.corpus.pieces import LONGEST_PIECE, LONGEST_RUN, cut
+from tokenizer_training.dataset.layout import dtype_of, sha256_of
+from tokenizer_training.vocabulary.special import END_OF_DOCUMENT
 
 # Characters handed to the tokenizer at once. Its answer takes some 100 bytes a token until it is turned into an array.
 BATCH_CHARACTERS = 2_000_000

@@ -18,10 +18,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tokenizer_training.config import PackConfig, TokenizerError
-from tokenizer_training.documents import PHASE_BITS, hash64, open_parquet, phase_names, read_documents
-from tokenizer_training.encoder import Encoder
-from tokenizer_training.layout import atomic, schema
+from tokenizer_training.config import TokenizerError
+from tokenizer_training.corpus.documents import PHASE_BITS, hash64, open_parquet, phase_names, read_documents
+from tokenizer_training.dataset.config import PackConfig
+from tokenizer_training.dataset.layout import atomic, schema
+from tokenizer_training.encoding.encoder import Encoder
 
 ROW_GROUP_TOKENS = 2_000_000  # so that a shard can be gathered from a small part of each encoded file
 META = b"gristmill"

@@ -19,10 +19,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tokenizer_training.config import PackConfig, TokenizerError
-from tokenizer_training.documents import PHASE_BITS, open_parquet
-from tokenizer_training.encode import encoded_facts
-from tokenizer_training.layout import (
+from tokenizer_training.config import TokenizerError
+from tokenizer_training.corpus.documents import PHASE_BITS, open_parquet
+from tokenizer_training.dataset.config import PackConfig
+from tokenizer_training.dataset.encode import encoded_facts
+from tokenizer_training.dataset.layout import (
     DATASET,
     OWN_FILES,
     PHASED,

@@ -1,0 +1,31 @@
+"""Config fields as flags of a command line."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from tokenizer_training.config import TokenizerError
+
+
+def add_knobs(parser: argparse.ArgumentParser, model: type[BaseModel], names: Sequence[str]) -> None:
+    """A flag for each config field, with its documentation; values are checked by the model."""
+    for name in names:
+        field = model.model_fields[name]
+        flag = "--" + name.replace("_", "-")
+        text = f"{field.description} (default {field.default})".replace("%", "%%")
+        parser.add_argument(flag, dest=name, default=argparse.SUPPRESS, metavar="VALUE", help=text)
+
+
+def knobs(arguments: argparse.Namespace, model: type[BaseModel], names: Sequence[str]) -> Any:
+    """The config from the flags that were given."""
+    given = {name: getattr(arguments, name) for name in names if hasattr(arguments, name)}
+    try:
+        return model.model_validate({k: None if v == "null" else v for k, v in given.items()})
+    except ValidationError as error:
+        first = error.errors()[0]
+        flag = "--" + str(first["loc"][0]).replace("_", "-")
+        raise TokenizerError(f"{flag} {first['input']}: {first['msg']}") from None

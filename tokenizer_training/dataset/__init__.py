@@ -1,0 +1,1 @@
+"""The token dataset: payload and sidecars, shuffling, packing, reading, checking."""

@@ -1,0 +1,1 @@
+"""What a tokenizer costs: measures over a corpus, comparisons, and their report."""
