@@ -39,5 +39,7 @@ class PackConfig(BaseModel):
         "A document on which it fails or differs is encoded by tokenizers and counted",
     )
     verify_every: int = knob(
-        1000, "every so many documents are encoded by tokenizers too, and compared; 0: only a sample at the beginning", ge=0
+        1000,
+        "every so many documents are encoded by tokenizers too, and compared; 0: only a sample at the beginning",
+        ge=0,
     )
