@@ -69,6 +69,21 @@ def test_text_that_spells_a_special_token_stays_text(folders):
         assert encoder.decode(tokens) == text
 
 
+def test_a_column_is_encoded_as_its_texts_are(folders):
+    encoder = Encoder(folders["llama3"])
+    texts = ["", None, *TEXTS, None, "a"]
+    for column in (pa.array(texts, pa.string()), pa.chunked_array([texts[:3], texts[3:]], pa.large_string())):
+        tokens, offsets = encoder.encode_column(column)
+        assert tokens.dtype == encoder.dtype and offsets.dtype == np.int64 and len(offsets) == len(texts) + 1
+        for i, text in enumerate(texts):
+            assert np.array_equal(tokens[offsets[i] : offsets[i + 1]], encoder.encode(text or ""))
+    for empty in (pa.array([], pa.string()), pa.nulls(2), pa.array([None], pa.string())):
+        tokens, offsets = encoder.encode_column(empty)
+        assert len(tokens) == 0 and offsets.tolist() == [0] * (len(empty) + 1)
+    with pytest.raises(TokenizerError, match="expected string"):
+        encoder.encode_column(pa.array([1]))
+
+
 def test_lone_surrogates_become_replacement_characters(folders):
     encoder = Encoder(folders["llama3"])
     assert encoder.decode(encoder.encode("a\ud800b\udc00😀")) == "a\ufffdb\ufffd😀"
