@@ -10,7 +10,7 @@ from typing import Any
 from tokenizer_training.commands.knobs import add_knobs, knobs
 from tokenizer_training.dataset.config import PackConfig
 
-PACK_KNOBS = ("sequence_length", "strategy", "window")
+PACK_KNOBS = ("sequence_length", "strategy", "window", "split", "longer", "interleave")
 
 
 def add(commands: Any) -> None:
@@ -34,10 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     config = given.model_copy(update={"seed": facts["seed"]})
     others = {length: pack for length, pack in facts["pack"].items() if length != str(config.sequence_length)}
     write_dataset_json(out, {**facts, "pack": others})  # the index of this length is about to be replaced
-    packs = {
-        split: build_pack(out, split, shards, config, facts.get("phases", ()))
-        for split, shards in facts["splits"].items()
-    }
+    packs = {split: build_pack(out, split, shards, config, facts) for split, shards in facts["splits"].items()}
     pack = {**others, str(config.sequence_length): pack_facts(config, packs)}
     write_dataset_json(out, {**facts, "pack": dict(sorted(pack.items(), key=lambda item: int(item[0])))})
     for split, sums in packs.items():

@@ -42,7 +42,7 @@ def cut(tokens, flags, starts, lengths, capacity, near, search, avail, turns, do
             gap, found = 0, False
             if turns:
                 place = stop
-                while place > at + 1:
+                while place > at:
                     if flags[tokens[place]] & TURN:
                         stop, found = place, True
                         break
@@ -159,3 +159,54 @@ def sort_by(keys, count, order, starts):  # type: ignore[no-untyped-def]
     for key in range(count, 0, -1):
         starts[key] = starts[key - 1]
     starts[0] = 0
+
+
+@kernel
+def chain(offsets, lengths, capacity, filled, held, rows, starts, sizes):  # type: ignore[no-untyped-def]
+    """Rows cut from the stream of a shard's documents; row 0 is the one that is open, with `filled` tokens of `held` documents.
+
+    Writes spans (row, start, size) and returns (spans, the row that is open then, its tokens, its documents, documents cut, their tokens,
+    most documents in a row). What follows in row and shard is one span.
+    """
+    spans = row = cut_documents = cut_tokens = most = 0
+    for document in range(len(offsets)):
+        at, end = offsets[document], offsets[document] + lengths[document]
+        if filled + lengths[document] > capacity:
+            cut_documents += 1
+            cut_tokens += lengths[document]
+        while at < end:
+            room = capacity - filled
+            take = end - at if end - at < room else room
+            if spans and rows[spans - 1] == row and starts[spans - 1] + sizes[spans - 1] == at:
+                sizes[spans - 1] += take
+            else:
+                rows[spans], starts[spans], sizes[spans] = row, at, take
+                spans += 1
+            at += take
+            filled += take
+            held += 1
+            most = held if held > most else most
+            if filled == capacity:
+                row += 1
+                filled = held = 0
+    return spans, row, filled, held, cut_documents, cut_tokens, most
+
+
+@kernel
+def in_proportion(sizes, taken, first, order):  # type: ignore[no-untyped-def]
+    """Writes into `order` which group each place from `first` on goes to; `taken` (places before, by group) is carried on.
+
+    The j-th of a group of s among N places may come from floor(j N / s) on and before ceil((j + 1) N / s): of the groups that may,
+    the one that must soonest, the first of equals. So every prefix of n places holds more than n s / N - 1 and fewer than
+    n s / N + 1 of each group (Tijdeman 1980, "The chairman assignment problem").
+    """
+    total = sizes.sum()
+    for place in range(len(order)):
+        best, soonest = -1, 0
+        for group in range(len(sizes)):
+            if taken[group] < sizes[group] and taken[group] * total < (first + place + 1) * sizes[group]:
+                deadline = -(-(taken[group] + 1) * total // sizes[group])
+                if best < 0 or deadline < soonest:
+                    best, soonest = group, deadline
+        order[place] = best
+        taken[best] += 1
