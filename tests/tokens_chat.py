@@ -9,7 +9,26 @@ from tests.tokens_corpus import identity
 from tests.tokens_dataset import CONFIG, build
 
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
-WORDS = "the mill grinds corn and water turns a wheel of stone. Who asks <|end|> why?\nNobody knows it yet.".split(" ")
+WORDS = [
+    "the",
+    "mill",
+    "grinds",
+    "corn",
+    "and",
+    "water",
+    "turns",
+    "a",
+    "wheel",
+    "of",
+    "stone.",
+    "Who",
+    "asks",
+    "<|end|>",
+    "why?\nNobody",
+    "knows",
+    "it",
+    "yet.",
+]
 
 
 def conversations(count=60, seed=3):

@@ -163,8 +163,8 @@ def build_shard(
             if parts:
                 _append(writer, parts, plan)
             del parts
-    if (writer.tokens, writer.documents) != (shard["tokens"], shard["documents"]):
-        raise TokenizerError(f"{split} shard {number}: encoded files changed since the plan; plan again")
+        if (writer.tokens, writer.documents) != (shard["tokens"], shard["documents"]):
+            raise TokenizerError(f"{split} shard {number}: encoded files changed since the plan; plan again")
     return writer.finish()
 
 
