@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from tokenizers import Tokenizer
 
 from tokenizer_training.config import TokenizerError
@@ -17,6 +18,7 @@ from tokenizer_training.vocabulary.special import END_OF_DOCUMENT
 
 # Characters handed to the tokenizer at once. Its answer takes some 100 bytes a token until it is turned into an array.
 BATCH_CHARACTERS = 2_000_000
+COLUMN_ROWS = 1000  # of a column made Python strings at once
 
 
 def clean(text: str) -> str:
@@ -94,6 +96,25 @@ class Encoder:
             result.append(arrays[at] if count == 1 else np.concatenate(arrays[at : at + count]))
             at += count
         return result
+
+    def encode_column(self, column: pa.Array | pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of all texts of a string column, one after the other (uint16 or int32), and int64[rows + 1] offsets.
+
+        The ids of row i are `tokens[offsets[i] : offsets[i + 1]]`, without an end token; nulls give none. Raises
+        `TokenizerError` if the column holds anything but strings.
+        """
+        kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+        if not (pa.types.is_null(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            raise TokenizerError(f"a column of texts is of type {column.type}: expected string")
+        offsets = np.zeros(len(column) + 1, np.int64)
+        parts: list[np.ndarray] = []
+        for start in range(0, len(column), COLUMN_ROWS):
+            texts = [text or "" for text in column.slice(start, COLUMN_ROWS).to_pylist()]
+            encoded = self.encode_batch(texts)
+            offsets[start + 1 : start + 1 + len(texts)] = [len(ids) for ids in encoded]
+            parts += encoded
+        np.cumsum(offsets, out=offsets)
+        return (np.concatenate(parts) if parts else np.zeros(0, self.dtype)), offsets
 
     def _encode(self, pieces: list[str]) -> list[np.ndarray]:
         encodings = self.tokenizer.encode_batch_fast(pieces, add_special_tokens=False)
