@@ -55,7 +55,9 @@ class Scale:
             return [round(k * step, 12) for k in range(first, math.floor(self.high / step + 1e-9) + 1)]
         exponents = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
         for factors in ((1, 2, 5), (1, 3), (1,)):
-            found = [f * 10.0**k for k in exponents for f in factors if self.low * 0.999 <= f * 10.0**k <= self.high * 1.001]
+            found = [
+                f * 10.0**k for k in exponents for f in factors if self.low * 0.999 <= f * 10.0**k <= self.high * 1.001
+            ]
             if len(found) <= wanted + 1:
                 return found
         return found[:: math.ceil(len(found) / wanted)]
@@ -104,7 +106,14 @@ def _frame(x: Scale, y: Scale, x_name: str, y_name: str, bottom: float) -> list[
 
 
 def curves(
-    series: Sequence[Series], label: str, x_name: str, y_name: str, *, log_x: bool = False, log_y: bool = False, zero: bool = False
+    series: Sequence[Series],
+    label: str,
+    x_name: str,
+    y_name: str,
+    *,
+    log_x: bool = False,
+    log_y: bool = False,
+    zero: bool = False,
 ) -> Markup:
     """Lines and dots over two axes."""
     top, bottom, left, right = 24.0, 204.0, 44.0, WIDTH - 14.0
@@ -127,7 +136,10 @@ def curves(
             joined = " ".join(f"{a:.1f},{b:.1f}" for a, b in places)
             body.append(f'<polyline class="line {style}" points="{joined}"/>')
         if one.dots or len(places) == 1:
-            body += [f'<circle class="dot {style}" cx="{a:.1f}" cy="{b:.1f}" r="4.5"><title>{escape(one.name)}</title></circle>' for a, b in places]
+            body += [
+                f'<circle class="dot {style}" cx="{a:.1f}" cy="{b:.1f}" r="4.5"><title>{escape(one.name)}</title></circle>'
+                for a, b in places
+            ]
     return svg(bottom + 40, label, body)
 
 
@@ -139,7 +151,9 @@ def rank_frequency(points: Sequence[tuple[float, float]], vocabulary: int, dead_
     x = Scale(1, max(vocabulary, 2), left, right, True)
     y = Scale(0.8, max(points[0][1], 2) * 1.3, bottom, top, True)
     alive = max((rank for rank, count in points if count >= dead_below), default=1)
-    body = [f'<rect class="shade" x="{x.at(alive):.1f}" y="{top}" width="{right - x.at(alive):.1f}" height="{bottom - top}"/>']
+    body = [
+        f'<rect class="shade" x="{x.at(alive):.1f}" y="{top}" width="{right - x.at(alive):.1f}" height="{bottom - top}"/>'
+    ]
     body += _frame(x, y, "rank of the token", "times seen", bottom)
     joined = " ".join(f"{x.at(a):.1f},{y.at(b):.1f}" for a, b in points)
     body.append(f'<polyline class="line c0" points="{joined}"/>')
@@ -151,7 +165,10 @@ def rank_frequency(points: Sequence[tuple[float, float]], vocabulary: int, dead_
 def lengths(counts: dict[int, int], label: str, most: int = 20) -> Markup:
     """Columns: how many tokens have 1, 2, ... bytes; the last holds all longer ones."""
     top, bottom, left, right = 24.0, 204.0, 44.0, WIDTH - 14.0
-    folded = [sum(n for size, n in counts.items() if (size == at or (at == most and size > most))) for at in range(1, most + 1)]
+    folded = [
+        sum(n for size, n in counts.items() if (size == at or (at == most and size > most)))
+        for at in range(1, most + 1)
+    ]
     y = Scale(0, max([*folded, 1]) * 1.08, bottom, top)
     step = (right - left) / most
     body = [text(4, 12, "tokens of the vocabulary", "start", "axis-name")]
@@ -170,15 +187,18 @@ def lengths(counts: dict[int, int], label: str, most: int = 20) -> Markup:
     return svg(bottom + 40, label, body)
 
 
-def dot_rows(rows: Sequence[tuple[str, list[float | None]]], label: str, x_name: str) -> Markup:
-    """One row a name, one dot a tokenizer, over a logarithmic axis with 1 marked."""
-    values = [value for _, found in rows for value in found if value]
-    if not values:
-        return Markup("")
+def dot_rows(
+    rows: Sequence[tuple[str, list[float | None]]],
+    label: str,
+    x_name: str,
+    limits: tuple[float, float],
+    mark: float | None,
+) -> Markup:
+    """One row a name, one dot a tokenizer, over a logarithmic axis between two limits; a dashed line at `mark`."""
     high, left, right, top = 16.0, 118.0, WIDTH - 14.0, 30.0
-    x = Scale(min([*values, 0.9]) / 1.08, max([*values, 1.2]) * 1.08, left, right, True)
+    x = Scale(limits[0] / 1.08, limits[1] * 1.08, left, right, True)
     bottom = top + high * len(rows)
-    body = [f'<path class="limit" d="M{x.at(1):.1f},{top - 4}V{bottom}"/>']
+    body = [] if mark is None else [f'<path class="limit" d="M{x.at(mark):.1f},{top - 4}V{bottom}"/>']
     taken = -99.0
     for value in x.ticks(6):
         place = x.at(value)
@@ -188,11 +208,11 @@ def dot_rows(rows: Sequence[tuple[str, list[float | None]]], label: str, x_name:
             taken = place
     for number, (name, found) in enumerate(rows):
         y = top + high * (number + 0.5)
-        shown = name if len(name) <= 19 else f"{name[:18]}…"
+        shown = name if len(name) <= 17 else f"{name[:16]}…"
         body.append(text(left - 8, y + 4, shown, "end"))
         body.append(f'<path class="grid" d="M{left},{y:.1f}H{right}"/>')
-        for colour, value in enumerate(found):
-            if value:
-                body.append(f'<circle class="dot c{colour % COLOURS}" cx="{x.at(value):.1f}" cy="{y:.1f}" r="3.6"/>')
+        for colour, cost in enumerate(found):
+            if cost:
+                body.append(f'<circle class="dot c{colour % COLOURS}" cx="{x.at(cost):.1f}" cy="{y:.1f}" r="3.6"/>')
     body.append(text((left + right) / 2, bottom + 32, x_name, style="axis-name"))
     return svg(bottom + 40, label, body)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -54,8 +55,6 @@ def compare(
 
     `options` are those of `measure`. Raises `TokenizerError` where a tokenizer is to be measured and there is no sample.
     """
-    import time
-
     saved = {place: read_facts(Path(one)) for place, one in enumerate(given) if is_report(one)}
     if sample is None and len(saved) < len(given):
         missing = next(one for place, one in enumerate(given) if place not in saved)
@@ -114,7 +113,10 @@ def unlike(reports: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
         for key, what in (("sample_sha256", "another corpus or sample"), ("segmenter", "another segmenter of words")):
             if facts[key] != first[key]:
                 found.append(
-                    {"name": facts["name"], "reason": f"measured on {what} than {first['name']}: evaluate both again with one setting"}
+                    {
+                        "name": facts["name"],
+                        "reason": f"measured on {what} than {first['name']}: evaluate both again with one setting",
+                    }
                 )
     settings = [facts["settings"] for facts in reports]
     if len({setting["prefix_space"] for setting in settings}) > 1:
@@ -141,5 +143,7 @@ def check_alike(reports: Sequence[dict[str, Any]], allow: bool) -> list[dict[str
     found = unlike(reports)
     if found and not allow:
         reasons = "; ".join(f"{one['name']}: {one['reason']}" for one in found)
-        raise TokenizerError(f"refusing to compare unlike settings. {reasons}. Leave these out, or --allow-unlike marks them")
+        raise TokenizerError(
+            f"refusing to compare unlike settings. {reasons}. Leave these out, or --allow-unlike marks them"
+        )
     return found

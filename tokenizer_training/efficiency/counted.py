@@ -59,7 +59,8 @@ def counted_totals(peer: Peer, table: Path) -> dict[str, Any]:
         "total": _row(total),
         **{
             f"by_{name}": {
-                key: _row(row) for key, row in sorted(groups.items(), key=lambda item: (-item[1][0], item[0]))[:MOST_GROUPS]
+                key: _row(row)
+                for key, row in sorted(groups.items(), key=lambda item: (-item[1][0], item[0]))[:MOST_GROUPS]
             }
             for name, groups in sums.items()
         },

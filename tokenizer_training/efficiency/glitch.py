@@ -65,7 +65,9 @@ def glitch_candidates(peer: Peer, model: Path, counts: np.ndarray) -> dict[str, 
         raise TokenizerError(f"{model}: no such folder; --model takes a folder with .safetensors files")
     made = {"input": read_tensor(model, INPUT_NAMES), "output": read_tensor(model, OUTPUT_NAMES)}
     if made["input"] is None and made["output"] is None:
-        raise TokenizerError(f"{model}: no embeddings in .safetensors; looked for {', '.join(INPUT_NAMES + OUTPUT_NAMES)}")
+        raise TokenizerError(
+            f"{model}: no embeddings in .safetensors; looked for {', '.join(INPUT_NAMES + OUTPUT_NAMES)}"
+        )
     report: dict[str, Any] = {}
     for side, found in made.items():
         if found is None:
@@ -80,7 +82,11 @@ def glitch_candidates(peer: Peer, model: Path, counts: np.ndarray) -> dict[str, 
         measured = indicators(values, unused)
         ordinary = np.flatnonzero(peer.lengths > 0)
         listed = min(MOST_LISTED, max(1, int(LISTED_SHARE * len(ordinary))))
-        report[side] = {"tensor": name, "unused_reference": len(unused), "median_norm": float(np.median(measured["norm"]))}
+        report[side] = {
+            "tensor": name,
+            "unused_reference": len(unused),
+            "median_norm": float(np.median(measured["norm"])),
+        }
         for indicator, of_token in measured.items():
             order = ordinary[np.argsort(of_token[ordinary], kind="stable")][:listed]
             limit = float(of_token[unused].max()) if len(unused) else None

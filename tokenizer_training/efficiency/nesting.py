@@ -59,9 +59,7 @@ def cost_curve(curve: list[dict[str, Any]], shape: dict[str, Any]) -> dict[str, 
     """
     sizes = np.array([point["vocab_size"] for point in curve], np.int64)
     per_byte = np.array([1 / point["bytes_per_token"] for point in curve])
-    flops = flops_per_byte(
-        shape["parameters"], shape["width"], shape["layers"], shape["context"], sizes, per_byte
-    )
+    flops = flops_per_byte(shape["parameters"], shape["width"], shape["layers"], shape["context"], sizes, per_byte)
     best = int(flops.argmin())
     return {
         **shape,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from functools import cache
 from pathlib import Path
@@ -41,7 +42,9 @@ def read_parallel(folder: Path) -> Parallel:
     files = [file for file in sorted(folder.glob("*.txt")) if file.stem != "doc_ids"] if folder.is_dir() else []
     if len(files) < 2:
         raise TokenizerError(f"{folder}: expected a folder of two or more line-aligned files, <language>.txt")
-    lines = {f.stem: clean(f.read_text(encoding="utf-8", errors="replace")).removesuffix("\n").split("\n") for f in files}
+    lines = {
+        f.stem: clean(f.read_text(encoding="utf-8", errors="replace")).removesuffix("\n").split("\n") for f in files
+    }
     wanted = len(next(iter(lines.values())))
     for name, found in lines.items():
         if len(found) != wanted:
@@ -49,8 +52,6 @@ def read_parallel(folder: Path) -> Parallel:
                 f"{folder}: {name}.txt has {len(found)} lines and {files[0].name} {wanted}; parallel files are line-aligned"
             )
     digest = ",".join(sha256_of(file) for file in files)
-    import hashlib
-
     english = next((name for name in ENGLISH if name in lines), None)
     names = {name: name for name in lines}
     return Parallel(folder.resolve().name, hashlib.sha256(digest.encode()).hexdigest(), names, lines, english)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 from tokenizer_training.efficiency.peers import Peer
@@ -35,7 +36,7 @@ STRIPS = (
 def split(peer: Peer, texts: list[str]) -> list[list[int]]:
     """The ids of each text."""
     tokens, offsets = peer.encode_batch(texts)
-    return [tokens[a:b].tolist() for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+    return [tokens[a:b].tolist() for a, b in pairwise(offsets)]
 
 
 def measure_probes(peer: Peer) -> dict[str, list[dict[str, Any]]]:

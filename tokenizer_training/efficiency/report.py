@@ -24,7 +24,11 @@ def write(reports: list[dict[str, Any]], out_dir: str | Path, unlike: Sequence[d
     """Write the three files for one tokenizer's facts, or for several of `compare`."""
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
-    content = reports[0] if len(reports) == 1 else {"format": reports[0]["format"], "tokenizers": reports, "unlike": list(unlike)}
+    content = (
+        reports[0]
+        if len(reports) == 1
+        else {"format": reports[0]["format"], "tokenizers": reports, "unlike": list(unlike)}
+    )
     write_json(out / "report.json", content)
     write_table(reports, out / "report.parquet")
     with atomic(out / "report.html") as temporary:
@@ -50,8 +54,10 @@ def percent(value: float | None) -> str:
     """A share; small ones with enough digits not to read as nothing, and never 100 where something is missing."""
     if value is None:
         return "–"
-    if 0 < value < 0.001 or 0.999 < value < 1:
-        return f"{100 * value:.4g} %" if value < 0.001 else f"{100 * value:.5g} %"
+    if 0 < value < 0.001:
+        return f"{100 * value:.2g} %"
+    if 0.9995 <= value < 1:
+        return f"{min(100 * value, 99.999):.3f} %"
     return f"{100 * value:.1f} %"
 
 
@@ -59,7 +65,8 @@ def visible(text: str) -> str:
     """Text with control and other unprintable characters as signs, so that a reader sees where they are."""
     signs = {"\n": "⏎\n", "\t": "→\t", "\r": "␍"}
     return "".join(
-        signs.get(c) or (c if c.isprintable() or c in "\u200d\ufe0f" else c.encode("unicode_escape").decode("ascii")) for c in text
+        signs.get(c) or (c if c.isprintable() or c in "\u200d\ufe0f" else c.encode("unicode_escape").decode("ascii"))
+        for c in text
     )
 
 
@@ -104,7 +111,9 @@ def render(reports: list[dict[str, Any]], unlike: Sequence[dict[str, str]] = ())
     first = reports[0]
     several = len(reports) > 1
     figures = [row for row in FIGURES if any(figure(facts, row[0]) is not None for facts in reports)]
-    manifest = list({(one["what"], one["file"], one["sha256"]): one for facts in reports for one in facts["manifest"]}.values())
+    manifest = list(
+        {(one["what"], one["file"], one["sha256"]): one for facts in reports for one in facts["manifest"]}.values()
+    )
     tables = [(f"By {name}", _table(reports, f"by_{name}")) for name in ("language", "source", "domain", "script")]
     template = environment.from_string((HERE / "report.html").read_text(encoding="utf-8"))
     return template.render(
@@ -135,7 +144,6 @@ def render(reports: list[dict[str, Any]], unlike: Sequence[dict[str, str]] = ())
         length_chart=charts.lengths(
             {int(size): n for size, n in first["health"]["token_lengths"].items()}, "Tokens of the vocabulary by length"
         ),
-        health=reports,
         glitch=first.get("glitch", {}),
         strips=_strips(reports),
         probes={
@@ -158,9 +166,17 @@ def _sizes(reports: list[dict[str, Any]]) -> dict[str, Any]:
         whole_one = (facts["vocab_size"], facts["total"]["bytes_per_token"])
         series.append(charts.Series(facts["name"], [whole_one], at, dots=True))
     chart = charts.curves(
-        series, "Bytes per token against the size of the vocabulary", "vocabulary, tokens (logarithmic)", "bytes per token", log_x=True, zero=True
+        series,
+        "Bytes per token against the size of the vocabulary",
+        "vocabulary, tokens (logarithmic)",
+        "bytes per token",
+        log_x=True,
+        zero=True,
     )
-    return {"size_chart": chart, "size_legend": charts.legend([(facts["name"], at) for at, facts in enumerate(reports)])}
+    return {
+        "size_chart": chart,
+        "size_legend": charts.legend([(facts["name"], at) for at, facts in enumerate(reports)]),
+    }
 
 
 def _shape(cost: dict[str, Any]) -> str:
@@ -176,18 +192,26 @@ def _costs(first: dict[str, Any]) -> dict[str, Any]:
         points = [(p["vocab_size"], p["flops_per_byte"] / least) for p in cost["points"]]
         shown = [(v, f) for v, f in points if f <= 2.5]
         series.append(charts.Series(_shape(cost), shown, at))
-        series.append(charts.Series(f"best: {cost['best_vocab_size']:,}", [(cost["best_vocab_size"], 1.0)], at, dots=True))
+        series.append(
+            charts.Series(f"best: {cost['best_vocab_size']:,}", [(cost["best_vocab_size"], 1.0)], at, dots=True)
+        )
     chart = charts.curves(
-        series, "Training FLOPs per byte against the size of the vocabulary", "vocabulary, tokens (logarithmic)", "FLOPs per byte, × the least", log_x=True
+        series,
+        "Training FLOPs per byte against the size of the vocabulary",
+        "vocabulary, tokens (logarithmic)",
+        "FLOPs per byte, × the least",
+        log_x=True,
     )
     return {
         "cost_chart": chart,
-        "cost_legend": charts.legend([(f"{_shape(c)}: best {c['best_vocab_size']:,}", at) for at, c in enumerate(costs)]),
+        "cost_legend": charts.legend(
+            [(f"{_shape(c)}: best {c['best_vocab_size']:,}", at) for at, c in enumerate(costs)]
+        ),
         "cost_at_end": any(cost["at_end"] for cost in costs),
         "cost_rows": [
             [
                 _shape(cost),
-                charts.short(cost["parameters"]),
+                f"{cost['parameters'] / 1e9:.3g} B",
                 whole(cost["best_vocab_size"]) + (" (largest measured)" if cost["at_end"] else ""),
                 charts.short(cost["best_flops_per_byte"]),
                 charts.short(cost["points"][-1]["flops_per_byte"]),
@@ -199,7 +223,10 @@ def _costs(first: dict[str, Any]) -> dict[str, Any]:
 
 def _contexts(reports: list[dict[str, Any]]) -> list[list[str]]:
     return [
-        [whole(one["context"]), *(ratio(facts["context"][at]["pages"]) if at < len(facts["context"]) else "–" for facts in reports)]
+        [
+            whole(one["context"]),
+            *(ratio(facts["context"][at]["pages"]) if at < len(facts["context"]) else "–" for facts in reports),
+        ]
         for at, one in enumerate(reports[0]["context"])
     ]
 
@@ -214,13 +241,26 @@ def _parity(found: list[dict[str, Any]]) -> list[Markup]:
         rows.append(
             (
                 row["name"],
-                [v.get("parity") if by_parity else (v["tokens"] / one["lines"] if v else None) for v, one in zip(values, found, strict=True)],
+                [
+                    v.get("parity") if by_parity else (v["tokens"] / one["lines"] if v else None)
+                    for v, one in zip(values, found, strict=True)
+                ],
             )
         )
     rows.sort(key=lambda row: (row[1][0] or 0, row[0]))
     axis = "tokens against English (logarithmic)" if by_parity else "tokens per line (logarithmic)"
+    values = [value for _, shown in rows for value in shown if value]
+    if not values:
+        return []
+    limits = (min(values), max(values)) if not by_parity else (min([*values, 0.9]), max([*values, 1.2]))
     return [
-        charts.dot_rows(rows[at : at + PARITY_COLUMN], "Tokens by language on the same content", axis)
+        charts.dot_rows(
+            rows[at : at + PARITY_COLUMN],
+            "Tokens by language on the same content",
+            axis,
+            limits,
+            1.0 if by_parity else None,
+        )
         for at in range(0, len(rows), PARITY_COLUMN)
     ]
 
@@ -235,7 +275,7 @@ def _user_parallel(reports: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _columns(reports: list[dict[str, Any]]) -> list[str]:
     if len(reports) == 1:
         return list(COLUMNS)
-    return ["", "Documents", "Bytes", *(f"{facts['name']}, bytes per token" for facts in reports)]
+    return ["", "Documents", "Bytes", *(facts["name"] for facts in reports)]
 
 
 def _table(reports: list[dict[str, Any]], group: str) -> list[list[str]]:

@@ -14,8 +14,8 @@ import pyarrow as pa
 from tokenizer_training.config import TokenizerError
 from tokenizer_training.corpus.documents import FIELDS, Fields, document_tables, hash64, text_bytes
 from tokenizer_training.corpus.files import find_documents
-from tokenizer_training.encoding.encoder import clean
 from tokenizer_training.efficiency.words import CharacterTable, count_words, script_of
+from tokenizer_training.encoding.encoder import clean
 
 UNKNOWN = "unknown"
 DIMENSIONS = ("language", "source", "domain", "script")
@@ -63,7 +63,7 @@ def read_sample(documents: Sequence[str | Path], max_bytes: int, fields: Fields 
     columns: list[str] = ["id", "text", "source", "language", *(["domain"] if fields.domain else [])]
     texts: list[str] = []
     labels: dict[str, list[str]] = {name: [] for name in DIMENSIONS if name in columns}
-    digests = []
+    digests: list[bytes] = []
     for path in files:
         for table in document_tables(path, columns, fields):
             ids = table.column("id").to_pylist()

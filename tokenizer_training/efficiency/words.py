@@ -19,18 +19,23 @@ SEGMENTER = (
     r" ?(?:[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]\p{M}*"
     r"|(?:(?![\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}])[\p{L}\p{M}\p{N}])+)"
 )
-SCRIPTS = (
-    "Latin Cyrillic Greek Armenian Georgian Hebrew Arabic Syriac Thaana Ethiopic Devanagari Bengali Gurmukhi Gujarati "
-    "Oriya Tamil Telugu Kannada Malayalam Sinhala Thai Lao Khmer Myanmar Tibetan Mongolian Han Hiragana Katakana Hangul "
-    "Bopomofo Cherokee Canadian_Aboriginal Javanese Tifinagh Nko Vai Yi"
-).split()
+SCRIPTS = [
+    "Latin", "Cyrillic", "Greek", "Armenian", "Georgian", "Hebrew", "Arabic", "Syriac", "Thaana", "Ethiopic",
+    "Devanagari", "Bengali", "Gurmukhi", "Gujarati", "Oriya", "Tamil", "Telugu", "Kannada", "Malayalam", "Sinhala",
+    "Thai", "Lao", "Khmer", "Myanmar", "Tibetan", "Mongolian", "Han", "Hiragana", "Katakana", "Hangul", "Bopomofo",
+    "Cherokee", "Canadian_Aboriginal", "Javanese", "Tifinagh", "Nko", "Vai", "Yi",
+]  # fmt: skip
 OTHER = "other script"  # letters of a script that is not listed
 NO_LETTERS = "no letters"
 JAPANESE = "Japanese"  # Han among Hiragana or Katakana
 
 GAP, LETTER, MARK, LONE, LONE_MARK = range(5)
 _LONE = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
-_KINDS = ((LONE_MARK, regex.compile(rf"(?=\p{{M}}){_LONE}")), (LONE, regex.compile(_LONE)), (MARK, regex.compile(r"\p{M}")))
+_KINDS = (
+    (LONE_MARK, regex.compile(rf"(?=\p{{M}}){_LONE}")),
+    (LONE, regex.compile(_LONE)),
+    (MARK, regex.compile(r"\p{M}")),
+)
 _WORD = regex.compile(r"[\p{L}\p{N}]")
 _LETTER = regex.compile(r"\p{L}")
 
@@ -117,7 +122,9 @@ def count_words(
     np.add.at(edges, at[ends], -1)
     kept = data[np.cumsum(edges[:-1], dtype=np.int8).astype(np.bool_)]
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    words = pa.LargeStringArray.from_buffers(len(lengths), pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(kept)))
+    words = pa.LargeStringArray.from_buffers(
+        len(lengths), pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(kept))
+    )
     coded = words.dictionary_encode()
     codes = coded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
     bounds = np.cumsum([0] + [len(text) + 1 for text in texts])
