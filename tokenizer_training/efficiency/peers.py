@@ -262,9 +262,8 @@ def open_peer(given: str, pattern: str | None = None) -> Peer:
         if not file.is_file():
             raise TokenizerError(f"{path}: no tokenizer.json in this folder; name the vocabulary's file")
         label = label or path.resolve().name
-        added = json.loads(file.read_text(encoding="utf-8")).get("added_tokens") or []
-        ours = any(token.get("content") == END_OF_DOCUMENT and token.get("special") for token in added)
-        return OwnPeer(label, path) if ours else TokenizersPeer(label, file)
+        peer = TokenizersPeer(label, file)
+        return OwnPeer(label, path) if END_OF_DOCUMENT in peer.special_ids else peer
     if not path.is_file():
         raise TokenizerError(f"{path}: no such file or folder; expected a tokenizer's folder or vocabulary")
     if path.suffix == ".tiktoken":
