@@ -14,8 +14,10 @@ from tokenizer_training.config import TokenizerError
 from tokenizer_training.corpus.pieces import cut
 from tokenizer_training.dataset.layout import sha256_of
 from tokenizer_training.efficiency.peer_files import KNOWN_NAMES, Ranks, read_js, read_ranks, read_tekken
-from tokenizer_training.encoding.encoder import BATCH_CHARACTERS, Encoder, clean
+from tokenizer_training.encoding.encoder import Encoder, clean
 from tokenizer_training.vocabulary.special import END_OF_DOCUMENT
+
+BATCH_CHARACTERS = 2_000_000  # handed to a library at once: its answer takes some 100 bytes a token until it is an array
 
 # What a tokenizer must give back to be called lossless: each stands for a loss that tokenizers are known for.
 LOSS_PROBES = {

@@ -14,7 +14,7 @@ import pyarrow as pa
 from tokenizer_training.config import TokenizerError
 from tokenizer_training.corpus.documents import FIELDS, Fields, document_tables, hash64, text_bytes
 from tokenizer_training.corpus.files import find_documents
-from tokenizer_training.efficiency.words import CharacterTable, count_words, script_of
+from tokenizer_training.efficiency.words import CharacterTable, count_words, scripts_of
 from tokenizer_training.encoding.encoder import clean
 
 UNKNOWN = "unknown"
@@ -83,7 +83,9 @@ def make_sample(
 ) -> Sample:
     """A sample of texts without lone surrogates; `labels` of the documents by dimension, script is added."""
     table = CharacterTable()
-    labels = {**labels, "script": [script_of(text, table) for text in texts]}
+    batches = batches_of(texts)
+    scripts = [name for start, end in batches for name in scripts_of(texts[start:end], table)]
+    labels = {**labels, "script": scripts}
     names, codes = {}, {}
     for dimension, values in labels.items():
         names[dimension] = sorted({value or UNKNOWN for value in values})
@@ -108,15 +110,21 @@ def make_sample(
     )
 
 
-def _words(texts: list[str], cell: np.ndarray, table: CharacterTable) -> tuple[pa.Array, list[np.ndarray]]:
-    """Distinct words of all texts and their counts by cell, batch after batch."""
-    found: list[Any] = []
+def batches_of(texts: list[str]) -> list[tuple[int, int]]:
+    """Ranges of texts of some million characters each."""
+    found = []
     start = size = 0
     for at, text in enumerate(texts):
         size += len(text) + 1
         if size >= BATCH_CHARACTERS or at + 1 == len(texts):
-            found.append(count_words(texts[start : at + 1], cell[start : at + 1], table))
+            found.append((start, at + 1))
             start, size = at + 1, 0
+    return found
+
+
+def _words(texts: list[str], cell: np.ndarray, table: CharacterTable) -> tuple[pa.Array, list[np.ndarray]]:
+    """Distinct words of all texts and their counts by cell, batch after batch."""
+    found: list[Any] = [count_words(texts[a:b], cell[a:b], table) for a, b in batches_of(texts)]
     joined = pa.concat_arrays([batch[0] for batch in found]).dictionary_encode()
     codes = joined.indices.to_numpy(zero_copy_only=False).astype(np.int64)
     firsts = np.cumsum([0] + [len(batch[0]) for batch in found])

@@ -55,9 +55,7 @@ class CharacterTable:
 
     def learn(self, points: np.ndarray) -> None:
         """Look up those of some code points (uint32) that were not seen before."""
-        present = np.zeros(0x110000, np.bool_)
-        present[points] = True
-        for point in np.flatnonzero(present & ~self._known).tolist():
+        for point in np.unique(points[~self._known[points]]).tolist():
             letter = chr(point)
             self.kinds[point] = next((kind for kind, pattern in _KINDS if pattern.match(letter)), GAP)
             if self.kinds[point] == GAP and _WORD.match(letter):
@@ -118,8 +116,8 @@ def count_words(
     lengths = at[ends] - at[starts]
     # the bytes of words, one after the other: a word of bytes [a, b) keeps them
     edges = np.zeros(len(data) + 1, np.int8)
-    np.add.at(edges, at[starts], 1)
-    np.add.at(edges, at[ends], -1)
+    edges[at[starts]] += 1
+    edges[at[ends]] -= 1
     kept = data[np.cumsum(edges[:-1], dtype=np.int8).astype(np.bool_)]
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     words = pa.LargeStringArray.from_buffers(
@@ -134,17 +132,17 @@ def count_words(
     return coded.dictionary, pairs // distinct, pairs % distinct, counts.astype(np.int64)
 
 
-def script_of(text: str, table: CharacterTable) -> str:
-    """The script that most letters of a text have; Han with a tenth of kana or more is Japanese."""
-    points = code_points(text)
+def scripts_of(texts: Sequence[str], table: CharacterTable) -> list[str]:
+    """The script that most letters of each text have; Han with a tenth of kana or more is Japanese."""
+    points = code_points("".join(texts))
     table.learn(points)
-    counts = np.bincount(table.scripts[points], minlength=256)
-    counts[0] = 0
-    if not counts.any():
-        return NO_LETTERS
-    kana = counts[1 + SCRIPTS.index("Hiragana")] + counts[1 + SCRIPTS.index("Katakana")]
-    han = counts[1 + SCRIPTS.index("Han")]
-    if kana and 10 * kana >= kana + han and kana + han >= counts.sum() / 2:
-        return JAPANESE
-    best = int(counts.argmax())
-    return OTHER if best == 255 else SCRIPTS[best - 1]
+    owner = np.repeat(np.arange(len(texts)), [len(text) for text in texts])
+    counts = np.bincount(owner * 256 + table.scripts[points], minlength=256 * len(texts)).reshape(-1, 256)
+    counts[:, 0] = 0
+    letters = counts.sum(1)
+    han = counts[:, 1 + SCRIPTS.index("Han")]
+    kana = counts[:, 1 + SCRIPTS.index("Hiragana")] + counts[:, 1 + SCRIPTS.index("Katakana")]
+    japanese = (kana > 0) & (10 * kana >= kana + han) & (2 * (kana + han) >= letters)
+    names = [NO_LETTERS, *SCRIPTS, *[OTHER] * (255 - len(SCRIPTS))]
+    found = [names[best] if count else NO_LETTERS for best, count in zip(counts.argmax(1), letters, strict=True)]
+    return [JAPANESE if is_japanese else name for name, is_japanese in zip(found, japanese, strict=True)]
