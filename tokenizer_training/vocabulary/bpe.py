@@ -2,7 +2,7 @@
 
 The rule is that of tokenizers' BpeTrainer: merge the pair of tokens with the highest count; of equal ones the smaller pair of
 ids; pairs of equal tokens overlap from left to right; stop below `min_frequency`. Ids are special tokens, the 256 bytes in
-the order of the byte-level alphabet, then merges. `merger.py` says how it is computed.
+the order of the byte-level alphabet, then merges. `pairs.py` says how it is computed.
 """
 
 from __future__ import annotations
@@ -12,13 +12,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from tokenizer_training.config import TokenizerError
-from tokenizer_training.vocabulary.merger import (
-    DONE,
-    Merger,
-    grow,
-    new_merger,
-    run_merges,
-)
+from tokenizer_training.vocabulary.merging import run_merges
+from tokenizer_training.vocabulary.pairs import DONE, MERGES, Merger, grow, new_merger
 from tokenizer_training.vocabulary.special import SPECIAL_TOKENS
 
 MOST_OCCURRENCES = 2**63 - 1
@@ -43,9 +38,9 @@ BYTES_BY_ID, BYTE_CHARACTERS = byte_alphabet()
 _RANK_OF_BYTE = np.argsort(BYTES_BY_ID).astype(np.int32)
 
 
-def byte_ids(data: np.ndarray, special: int) -> np.ndarray:
-    """The token ids (int32) of bytes (uint8), where `special` special tokens come first."""
-    ids: np.ndarray = (_RANK_OF_BYTE + np.int32(special))[data]
+def byte_ids(special: int) -> np.ndarray:
+    """The token id (int32[256]) of each byte, where `special` special tokens come first."""
+    ids: np.ndarray = _RANK_OF_BYTE + np.int32(special)
     return ids
 
 
@@ -82,15 +77,23 @@ def train_bpe(
     wanted = vocab_size - special - 256
     if wanted <= 0:
         return np.zeros((0, 2), np.int32)
-    symbols = byte_ids(data, special)
-    widths = np.ones(special + 256, np.int32)
     return train_symbols(
-        symbols, offsets, counts, widths, wanted, min_frequency, max_token_length, special_tokens, progress=progress
+        data,
+        byte_ids(special),
+        offsets,
+        counts,
+        np.ones(special + 256, np.int32),
+        wanted,
+        min_frequency,
+        max_token_length,
+        special_tokens,
+        progress=progress,
     )
 
 
 def train_symbols(
     symbols: np.ndarray,
+    ids: np.ndarray,
     offsets: np.ndarray,
     counts: np.ndarray,
     widths: np.ndarray,
@@ -101,13 +104,13 @@ def train_symbols(
     earlier: np.ndarray | None = None,
     progress: Progress | None = None,
 ) -> np.ndarray:
-    """As `train_bpe` for words of tokens (int32 ids, `widths` their bytes): `earlier` are the merges those came from."""
+    """As `train_bpe` for words of tokens, `ids[symbols]`, of `widths` bytes; `earlier` are the merges those came from."""
     before = np.zeros((0, 2), np.int32) if earlier is None else earlier
     longest = LONGEST_TOKEN if max_token_length is None else max_token_length
     names = {name.encode("utf-8") for name in special_tokens}
     forbidden: list[int] = []
     while True:
-        merger = new_merger(symbols, offsets, counts, widths, wanted, min_frequency, longest, forbidden)
+        merger = new_merger(symbols, ids, offsets, counts, widths, wanted, min_frequency, longest, forbidden)
         merges = _all_merges(merger, wanted, progress)
         spelled = token_bytes(np.concatenate([before, merges]), special_tokens)[len(widths) :]
         clash = next((number for number, token in enumerate(spelled) if token in names), None)
@@ -122,7 +125,7 @@ def _all_merges(merger: Merger, wanted: int, progress: Progress | None) -> np.nd
     goal = min(step, wanted)
     while True:
         status = run_merges(merger, goal)
-        made = int(merger.now[0])
+        made = int(merger.now[MERGES])
         if status != DONE:
             merger = grow(merger, status)
             continue
