@@ -24,7 +24,7 @@ class TokenizerConfig(BaseModel):
         ge=SMALLEST_VOCABULARY,
         le=1_000_000,
     )
-    pattern: Literal["gpt2", "llama3", "cl100k", "qwen2", "o200k"] = knob(
+    pattern: Literal["gpt2", "llama3", "cl100k", "qwen2", "qwen3.5", "o200k", "tekken", "nanochat"] = knob(
         "llama3", "how text is cut into pre-tokens before merging; cl100k is llama3's under its older name", "Llama 3"
     )
     min_frequency: int = knob(2, "a pair seen less often than this is never merged", "tokenizers' BpeTrainer", ge=1)
