@@ -77,50 +77,33 @@ def train_bpe(
     wanted = vocab_size - special - 256
     if wanted <= 0:
         return np.zeros((0, 2), np.int32)
-    return train_symbols(
-        data,
-        byte_ids(special),
-        offsets,
-        counts,
-        np.ones(special + 256, np.int32),
-        wanted,
-        min_frequency,
-        max_token_length,
-        special_tokens,
-        progress=progress,
-    )
-
-
-def train_symbols(
-    symbols: np.ndarray,
-    ids: np.ndarray,
-    offsets: np.ndarray,
-    counts: np.ndarray,
-    widths: np.ndarray,
-    wanted: int,
-    min_frequency: int,
-    max_token_length: int | None,
-    special_tokens: Sequence[str],
-    earlier: np.ndarray | None = None,
-    progress: Progress | None = None,
-) -> np.ndarray:
-    """As `train_bpe` for words of tokens, `ids[symbols]`, of `widths` bytes; `earlier` are the merges those came from."""
-    before = np.zeros((0, 2), np.int32) if earlier is None else earlier
     longest = LONGEST_TOKEN if max_token_length is None else max_token_length
+    widths = np.ones(special + 256, np.int32)
+
+    def begin(forbidden: list[int]) -> Merger:
+        return new_merger(data, byte_ids(special), offsets, counts, widths, wanted, min_frequency, longest, forbidden)
+
+    return all_merges(begin, wanted, special_tokens, progress)
+
+
+def all_merges(
+    begin: Callable[[list[int]], Merger], wanted: int, special_tokens: Sequence[str], progress: Progress | None = None
+) -> np.ndarray:
+    """Run a machine to its end. Where a token would spell a special token, begin again without that merge: text never
+    yields a special token, and a vocabulary cannot hold two tokens of one spelling."""
     names = {name.encode("utf-8") for name in special_tokens}
     forbidden: list[int] = []
     while True:
-        merger = new_merger(symbols, ids, offsets, counts, widths, wanted, min_frequency, longest, forbidden)
-        merges = _all_merges(merger, wanted, progress)
-        spelled = token_bytes(np.concatenate([before, merges]), special_tokens)[len(widths) :]
-        clash = next((number for number, token in enumerate(spelled) if token in names), None)
+        merges = _run(begin(forbidden), wanted, progress)
+        tokens = token_bytes(merges, special_tokens)[len(special_tokens) :]
+        clash = next((number for number, token in enumerate(tokens) if token in names), None)
         if clash is None:
             return merges
-        left, right = merges[clash].tolist()
-        forbidden.append((left << 32) | right)  # train again without it: text never yields a special token
+        left, right = merges[clash - 256].tolist()
+        forbidden.append((left << 32) | right)
 
 
-def _all_merges(merger: Merger, wanted: int, progress: Progress | None) -> np.ndarray:
+def _run(merger: Merger, wanted: int, progress: Progress | None) -> np.ndarray:
     step = wanted if progress is None else 1024
     goal = min(step, wanted)
     while True:
@@ -133,7 +116,7 @@ def _all_merges(merger: Merger, wanted: int, progress: Progress | None) -> np.nd
             progress(made, wanted)
         if made < goal or goal == wanted:
             return merger.merges[:made].copy()
-        goal = min(goal + step, wanted)
+        goal = min(max(goal, made) + step, wanted)
 
 
 def check_table(data: np.ndarray, offsets: np.ndarray, counts: np.ndarray) -> None:

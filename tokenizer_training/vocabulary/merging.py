@@ -147,11 +147,13 @@ def bring_top(s: Any) -> int:
 
 
 @kernel
-def apply_merge(s: Any, slot: int) -> None:
-    """Merge a slot's pair, wherever it still stands, to the next token. The caller has made sure of room for it."""
+def apply_merge(s: Any, slot: int, key: int) -> int:
+    """Merge a slot's pair, wherever it still stands, to the next token; how often it did.
+
+    The caller has made sure of room for it. Slot 0, for a pair that does not occur, merges nothing but makes the token.
+    """
     made = s.now[MERGES]
     token = np.int32(s.now[FIRST] + made)
-    key = s.key[slot]
     a, b = np.int32(key >> 32), np.int32(key & 0xFFFFFFFF)
     s.merges[made, 0] = a
     s.merges[made, 1] = b
@@ -164,7 +166,7 @@ def apply_merge(s: Any, slot: int) -> None:
     s.spans[token] = both
     s.widths[token] = width
     room = s.now[LONGEST] - width  # for a neighbour
-    pairs, events, stretch = 0, 0, 0
+    pairs, events, stretch, total = 0, 0, 0, 0
     for i in range(s.start[slot], s.start[slot] + s.size[slot]):
         p = s.arena[i]
         if s.node[p, 1] != slot:
@@ -172,6 +174,7 @@ def apply_merge(s: Any, slot: int) -> None:
         if p >= s.ends[stretch]:
             stretch = find_stretch(s.ends, stretch, p)
         count = s.times[stretch]
+        total += count
         second = p + first
         after = p + both
         left = s.node[p - 1, 0]
@@ -221,6 +224,7 @@ def apply_merge(s: Any, slot: int) -> None:
     s.size[slot] = 0
     s.count[slot] = 0
     settle(s, pairs, events)
+    return total
 
 
 @kernel
@@ -248,5 +252,37 @@ def run_merges(s: Any, goal: int) -> int:
         if status != DONE:
             return status
         drop_top(s)
-        apply_merge(s, slot)
+        apply_merge(s, slot, s.key[slot])
+    return DONE
+
+
+@kernel
+def find_slot(s: Any, key: int) -> int:
+    """The slot of a pair; 0 if it does not occur (or was too rare when it arose)."""
+    left, right = key >> 32, key & 0xFFFFFFFF
+    younger = left if left > right else right
+    low, high = np.int64(1), s.born[s.now[FIRST]]
+    if younger >= s.now[FIRST]:
+        low, high = s.born[younger], s.now[SLOTS]
+        if younger + 1 < s.now[FIRST] + s.now[MERGES]:
+            high = s.born[younger + 1]
+    elif s.now[MERGES] == 0:
+        high = s.now[SLOTS]
+    for slot in range(low, high):
+        if s.key[slot] == key:
+            return slot
+    return 0
+
+
+@kernel
+def replay(s: Any, pairs: Any) -> int:
+    """Make the merges `pairs` (int32[M, 2]) in their order, from the first not made; DONE, or what is needed."""
+    while s.now[MERGES] < len(pairs):
+        made = s.now[MERGES]
+        key = (np.int64(pairs[made, 0]) << 32) | pairs[made, 1]
+        slot = find_slot(s, key)
+        status = room_for(s, slot)
+        if status != DONE:
+            return status
+        apply_merge(s, slot, key)
     return DONE

@@ -234,8 +234,7 @@ def _keep_pairs(s: Any, final: Any) -> int:
             kept += 1
     s.now[SLOTS] = kept
     s.now[ARENA] = used
-    s.born[:] = kept
-    s.born[: s.now[FIRST]] = 1
+    s.born[s.now[FIRST]] = kept
     return used
 
 
