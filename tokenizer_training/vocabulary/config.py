@@ -174,7 +174,7 @@ class TokenizerConfig(BaseModel):
         if self.smallest > self.vocab_size:
             raise ValueError(
                 f"vocab_size: {self.vocab_size} is less than the {len(names)} special tokens (special_tokens, fim, tools) "
-                f"and 256 bytes; expected at least {self.smallest}"
+                f"and the bytes of algorithm: {self.algorithm}; expected at least {self.smallest}"
             )
 
     def leading_special(self) -> list[str]:
@@ -183,8 +183,8 @@ class TokenizerConfig(BaseModel):
 
     @property
     def smallest(self) -> int:
-        """Special tokens and bytes."""
-        return 256 + len(self.leading_special())
+        """Special tokens and bytes (for wordpiece twice: at the beginning of a pre-token and within)."""
+        return (512 if self.algorithm == "wordpiece" else 256) + len(self.leading_special())
 
     def first_stage(self) -> int:
         """Tokens after the first stage; all of them without a second."""

@@ -124,25 +124,26 @@ def _unigram(config: TokenizerConfig, texts: Iterator[list[str]]) -> Tokenizer:
 
 
 def _wordpiece(config: TokenizerConfig, texts: Iterator[list[str]]) -> Tokenizer:
+    characters = [BYTE_CHARACTERS[byte] for byte in BYTES_BY_ID.tolist()]
+    marked = [MARK + character for character in characters]
     tokenizer = new_tokenizer(config, models.WordPiece({}, unk_token=config.leading_special()[0]))
     trainer = trainers.WordPieceTrainer(
         vocab_size=config.vocab_size,
         min_frequency=config.min_frequency,
-        special_tokens=_special(config.leading_special()),
+        # With every marked byte every text can be encoded. The trainer numbers those that it meets in the order of a
+        # hash table, and ties go by number: given here, they have the same numbers every time.
+        special_tokens=[*config.leading_special(), *marked],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         continuing_subword_prefix=MARK,
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    # The trainer has the marked bytes that it saw; with all of them every text can be encoded.
-    characters = [BYTE_CHARACTERS[byte] for byte in BYTES_BY_ID.tolist()]
-    fixed = [*config.leading_special(), *characters, *(MARK + character for character in characters)]
-    trained = [name for name, _ in sorted(tokenizer.get_vocab(False).items(), key=lambda item: item[1])]
-    held = set(fixed)
-    names = [*fixed, *(name for name in trained if name not in held)][: config.vocab_size]
+    fixed = [*config.leading_special(), *characters, *marked]
+    ids = tokenizer.get_vocab(True)
+    trained = sorted(set(ids) - set(fixed), key=lambda name: ids[name])
     model = models.WordPiece(
-        {name: number for number, name in enumerate(names)},
-        unk_token=names[0],
+        {name: number for number, name in enumerate([*fixed, *trained])},
+        unk_token=fixed[0],  # never given: every byte is there
         max_input_chars_per_word=1_000_000_000,
         continuing_subword_prefix=MARK,
     )
