@@ -34,7 +34,7 @@ def _single_threaded() -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """`encode`: the units of encode.py and build.py in processes."""
-    from tokenizer_training.corpus.documents import find_documents
+    from tokenizer_training.corpus.files import find_documents
     from tokenizer_training.dataset.build import begin_dataset, build_shard, finish_dataset, plan_shards
     from tokenizer_training.dataset.encode import encode_documents
 

@@ -20,7 +20,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tokenizer_training.config import TokenizerError
-from tokenizer_training.corpus.documents import PHASE_BITS, open_parquet
+from tokenizer_training.corpus.documents import PHASE_BITS
+from tokenizer_training.corpus.files import open_parquet
 from tokenizer_training.dataset.config import PackConfig
 from tokenizer_training.dataset.encode import encoded_facts
 from tokenizer_training.dataset.layout import (

@@ -19,7 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tokenizer_training.config import TokenizerError
-from tokenizer_training.corpus.documents import PHASE_BITS, hash64, open_parquet, phase_names, read_documents
+from tokenizer_training.corpus.documents import PHASE_BITS, hash64, phase_names, read_documents
+from tokenizer_training.corpus.files import open_parquet
 from tokenizer_training.dataset.config import PackConfig
 from tokenizer_training.dataset.layout import atomic, schema
 from tokenizer_training.encoding.encoder import Encoder
@@ -63,7 +64,7 @@ def encode_documents(
     """
     source_path, out = Path(documents_path), Path(out_path)
     encoder = Encoder(tokenizer_dir)
-    phases = phase_names(open_parquet(source_path, ["id", "text"]))
+    phases = phase_names(source_path)
     columns: dict[str, list[Any]] = {name: [] for name in ("id", "source", "cluster", "repeat", "bytes", "length")}
     in_phases: list[list[int]] = []
     groups: list[str] = []

@@ -15,7 +15,8 @@ import numpy as np
 import regex
 
 from tokenizer_training.config import TokenizerError
-from tokenizer_training.corpus.documents import find_documents, hash64, read_documents, text_bytes
+from tokenizer_training.corpus.documents import hash64, read_documents, text_bytes
+from tokenizer_training.corpus.files import find_documents
 from tokenizer_training.dataset.layout import write_json
 from tokenizer_training.encoding.encoder import Encoder, clean
 

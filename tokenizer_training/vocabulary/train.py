@@ -10,7 +10,8 @@ from typing import Any
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from tokenizer_training.config import TokenizerError
-from tokenizer_training.corpus.documents import find_documents, hash64, read_documents, text_bytes
+from tokenizer_training.corpus.documents import hash64, read_documents, text_bytes
+from tokenizer_training.corpus.files import find_documents
 from tokenizer_training.corpus.pieces import cut
 from tokenizer_training.dataset.layout import atomic, sha256_of, write_json
 from tokenizer_training.encoding.encoder import clean
