@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.jit import kernel
+from stages.jit import bare_kernel
 from tokenizer_training.vocabulary.pairs import (
     ARENA,
     DONE,
@@ -26,7 +26,7 @@ from tokenizer_training.vocabulary.pairs import (
 )
 
 
-@kernel
+@bare_kernel
 def settle(s: Any, pairs: int, events: int) -> None:
     """Give each new pair of a step that is frequent enough its slot, list and bucket; forget the others."""
     base = s.now[SLOTS]
@@ -61,13 +61,13 @@ def settle(s: Any, pairs: int, events: int) -> None:
     s.now[ARENA] = used
 
 
-@kernel
+@bare_kernel
 def before(count: int, key: int, other_count: int, other_key: int) -> bool:
     """Whether a pair is merged before another one."""
     return count > other_count or (count == other_count and key < other_key)
 
 
-@kernel
+@bare_kernel
 def sift_down(s: Any, count: int, slot: int) -> None:
     """Put a slot in the place of the heap's first."""
     size = s.now[HEAP]
@@ -90,7 +90,7 @@ def sift_down(s: Any, count: int, slot: int) -> None:
     s.heap_slot[at] = slot
 
 
-@kernel
+@bare_kernel
 def drop_top(s: Any) -> None:
     """Take the first slot off the heap."""
     s.now[HEAP] -= 1
@@ -99,7 +99,7 @@ def drop_top(s: Any) -> None:
         sift_down(s, s.heap_count[last], s.heap_slot[last])
 
 
-@kernel
+@bare_kernel
 def bring_top(s: Any) -> int:
     """Bring the next pair to merge to the top of the heap: 1; 0 if none is left, -1 if the heap needs more room."""
     while True:
@@ -146,7 +146,7 @@ def bring_top(s: Any) -> int:
             enqueue(s.heads, s.link, slot, count)
 
 
-@kernel
+@bare_kernel
 def apply_merge(s: Any, slot: int, key: int) -> int:
     """Merge a slot's pair, wherever it still stands, to the next token; how often it did.
 
@@ -227,7 +227,7 @@ def apply_merge(s: Any, slot: int, key: int) -> int:
     return total
 
 
-@kernel
+@bare_kernel
 def room_for(s: Any, slot: int) -> int:
     """Whether a merge of this slot fits: DONE, else what is needed."""
     most = 2 * s.size[slot]
@@ -238,7 +238,7 @@ def room_for(s: Any, slot: int) -> int:
     return DONE
 
 
-@kernel
+@bare_kernel
 def run_merges(s: Any, goal: int) -> int:
     """Merge until there are `goal` merges or no pair is left (DONE), or there is no room (NEED_...: `grow`, call again)."""
     while s.now[MERGES] < goal:
@@ -256,7 +256,7 @@ def run_merges(s: Any, goal: int) -> int:
     return DONE
 
 
-@kernel
+@bare_kernel
 def find_slot(s: Any, key: int) -> int:
     """The slot of a pair; 0 if it does not occur (or was too rare when it arose)."""
     left, right = key >> 32, key & 0xFFFFFFFF
@@ -274,7 +274,7 @@ def find_slot(s: Any, key: int) -> int:
     return 0
 
 
-@kernel
+@bare_kernel
 def replay(s: Any, pairs: Any) -> int:
     """Make the merges `pairs` (int32[M, 2]) in their order, from the first not made; DONE, or what is needed."""
     while s.now[MERGES] < len(pairs):

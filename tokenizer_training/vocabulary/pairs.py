@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from stages.jit import kernel
+from stages.jit import bare_kernel
 from tokenizer_training.config import TokenizerError
 
 DONE, NEED_SLOTS, NEED_ARENA, NEED_HEAP, NEED_TABLE = range(5)
@@ -155,7 +155,7 @@ def _longer(array: np.ndarray, extra: int = 0) -> np.ndarray:
     return longer
 
 
-@kernel
+@bare_kernel
 def _lay_out(symbols: Any, ids: Any, offsets: Any, order: Any, node: Any) -> None:
     """Write the words in their order, a separator before the first and after each."""
     node[0, 0] = -1
@@ -168,7 +168,7 @@ def _lay_out(symbols: Any, ids: Any, offsets: Any, order: Any, node: Any) -> Non
         at += 1
 
 
-@kernel
+@bare_kernel
 def _place_of(keys: Any, table: Any, key: int) -> int:
     """Where a pair is in the hash table of slots, or would be."""
     mask = np.uint64(len(table) - 1)
@@ -181,14 +181,14 @@ def _place_of(keys: Any, table: Any, key: int) -> int:
         at += np.uint64(1)
 
 
-@kernel
+@bare_kernel
 def _fill_table(s: Any, table: Any) -> None:
     """Put the slots there are into a new table."""
     for slot in range(1, s.now[SLOTS]):
         table[_place_of(s.key, table, s.key[slot])] = slot
 
 
-@kernel
+@bare_kernel
 def _count_pairs(s: Any, table: Any, begin: int) -> Any:
     """Count the pairs of symbols from position `begin` on; returns DONE or what is needed, and where it stopped."""
     stretch = 0
@@ -218,7 +218,7 @@ def _count_pairs(s: Any, table: Any, begin: int) -> Any:
     return DONE, 0
 
 
-@kernel
+@bare_kernel
 def _keep_pairs(s: Any, final: Any) -> int:
     """Close the ranks of the slots that are frequent enough (`final`: the new number, or 0); how many positions to list."""
     kept, used = 1, 0
@@ -238,7 +238,7 @@ def _keep_pairs(s: Any, final: Any) -> int:
     return used
 
 
-@kernel
+@bare_kernel
 def _list_pairs(s: Any, final: Any) -> None:
     """The positions of each pair, in order."""
     for p in range(len(s.node)):
@@ -249,7 +249,7 @@ def _list_pairs(s: Any, final: Any) -> None:
             s.size[slot] += 1
 
 
-@kernel
+@bare_kernel
 def find_stretch(ends: Any, after: int, p: int) -> int:
     """The first stretch behind `after` that ends after position p."""
     low, high = after + 1, len(ends) - 1
@@ -262,7 +262,7 @@ def find_stretch(ends: Any, after: int, p: int) -> int:
     return low
 
 
-@kernel
+@bare_kernel
 def worth_keeping(forbidden: Any, least: int, count: int, key: int) -> bool:
     """Whether a pair may be merged one day."""
     if count < least:
@@ -273,7 +273,7 @@ def worth_keeping(forbidden: Any, least: int, count: int, key: int) -> bool:
     return True
 
 
-@kernel
+@bare_kernel
 def enqueue(heads: Any, link: Any, slot: int, count: int) -> None:
     """Put a slot into the bucket of its count. (Arrays, not the state, are passed where it is called often: numba counts
     references to each array of the state.)"""
@@ -285,18 +285,16 @@ def enqueue(heads: Any, link: Any, slot: int, count: int) -> None:
     heads[bucket] = slot
 
 
-@kernel
+@bare_kernel
 def _compact(s: Any) -> None:
-    """Close the gaps in the arena: lists of merged pairs, and positions that no longer hold a list's pair."""
+    """Close the gaps in the arena that lists of merged pairs, and of pairs that have become too rare, leave."""
     used = 0
     for slot in range(1, s.now[SLOTS]):
-        start = used
-        if s.count[slot] >= s.now[MIN_FREQUENCY]:
-            for i in range(s.start[slot], s.start[slot] + s.size[slot]):
-                p = s.arena[i]
-                if s.node[p, 1] == slot:
-                    s.arena[used] = p
-                    used += 1
-        s.start[slot] = start
-        s.size[slot] = used - start
+        begin = s.start[slot]
+        s.start[slot] = used
+        if s.count[slot] < s.now[MIN_FREQUENCY]:
+            s.size[slot] = 0
+        for i in range(begin, begin + s.size[slot]):
+            s.arena[used] = s.arena[i]
+            used += 1
     s.now[ARENA] = used
