@@ -240,7 +240,7 @@ def _gather(slots: Any, table: Any, arena: Any, offsets: Any) -> Any:
     return out
 
 
-def _read_only(values: np.ndarray) -> np.ndarray:
+def read_only(values: np.ndarray) -> np.ndarray:
     """A read-only view, as what comes from Arrow is: one type of array, so the loop is compiled once."""
     view = values.view()
     view.setflags(write=False)
@@ -291,14 +291,14 @@ class PretokenTable:
 
     def add(self, texts: tuple[np.ndarray, np.ndarray], groups: np.ndarray, values: np.ndarray) -> None:
         """Add a value (int64) to that of each pre-token."""
-        found, values = np.empty(0, np.int64), _read_only(values)
+        found, values = np.empty(0, np.int64), read_only(values)
         self._all(
             lambda: _place(*texts, groups, values, found, self._most(), self.table, self.arena, self.state), None, 0
         )
 
     def number(self, texts: tuple[np.ndarray, np.ndarray], groups: np.ndarray) -> np.ndarray:
         """The number of each pre-token in the order of first coming: int64[n]."""
-        none, found = _read_only(np.empty(0, np.int64)), np.empty(len(groups), np.int64)
+        none, found = read_only(np.empty(0, np.int64)), np.empty(len(groups), np.int64)
         self._all(
             lambda: _place(*texts, groups, none, found, self._most(), self.table, self.arena, self.state), None, 0
         )

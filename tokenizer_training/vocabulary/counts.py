@@ -28,7 +28,7 @@ from tokenizer_training.corpus.documents import FIELDS, Fields, document_tables
 from tokenizer_training.corpus.files import open_parquet
 from tokenizer_training.dataset.layout import schema, sha256_of
 from tokenizer_training.vocabulary.characters import character_classes
-from tokenizer_training.vocabulary.count_table import PretokenTable
+from tokenizer_training.vocabulary.count_table import PretokenTable, read_only
 from tokenizer_training.vocabulary.patterns import CUSTOM, PATTERNS, Rules, split_rules
 from tokenizer_training.vocabulary.pretokenize import LONGEST_RUN, changed_by_nfc, ends_of, room_for_cuts, to_nfc
 
@@ -140,7 +140,7 @@ def string_buffers(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     _, places, data = column.buffers()
     kind = np.int64 if pa.types.is_large_string(column.type) else np.int32
     offsets = np.frombuffer(places, kind)[column.offset : column.offset + len(column) + 1].astype(np.int64)
-    return np.frombuffer(data, np.uint8) if data is not None and data.size else empty, offsets
+    return read_only(np.frombuffer(data, np.uint8)) if data is not None and data.size else empty, offsets
 
 
 class _Counting:
