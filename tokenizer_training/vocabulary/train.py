@@ -105,7 +105,12 @@ def train_from_parts(
     out = Path(out_dir)
     with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
         for name, tables in parts.items():
-            merge_counts(tables, Path(scratch) / COUNTS / name, config.minimum_count)
+            merged = Path(scratch) / COUNTS / name
+            merged.parent.mkdir(exist_ok=True)
+            if len(tables) == 1 and config.minimum_count == 1:
+                tables[0].replace(merged)
+            else:
+                merge_counts(tables, merged, config.minimum_count)
         facts = train_from_counts(Path(scratch) / COUNTS, config, out)
         shutil.rmtree(out / COUNTS, ignore_errors=True)
         (Path(scratch) / COUNTS).replace(out / COUNTS)
