@@ -24,7 +24,7 @@ KEPT = {
     "counts",
     "encoded",
 }  # units of sections with a file of their own below phases/, which a killed run leaves for the next
-VERSIONS = {"index": 1, "tokenizer": 1, "pack": 1, "pretrain": 1}  # raised whenever equal input would give other output
+VERSIONS = {"index": 1, "tokenizer": 2, "pack": 2, "pretrain": 1}  # raised whenever equal input would give other output
 
 
 WITHOUT_EFFECT = {"pack": {"encoder", "verify_every", "memory"}}  # knobs that change no byte of the output
