@@ -6,10 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from tokenizer_training.commands import encode, evaluate, inspect, pack, train, verify
+from tokenizer_training.commands import encode, evaluate, export, inspect, pack, train, verify
 from tokenizer_training.config import TokenizerError
 
-COMMANDS = (train, evaluate, encode, pack, verify, inspect)
+COMMANDS = (train, export, evaluate, encode, pack, verify, inspect)
 
 
 def parser() -> argparse.ArgumentParser:
