@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from tokenizer_training.config import TokenizerError
+from tokenizer_training.corpus.documents import FIELDS, Fields
 
 
 def add_knobs(parser: argparse.ArgumentParser, model: type[BaseModel], names: Sequence[str]) -> None:
@@ -29,3 +30,16 @@ def knobs(arguments: argparse.Namespace, model: type[BaseModel], names: Sequence
         first = error.errors()[0]
         flag = "--" + str(first["loc"][0]).replace("_", "-")
         raise TokenizerError(f"{flag} {first['input']}: {first['msg']}") from None
+
+
+def add_fields(parser: argparse.ArgumentParser) -> None:
+    """Flags that say what the columns of a corpus are called."""
+    for name, default in FIELDS._asdict().items():
+        what = "column to count by, besides source and language" if name == "domain" else f"column of the {name}"
+        shown = default or "none"
+        parser.add_argument(f"--{name}-field", default=default, metavar="NAME", help=f"{what} (default {shown})")
+
+
+def fields(arguments: argparse.Namespace) -> Fields:
+    """The names given by `add_fields`' flags."""
+    return Fields(*(getattr(arguments, f"{name}_field") for name in FIELDS._fields))

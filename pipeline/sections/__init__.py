@@ -1,0 +1,107 @@
+"""The sections behind the stages: index, tokenizer, pack, pretrain. Each is a few units with a manifest, like a phase."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import RunConfig
+from pipeline.dedup_index import section as index_section
+from pipeline.engine import journal
+from pipeline.engine.executors import Executor
+from pipeline.engine.journal import Manifest, Output, digest, version_of
+from pipeline.engine.phases import Work
+from pipeline.engine.schedule import RunFailed
+from pipeline.engine.store import Store, sha256_file
+from pipeline.sections.calls import documents, run_calls
+from pipeline.sections.pack import run_pack
+from pipeline.sections.pretrain import run_pretrain
+from pipeline.sections.tokenizer import run_tokenizer
+
+PHASE = "section"  # folder of the sections' manifests in the journal
+KEPT = {
+    "counts",
+    "encoded",
+}  # units of sections with a file of their own below phases/, which a killed run leaves for the next
+VERSIONS = {"index": 1, "tokenizer": 1, "pack": 1, "pretrain": 1}  # raised whenever equal input would give other output
+
+
+def components(name: str, config: RunConfig, work: Work, store: Store) -> dict[str, str] | None:
+    """What a section's fingerprint is made of; None while it depends on work that is not done."""
+    before: str | None
+    section = getattr(config, name)
+    parts = {"version": str(VERSIONS[name]), name: digest(section.model_dump(mode="json"))}
+    if name in ("index", "tokenizer", "pack"):
+        manifests = work.final_manifests()
+        if len(manifests) < len(work.shards):
+            return None
+        parts["documents"] = digest([o.sha256 for m in manifests for o in m.outputs if o.path.startswith("documents/")])
+        libraries = index_section.LIBRARIES if name == "index" else ("tokenizers",)
+        parts |= {library: version_of(library) for library in libraries}
+    if name in ("pack", "pretrain"):
+        before = "tokenizer" if name == "pack" else "pack"
+        manifest = journal.read_manifest(store, PHASE, before)
+        if manifest is None:
+            return None
+        parts[before] = manifest.digest
+    if name == "pretrain":
+        parts["torch"] = version_of("torch")
+    return parts
+
+
+def state(name: str, config: RunConfig, work: Work, store: Store, stale: bool) -> tuple[bool, str]:
+    """Whether a section is done; else why it must run."""
+    manifest = journal.read_manifest(store, PHASE, name)
+    if manifest is None:
+        return False, "not done yet"
+    now = components(name, config, work, store)
+    if now is None or stale:
+        return False, "depends on what will run again"
+    if digest(now) != manifest.fingerprint:
+        return False, journal.difference(manifest.components, now)
+    if not journal.lasting_present(store, manifest):
+        return False, "its output is missing"
+    if name == "index" and not index_section.present(config.index, config.name, manifest.counts):  # type: ignore[arg-type]
+        return False, "the index no longer holds this run as it is"
+    return True, ""
+
+
+def run_section(
+    name: str, config: RunConfig, work: Work, store: Store, executor: Executor, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Bring one section up to date and return its facts for run.json. Raises `RunFailed`."""
+    done, _ = state(name, config, work, store, stale=False)
+    if done:
+        manifest = journal.read_manifest(store, PHASE, name)
+        assert manifest is not None
+        say(f"{name}: done already")
+        return manifest.counts
+    parts = components(name, config, work, store)
+    assert parts is not None
+    local = store.local
+    if local is None:
+        raise RunFailed(
+            f"{name}: needs a local --output; curate with `--until stages`, then run the sections on a local copy"
+        )
+    rows = sum(o.rows for m in work.final_manifests() for o in m.outputs if o.path.startswith("documents/"))
+    if rows == 0 and name != "index":  # everything may have been seen before
+        raise RunFailed(f"{name}: no document was kept, so there is nothing to work on; `report.html` shows why")
+    journal.forget(store, PHASE, name)
+    facts, files = {"index": _index, "tokenizer": run_tokenizer, "pack": run_pack, "pretrain": run_pretrain}[name](
+        config, work, local, executor, parts, say
+    )
+    outputs = [Output(path, (local / path).stat().st_size, sha256_file(local / path)) for path in sorted(files)]
+    journal.commit(store, Manifest(PHASE, name, digest(parts), parts, outputs, counts=facts))
+    return facts
+
+
+def _index(
+    config: RunConfig, work: Work, local: Path, executor: Executor, parts: dict[str, str], say: Callable[[str], None]
+) -> tuple[dict[str, Any], list[str]]:
+    assert config.index is not None
+    facts = index_section.write_index(
+        config.index, config.name, documents(work, local), local, lambda title, calls: run_calls(title, calls, executor)
+    )
+    say(f"index: {facts['documents']:,} documents of {config.name} in {config.index.path}, {facts['bytes']:,} bytes")
+    return facts, []
