@@ -20,9 +20,10 @@ from tokenizer_training.corpus.pieces import cut, cut_long
 from tokenizer_training.efficiency.measure import evaluate, write_report
 from tokenizer_training.encoding.encoder import Encoder
 from tokenizer_training.vocabulary.config import TokenizerConfig
+from tokenizer_training.vocabulary.folder import new_tokenizer
 from tokenizer_training.vocabulary.patterns import PATTERNS
 from tokenizer_training.vocabulary.special import SPECIAL_TOKENS
-from tokenizer_training.vocabulary.train import new_tokenizer, train_tokenizer
+from tokenizer_training.vocabulary.train import train_tokenizer
 
 TEXTS = python_texts(40) + NASTY
 
@@ -221,13 +222,13 @@ def test_bytes_that_are_not_utf8_are_read(tmp_path):
 
 def test_a_large_corpus_is_sampled_by_id(tmp_path):
     texts = python_texts(60)
-    config = TokenizerConfig(vocab_size=500, max_bytes=60_000)
+    config = TokenizerConfig(vocab_size=500, engine="tokenizers", max_bytes=60_000)
     facts = train_tokenizer(write_documents(tmp_path / "a", rows_of(texts)), config, tmp_path / "ta")
     again = train_tokenizer(write_documents(tmp_path / "b", rows_of(texts)[::-1], 4), config, tmp_path / "tb")
     assert facts == again and facts["documents"] == 60
     assert 20_000 < facts["bytes_used"] < 120_000 < facts["bytes"]
-    with pytest.raises(TokenizerError, match="raise max_bytes"):
-        train_tokenizer([tmp_path / "a"], TokenizerConfig(max_bytes=1), tmp_path / "tc")
+    with pytest.raises(TokenizerError, match=r"max_bytes=1 of .*: raise it"):
+        train_tokenizer([tmp_path / "a"], TokenizerConfig(engine="tokenizers", max_bytes=1), tmp_path / "tc")
 
 
 def test_nfc_when_asked_for(documents, tmp_path):

@@ -54,7 +54,7 @@ def run_pack(
     ]
     built = iter(run_calls("shuffle", calls, executor))
     splits = {split: [next(built) for _ in shards] for split, shards in plan["shards"].items()}
-    shared = {"out_dir": out, "config": pack, "phases": plan["phases"]}
+    shared = {"out_dir": out, "config": pack, "about": plan}
     packed = run_calls(
         "pack",
         [

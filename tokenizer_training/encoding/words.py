@@ -22,7 +22,7 @@ import numpy as np
 
 from stages.jit import kernel
 from tokenizer_training.vocabulary.characters import OTHER
-from tokenizer_training.vocabulary.patterns import O200K_STYLE
+from tokenizer_training.vocabulary.patterns import GPT2_STYLE, O200K_STYLE
 from tokenizer_training.vocabulary.pretokenize import next_end
 
 INLINE = 15  # bytes of a word that the table itself holds
@@ -380,8 +380,8 @@ def encode_rows(
     `used` and `limits`: slots, ids, arena bytes; used[3] counts the pre-tokens that had to be merged. `out` has room for as many
     ids as there are bytes, and three more.
 
-    `next_end` knows every pre-token. The commonest, all of ASCII and before a character of ASCII, are found here, eight bytes
-    at a time. Where patterns look at case, a word is at most its first letter in upper case and the others in lower.
+    `next_end` knows every pre-token. The commonest, all of ASCII and before a character of ASCII, are found here; words
+    eight bytes at a time. Where patterns look at case, a word is at most its first letter in upper case and the others in lower.
     """
     longest = 0
     for row in range(row_ends.shape[0]):
@@ -421,15 +421,35 @@ def encode_rows(
                     break
                 end += 8
             if end == begun or end >= stop or data[end] >= 0x80 or (cased and data[end] == 0x27):
-                end = at + 1 if byte == 0x20 else at
-                while end < stop and data[end] < 0x80 and classes[data[end]] == OTHER:
-                    end += 1
-                # punctuation, before white space that is no line feed, or behind a space before a letter
-                if not (
-                    end < stop
-                    and (data[end] == 0x20 or (byte == 0x20 and 0x61 <= (data[end] | 0x20) <= 0x7A))
-                    and end - at > (byte == 0x20)
-                ):
+                end = at
+                space = byte == 0x20
+                following = data[at + 1]
+                if space and at + 1 < stop and following == 0x20:  # spaces before something else, which keeps the last
+                    end = at + 2
+                    while end < stop and data[end] == 0x20:
+                        end += 1
+                    following = data[end]
+                    end = end - 1 if end < stop and following < 0x80 and not 9 <= following <= 13 else at
+                elif style != GPT2_STYLE and 0x30 <= byte <= 0x39:
+                    end = at + 1
+                    while end < stop and end - at < digits and 0x30 <= data[end] <= 0x39:
+                        end += 1
+                    if end < stop and end - at < digits and data[end] >= 0x80:
+                        end = at
+                elif style != GPT2_STYLE and space and at + 1 < stop and 0x30 <= following <= 0x39:
+                    end = at + 1
+                elif space or (byte < 0x80 and classes[byte] == OTHER):  # punctuation, with line feeds after it
+                    end = at + 1
+                    while end < stop and data[end] < 0x80 and classes[data[end]] == OTHER:
+                        end += 1
+                    if end == at + 1 and (space or end == stop or 0x61 <= (data[end] | 0x20) <= 0x7A):
+                        end = at
+                    elif end < stop and data[end] >= 0x80:
+                        end = at
+                    elif style != GPT2_STYLE:
+                        while end < stop and (data[end] == 0x0A or data[end] == 0x0D or (cased and data[end] == 0x2F)):
+                            end += 1
+                if end == at:
                     end = next_end(data, at, stop, classes, style, digits)
             size = end - at
             found = False

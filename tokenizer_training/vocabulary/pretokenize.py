@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.jit import kernel
+from stages.jit import bare_kernel
 from tokenizer_training.vocabulary.characters import character_classes, known_normal_forms
 from tokenizer_training.vocabulary.patterns import Rules
 
@@ -44,9 +44,11 @@ _BOTH = 0b000_0111_0000
 _LOWER, _MARK, _NUMBER, _NEWLINE, _SPACE = 2, 6, 7, 9, 10
 
 _GPT2, _QWEN35, _O200K = 0, 2, 3
+# The ASCII characters below @, but for line ends, digits and the apostrophe, as bits: each may head a word.
+_HEADS = sum(1 << code for code in range(0x40) if not (0x30 <= code <= 0x39 or code in (0x0A, 0x0D, 0x27)))
 
 
-@kernel
+@bare_kernel
 def _read(data: Any, at: int, stop: int, classes: Any) -> Any:
     """The class of the character at `at` (below `stop`), and where the next one begins."""
     first = np.int64(data[at])
@@ -76,7 +78,7 @@ def _read(data: Any, at: int, stop: int, classes: Any) -> Any:
     return np.int64(classes[code]), at + 4
 
 
-@kernel
+@bare_kernel
 def _run(data: Any, at: int, stop: int, classes: Any, members: int) -> int:
     """Where the characters of the set `members` that begin at `at` end."""
     while at < stop:
@@ -93,7 +95,7 @@ def _run(data: Any, at: int, stop: int, classes: Any, members: int) -> int:
     return at
 
 
-@kernel
+@bare_kernel
 def _numbers(data: Any, at: int, stop: int, classes: Any, most: int) -> int:
     """Where at most `most` digits (0: any number) that begin at `at` end."""
     if most == 0:
@@ -108,7 +110,7 @@ def _numbers(data: Any, at: int, stop: int, classes: Any, most: int) -> int:
     return at
 
 
-@kernel
+@bare_kernel
 def _contraction(data: Any, at: int, stop: int, any_case: bool) -> int:
     """The end of 's 't 're 've 'm 'll 'd at the apostrophe at `at`, or `at`.
 
@@ -134,7 +136,7 @@ def _contraction(data: Any, at: int, stop: int, any_case: bool) -> int:
     return at
 
 
-@kernel
+@bare_kernel
 def _spaces(data: Any, at: int, stop: int, classes: Any, lines: bool) -> int:
     r"""The end of `\s*[\r\n]+` (with `lines`), else of `\s+(?!\S)`, else of `\s+`."""
     place, last, line = at, at, at
@@ -153,7 +155,7 @@ def _spaces(data: Any, at: int, stop: int, classes: Any, lines: bool) -> int:
     return place
 
 
-@kernel
+@bare_kernel
 def _cased(data: Any, at: int, stop: int, classes: Any, upper_alone: bool) -> int:
     """The end of o200k's word at `at` without what may precede and follow it, or `at`.
 
@@ -176,7 +178,7 @@ def _cased(data: Any, at: int, stop: int, classes: Any, upper_alone: bool) -> in
     return place if upper_alone else at
 
 
-@kernel
+@bare_kernel
 def _gpt2(data: Any, at: int, stop: int, classes: Any, digits: int) -> int:
     if data[at] == 0x27:
         end = _contraction(data, at, stop, False)
@@ -197,13 +199,30 @@ def _gpt2(data: Any, at: int, stop: int, classes: Any, digits: int) -> int:
     return _spaces(data, at, stop, classes, False)
 
 
-@kernel
+@bare_kernel
 def next_end(data: Any, at: int, stop: int, classes: Any, style: int, digits: int) -> int:
     """The end of the pre-token that begins at `at`.
 
     `data`: uint8[N], UTF-8. 0 <= at < stop <= N, both where characters begin; the text ends at `stop`. `classes`: see
     `character_classes`. `style`, `digits`: as in `Rules`, style not -1. Reads no further than `stop`.
     """
+    # Most pre-tokens are a space and a word of ASCII: those at once.
+    place = at
+    if data[at] == 0x20 or (style != _GPT2 and _HEADS >> np.int64(data[at] & 0x3F) & 1 and data[at] < 0x40):
+        place += 1
+    start = place
+    if style >= _O200K:
+        while place < stop and 0x41 <= data[place] <= 0x5A:
+            place += 1
+        while place < stop and 0x61 <= data[place] <= 0x7A:
+            place += 1
+    else:
+        while place < stop and 0x61 <= data[place] | 0x20 <= 0x7A:
+            place += 1
+    if place > start and place < stop and data[place] < 0x80:
+        if style == _O200K and data[place] == 0x27:
+            return _contraction(data, place, stop, True)
+        return place
     if style == _GPT2:
         return _gpt2(data, at, stop, classes, digits)
     first, place = _read(data, at, stop, classes)
@@ -250,15 +269,16 @@ def next_end(data: Any, at: int, stop: int, classes: Any, style: int, digits: in
     return _spaces(data, at, stop, classes, True)
 
 
-@kernel
+@bare_kernel
 def run_cuts(data: Any, start: int, stop: int, classes: Any, longest: int, cuts: Any) -> int:
     """Where the text from `start` to `stop` is cut for its endless runs, see above: written to `cuts`, ascending.
 
-    `cuts`: int64[M]; M of 2 + 2 * (stop - start) // longest suffices. Returns how many there are. `longest`: at least 4.
+    `cuts`: int64[M]; M of `room_for_cuts`. Returns how many there are. `longest`: at least 4.
     """
     count = 0
-    done = np.zeros(4, np.int64)  # for each kind of run, the end of the last one
-    done[:] = start
+    done = cuts[len(cuts) - 4 :]  # for each kind of run, the end of the last one
+    for kind in range(4):
+        done[kind] = start
     kinds = (_LETTERS | _MARKS, _NUMBERS, _SPACES, _OTHERS | _MARKS)
     place = start + longest  # a run of more than `longest` bytes holds one of these places, and reaches to both sides
     while place < stop:
@@ -290,18 +310,22 @@ def run_cuts(data: Any, start: int, stop: int, classes: Any, longest: int, cuts:
                 count += 1
                 cut += longest
         place += longest
-    if count > 1:  # runs of marks that follow letters and precede others overlap
-        cuts[:count].sort()
-        kept = 1
-        for number in range(1, count):
-            if cuts[number] != cuts[kept - 1]:
-                cuts[kept] = cuts[number]
-                kept += 1
-        count = kept
-    return count
+    # Runs of marks that follow letters and precede others overlap: sorted by insertion, as nearly all are in place.
+    kept = 0
+    for number in range(count):
+        cut = cuts[number]
+        slot = kept
+        while slot > 0 and cuts[slot - 1] > cut:
+            slot -= 1
+        if slot == 0 or cuts[slot - 1] != cut:
+            for moved in range(kept, slot, -1):
+                cuts[moved] = cuts[moved - 1]
+            cuts[slot] = cut
+            kept += 1
+    return kept
 
 
-@kernel
+@bare_kernel
 def pretoken_ends(
     data: Any, start: int, stop: int, classes: Any, style: int, digits: int, longest: int, cuts: Any, ends: Any
 ) -> int:
@@ -321,7 +345,7 @@ def pretoken_ends(
     return count
 
 
-@kernel
+@bare_kernel
 def _is_nfc(data: Any, start: int, stop: int, forms: Any) -> bool:
     """Whether the text from `start` to `stop` is surely its own NFC."""
     at = start
@@ -342,7 +366,7 @@ def _is_nfc(data: Any, start: int, stop: int, forms: Any) -> bool:
 
 def room_for_cuts(size: int, longest: int = LONGEST_RUN) -> np.ndarray:
     """Room for the cuts of a text of `size` bytes."""
-    return np.empty(2 + 2 * (size // longest), np.int64)
+    return np.empty(6 + 2 * (size // longest), np.int64)
 
 
 def cuts_of(text: str | bytes, longest: int = LONGEST_RUN) -> list[int]:

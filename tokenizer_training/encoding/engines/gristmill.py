@@ -40,6 +40,7 @@ class GristmillEngine:
         self.arena = np.empty(self.limits[2], np.uint8)
         self.used = np.zeros(4, np.int64)
         self._buffer = np.zeros(CHUNK_BYTES + PADDING, np.uint8)
+        self._out = np.empty(CHUNK_BYTES, np.int32)
         self._put_vocabulary(model)
         self._fresh = self.table.copy(), self.used.copy()
 
@@ -87,10 +88,11 @@ class GristmillEngine:
     def _rows(self, data: np.ndarray, words: np.ndarray, row_ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if (self.used[:3] * 10 >= self.limits * 9).any():
             self.table[:], self.used[:] = self._fresh  # full: begin anew
-        out = np.empty(int(row_ends[-1]) + 3, np.int32)
+        if int(row_ends[-1]) + 3 > len(self._out):
+            self._out = np.empty(int(row_ends[-1]) + 3, np.int32)
         offsets = np.zeros(len(row_ends) + 1, np.int64)
         count = encode_rows(
             data, words, row_ends, character_classes(), self.style, self.digits, self.before_word,
-            self.byte_ids, self.pairs, self.table, self.ids, self.arena, self.used, self.limits, out, offsets,
+            self.byte_ids, self.pairs, self.table, self.ids, self.arena, self.used, self.limits, self._out, offsets,
         )  # fmt: skip
-        return out[:count].copy(), offsets
+        return self._out[:count].copy(), offsets
