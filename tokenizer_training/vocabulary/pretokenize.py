@@ -364,6 +364,19 @@ def _is_nfc(data: Any, start: int, stop: int, forms: Any) -> bool:
     return True
 
 
+@bare_kernel
+def _mark_changed(data: Any, offsets: Any, forms: Any, changed: Any) -> None:
+    for number in range(len(changed)):
+        changed[number] = not _is_nfc(data, offsets[number], offsets[number + 1], forms)
+
+
+def changed_by_nfc(data: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """For each of n texts (uint8[N], offsets int64[n + 1]) whether NFC may change it: bool[n]."""
+    changed = np.empty(len(offsets) - 1, np.bool_)
+    _mark_changed(data, offsets, known_normal_forms(), changed)
+    return changed
+
+
 def room_for_cuts(size: int, longest: int = LONGEST_RUN) -> np.ndarray:
     """Room for the cuts of a text of `size` bytes."""
     return np.empty(6 + 2 * (size // longest), np.int64)
