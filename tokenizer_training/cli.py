@@ -6,10 +6,21 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from tokenizer_training.commands import compare, convert, count, encode, evaluate, inspect, pack, train, verify
+from tokenizer_training.commands import (
+    compare,
+    convert,
+    count,
+    encode,
+    evaluate,
+    export,
+    inspect,
+    pack,
+    train,
+    verify,
+)
 from tokenizer_training.config import TokenizerError
 
-COMMANDS = (count, train, evaluate, compare, encode, pack, verify, inspect, convert)
+COMMANDS = (count, train, evaluate, compare, export, encode, pack, verify, inspect, convert)
 
 
 def parser() -> argparse.ArgumentParser:
