@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,10 @@ def add(commands: Any) -> None:
     parser.add_argument("--sequence-length", type=int, help="which pack index (default: the shortest)")
     parser.add_argument("--row", type=int, default=0, help="row number (default 0)")
     parser.add_argument("--document", help="a document id, instead of a row")
+    parser.add_argument(
+        "--documents", help="the Parquet files that were encoded (default: `documents` beside the dataset)"
+    )
+    parser.add_argument("--color", choices=("auto", "always", "never"), default="auto", help="default: on a terminal")
     parser.set_defaults(run=run)
 
 
@@ -26,6 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     from tokenizer_training.dataset.read import TokenDataset
     from tokenizer_training.dataset.show import show_document, show_row
 
+    colour = sys.stdout.isatty() if arguments.color == "auto" else arguments.color == "always"
     dataset = Path(arguments.dataset)
     tokenizer = arguments.tokenizer or dataset.resolve().parent / "tokenizer"
     packed = TokenDataset(dataset).sequence_lengths
@@ -35,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     elif length is None:
         raise TokenizerError(f"{dataset}: not packed yet; run: python -m tokenizer_training pack {dataset}")
     else:
-        lines = show_row(dataset, tokenizer, arguments.split, length, arguments.row)
+        lines = show_row(dataset, tokenizer, arguments.split, length, arguments.row, arguments.documents, colour)
     for line in lines:
         print(line)
     return 0
