@@ -24,14 +24,14 @@ KEPT = {
     "counts",
     "encoded",
 }  # units of sections with a file of their own below phases/, which a killed run leaves for the next
-VERSIONS = {"index": 1, "tokenizer": 1, "pack": 1, "pretrain": 1}  # raised whenever equal input would give other output
+VERSIONS = {"index": 1, "tokenizer": 1, "pack": 2, "pretrain": 1}  # raised whenever equal input would give other output
 
 
 def components(name: str, config: RunConfig, work: Work, store: Store) -> dict[str, str] | None:
     """What a section's fingerprint is made of; None while it depends on work that is not done."""
     before: str | None
     section = getattr(config, name)
-    parts = {"version": str(VERSIONS[name]), name: digest(section.model_dump(mode="json"))}
+    parts = {"version": str(VERSIONS[name]), name: digest(section.model_dump(mode="json", exclude={"memory"}))}
     if name in ("index", "tokenizer", "pack"):
         manifests = work.final_manifests()
         if len(manifests) < len(work.shards):
