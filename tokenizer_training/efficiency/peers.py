@@ -17,7 +17,9 @@ from tokenizer_training.efficiency.peer_files import KNOWN_NAMES, Ranks, read_js
 from tokenizer_training.encoding.encoder import Encoder, clean
 from tokenizer_training.vocabulary.special import END_OF_DOCUMENT
 
-BATCH_CHARACTERS = 2_000_000  # handed to a library at once: its answer takes some 100 bytes a token until it is an array
+BATCH_CHARACTERS = (
+    2_000_000  # handed to a library at once: its answer takes some 100 bytes a token until it is an array
+)
 
 # What a tokenizer must give back to be called lossless: each stands for a loss that tokenizers are known for.
 LOSS_PROBES = {
