@@ -27,8 +27,9 @@ class Kernel:
     for it.
     """
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., Any], counts_references: bool = True) -> None:
         self.py_func = function
+        self._options = {} if counts_references else {"_nrt": False}
         self._compiled: Any = None
         functools.update_wrapper(self, function)
 
@@ -44,7 +45,7 @@ class Kernel:
             for name in self.py_func.__code__.co_names:
                 if isinstance(names.get(name), Kernel):
                     names[name] = names[name].compiled()  # numba knows its own objects alone
-            self._compiled = _compile(self.py_func)
+            self._compiled = _compile(self.py_func, self._options)
         return self._compiled
 
 
@@ -57,7 +58,15 @@ def kernel(function: F) -> F:
     return as_typed  # type: ignore[no-any-return]
 
 
-def _compile(function: Callable[..., Any]) -> Any:
+def bare_kernel(function: F) -> F:
+    """A `kernel` that makes no array and counts no references to those it is given: for small ones that others call for every
+    few bytes, where the counting takes several times as long as the work. numba refuses one that makes an array.
+    """
+    as_typed: Any = Kernel(function, counts_references=False)
+    return as_typed  # type: ignore[no-any-return]
+
+
+def _compile(function: Callable[..., Any], options: dict[str, Any]) -> Any:
     import numba
 
     settings: Any = numba.config
@@ -65,7 +74,7 @@ def _compile(function: Callable[..., Any]) -> Any:
     if not os.environ.get("NUMBA_CACHE_DIR"):
         settings.CACHE_DIR = str(_cache_folder(Path(function.__code__.co_filename)))
     try:
-        return numba.njit(cache=True, error_model="numpy")(function)
+        return numba.njit(cache=True, error_model="numpy", **options)(function)
     finally:
         settings.CACHE_DIR = before
 

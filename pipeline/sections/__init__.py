@@ -20,6 +20,10 @@ from pipeline.sections.pretrain import run_pretrain
 from pipeline.sections.tokenizer import run_tokenizer
 
 PHASE = "section"  # folder of the sections' manifests in the journal
+KEPT = {
+    "counts",
+    "encoded",
+}  # units of sections with a file of their own below phases/, which a killed run leaves for the next
 VERSIONS = {"index": 1, "tokenizer": 1, "pack": 2, "pretrain": 1}  # raised whenever equal input would give other output
 
 

@@ -48,6 +48,16 @@ class PackConfig(BaseModel):
         ge=1,
         le=10**9,
     )
+    encoder: Literal["auto", "gristmill", "gigatoken", "tiktoken", "tokenizers"] = knob(
+        "auto",
+        "what turns text into ids; auto: the fastest that is installed and gives the ids of tokenizers for this tokenizer. "
+        "A document on which it fails or differs is encoded by tokenizers and counted",
+    )
+    verify_every: int = knob(
+        1000,
+        "every so many documents are encoded by tokenizers too, and compared; 0: only a sample at the beginning",
+        ge=0,
+    )
     memory: int = knob(
         2**30,
         "bytes of memory that a unit of encoding or shuffling may take for tokens, besides some 200 MB for code and a batch of texts; "
