@@ -6,10 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from tokenizer_training.commands import compare, convert, encode, evaluate, inspect, pack, train, verify
+from tokenizer_training.commands import compare, convert, encode, evaluate, export, inspect, pack, train, verify
 from tokenizer_training.config import TokenizerError
 
-COMMANDS = (train, evaluate, compare, encode, pack, verify, inspect, convert)
+COMMANDS = (train, export, evaluate, compare, encode, pack, verify, inspect, convert)
 
 
 def parser() -> argparse.ArgumentParser:
