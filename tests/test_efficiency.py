@@ -41,7 +41,7 @@ from tokenizer_training.encoding.encoder import Encoder
 from tokenizer_training.vocabulary.config import TokenizerConfig
 from tokenizer_training.vocabulary.train import train_tokenizer
 
-TEN = "the cat sat\nthe dog\na cat\nthe end\nno\nyes\nthe\nthe cat\nsat\nend".split("\n")  # ten lines, 16 words
+TEN = ["the cat sat", "the dog", "a cat", "the end", "no", "yes", "the", "the cat", "sat", "end"]  # ten lines, 16 words
 
 
 @pytest.fixture(scope="module")

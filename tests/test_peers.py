@@ -73,7 +73,7 @@ def test_every_format_gives_the_same_tokens(ours, ranks, tmp_path):
         "tekken.json": "tekken",
         "tokenizer.json": "tokenizers",
     }
-    plain = [text for text in TEXTS if "\u0300" > text or text in ARTICLES.values()]
+    plain = [text for text in TEXTS if text < "\u0300" or text in ARTICLES.values()]
     for peer in peers.values():
         assert peer.byte_exact and not peer.prefix_space() and peer.losses() == []
         for text in plain:
