@@ -1,0 +1,1 @@
+"""Benchmarks of the tokenizer mill, one topic a file."""
