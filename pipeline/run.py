@@ -287,10 +287,10 @@ def _remove_stale(work: Work, store: Store) -> None:
                 store.remove(path)
     phases = {phase.name for phase in work.phases}
     for name in store.folders("phases"):
-        if name not in phases:
+        if name not in phases | sections.KEPT:
             store.remove(f"phases/{name}")
     for name in store.folders("journal"):
-        if name not in phases | {sections.PHASE, samples.PHASE, "poison"}:
+        if name not in phases | sections.KEPT | {sections.PHASE, samples.PHASE, "poison"}:
             store.remove(f"journal/{name}")
     findings = {f"{p.stages[0].name}/{unit}" for p in work.phases if p.kind == "group" for unit in work.units(p)}
     for path in store.files("findings"):

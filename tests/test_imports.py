@@ -19,7 +19,10 @@ MAY_IMPORT = {
     "tokenizer_training": {"stages"},  # its compiler of kernels alone, see below
     "training": {"tokenizer_training"},
 }
-OF_TOKENIZER_TRAINING = {"tokenizer_training.dataset.read"}  # the reader of token datasets: all that training may know
+OF_TOKENIZER_TRAINING = {  # the reader of token datasets: all that training may know
+    "tokenizer_training.dataset.read",
+    "tokenizer_training.dataset.loader",
+}
 OF_STAGES = {  # contracts, schemas, scrubbing, and how a text is prepared for a model that is trained here; no filtering rule
     "stages",
     "stages.stage",

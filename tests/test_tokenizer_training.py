@@ -20,9 +20,10 @@ from tokenizer_training.corpus.pieces import cut, cut_long
 from tokenizer_training.efficiency.measure import evaluate, write_report
 from tokenizer_training.encoding.encoder import Encoder
 from tokenizer_training.vocabulary.config import TokenizerConfig
+from tokenizer_training.vocabulary.folder import new_tokenizer
 from tokenizer_training.vocabulary.patterns import PATTERNS
 from tokenizer_training.vocabulary.special import SPECIAL_TOKENS
-from tokenizer_training.vocabulary.train import new_tokenizer, train_tokenizer
+from tokenizer_training.vocabulary.train import train_tokenizer
 
 TEXTS = python_texts(40) + NASTY
 
@@ -68,6 +69,21 @@ def test_text_that_spells_a_special_token_stays_text(folders):
         assert encoder.decode(tokens) == text
 
 
+def test_a_column_is_encoded_as_its_texts_are(folders):
+    encoder = Encoder(folders["llama3"])
+    texts = ["", None, *TEXTS, None, "a"]
+    for column in (pa.array(texts, pa.string()), pa.chunked_array([texts[:3], texts[3:]], pa.large_string())):
+        tokens, offsets = encoder.encode_column(column)
+        assert tokens.dtype == encoder.dtype and offsets.dtype == np.int64 and len(offsets) == len(texts) + 1
+        for i, text in enumerate(texts):
+            assert np.array_equal(tokens[offsets[i] : offsets[i + 1]], encoder.encode(text or ""))
+    for empty in (pa.array([], pa.string()), pa.nulls(2), pa.array([None], pa.string())):
+        tokens, offsets = encoder.encode_column(empty)
+        assert len(tokens) == 0 and offsets.tolist() == [0] * (len(empty) + 1)
+    with pytest.raises(TokenizerError, match="expected string"):
+        encoder.encode_column(pa.array([1]))
+
+
 def test_lone_surrogates_become_replacement_characters(folders):
     encoder = Encoder(folders["llama3"])
     assert encoder.decode(encoder.encode("a\ud800b\udc00😀")) == "a\ufffdb\ufffd😀"
@@ -100,8 +116,8 @@ def test_long_texts_are_cut_where_ids_do_not_change(folders, pattern):
     encoder = Encoder(folders[pattern])
     text = "\n".join(TEXTS[:30])
     assert len(cut_long(text, 4000)) > 20
-    whole, pieces = (encoder.encode_batch([text], longest_piece=size)[0] for size in (10**9, 4000))
-    assert np.array_equal(whole, pieces)
+    pieces = encoder.encode_batch(cut_long(text, 4000))
+    assert np.array_equal(encoder.encode(text), np.concatenate(pieces))
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
@@ -206,13 +222,13 @@ def test_bytes_that_are_not_utf8_are_read(tmp_path):
 
 def test_a_large_corpus_is_sampled_by_id(tmp_path):
     texts = python_texts(60)
-    config = TokenizerConfig(vocab_size=500, max_bytes=60_000)
+    config = TokenizerConfig(vocab_size=500, engine="tokenizers", max_bytes=60_000)
     facts = train_tokenizer(write_documents(tmp_path / "a", rows_of(texts)), config, tmp_path / "ta")
     again = train_tokenizer(write_documents(tmp_path / "b", rows_of(texts)[::-1], 4), config, tmp_path / "tb")
     assert facts == again and facts["documents"] == 60
     assert 20_000 < facts["bytes_used"] < 120_000 < facts["bytes"]
-    with pytest.raises(TokenizerError, match="raise max_bytes"):
-        train_tokenizer([tmp_path / "a"], TokenizerConfig(max_bytes=1), tmp_path / "tc")
+    with pytest.raises(TokenizerError, match=r"max_bytes=1 of .*: raise it"):
+        train_tokenizer([tmp_path / "a"], TokenizerConfig(engine="tokenizers", max_bytes=1), tmp_path / "tc")
 
 
 def test_nfc_when_asked_for(documents, tmp_path):

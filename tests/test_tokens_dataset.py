@@ -3,6 +3,7 @@
 import hashlib
 import json
 import random
+import re
 import shutil
 from collections import Counter
 
@@ -14,6 +15,7 @@ from tokenizers import Tokenizer
 from tests.tokens_corpus import identity, rows_of, write_documents
 from tests.tokens_dataset import CONFIG, TEXTS, all_documents, build, build_rows, corpus, megatron
 from tokenizer_training.cli import main
+from tokenizer_training.dataset.layout import sha256_of
 from tokenizer_training.dataset.pack import best_fit
 from tokenizer_training.dataset.read import PackedSplit, TokenDataset
 from tokenizer_training.dataset.verify import verify
@@ -107,7 +109,11 @@ def test_bytes_depend_on_the_documents_only(dataset, tokenizer, tmp_path):
         documents = write_documents(tmp_path / f"d{number}", rows, parts)
         other = build(tmp_path / f"t{number}", tokenizer, documents[::-1], shuffle=number)
         for file in dataset.path.iterdir():
-            assert file.read_bytes() == (other.path / file.name).read_bytes(), file.name
+            if file.name != "dataset.json":
+                assert file.read_bytes() == (other.path / file.name).read_bytes(), file.name
+        ours, theirs = ({**d.facts, "sources": 0, "checksum": 0} for d in (dataset, other))
+        assert ours == theirs and [s["file"] for s in other.facts["sources"]] == [d.name for d in documents]
+        assert [s["sha256"] for s in other.facts["sources"]] == [sha256_of(d) for d in documents]
         assert len(list(other.path.iterdir())) == len(list(dataset.path.iterdir()))
 
 
@@ -242,3 +248,29 @@ def test_train_is_never_empty(tmp_path, tokenizer):
         rows = rows_of(["one", "two"], dup_cluster=[f"a{number}", f"b{number}"])
         dataset = build_rows(tmp_path / str(number), tokenizer, rows, validation=0.5)
         assert dataset.documents("train") == dataset.documents("validation") == 1
+
+
+def test_a_row_is_shown_in_colour_with_urls_and_scores(tmp_path, tokenizer, capsys):
+    urls = [f"https://example.org/{number}" for number in range(len(TEXTS))]
+    rows = rows_of(TEXTS, url=urls, quality=[f"{number / 7:.3f}" for number in range(len(TEXTS))])
+    files = write_documents(tmp_path / "documents", rows, 2)
+    dataset = build(tmp_path / "tokens", tokenizer, files)
+    encoder = Encoder(tokenizer)
+    packed = dataset.packed("train", 128)
+    known = {row["id"]: row for row in rows}
+    arguments = ["inspect", str(dataset.path), "--tokenizer", str(tokenizer), "--row"]
+    for row in range(8):
+        assert main([*arguments, str(row), "--color", "always"]) == 0
+        coloured = capsys.readouterr().out
+        assert main([*arguments, str(row)]) == 0
+        plain = capsys.readouterr().out
+        for piece in dataset.documents_in_row(packed, row):
+            assert f"url {known[piece.id]['url']}, quality {known[piece.id]['quality']}" in plain
+            tokens = packed.row(row)[0][piece.row_offset : piece.row_offset + piece.length - piece.ends]
+            assert encoder.decode(tokens) in plain
+        # without its colours and marks of line ends the text is the same, but for characters that a row's end cuts
+        bare = re.sub("\x1b\\[[0-9;]*m", "", coloured).replace("\u21b5\n", "\n")
+        assert bare.replace("\ufffd", "") == plain.replace("\ufffd", "")
+        assert coloured.count("\x1b[30;48;5;") >= int((packed.row(row)[1] >= 0).sum()) * 0.8
+    assert main([*arguments, "0", "--documents", str(tmp_path / "nowhere")]) == 0
+    assert ", url " not in capsys.readouterr().out

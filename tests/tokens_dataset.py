@@ -44,7 +44,7 @@ def build(folder, tokenizer, documents, config=CONFIG, shuffle=None):
     order.shuffle(shards)
     made = {(split, number): build_shard(encoded, plan, split, number, folder) for split, number in shards}
     splits = {split: [made[split, n] for n in range(len(plan["shards"][split]))] for split in plan["shards"]}
-    packs = {split: build_pack(folder, split, splits[split], config) for split in splits}
+    packs = {split: build_pack(folder, split, splits[split], config, plan) for split in splits}
     finish_dataset(folder, plan, splits, {str(config.sequence_length): pack_facts(config, packs)})
     return TokenDataset(folder)
 

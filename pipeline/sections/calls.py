@@ -9,14 +9,29 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.engine import journal
 from pipeline.engine.executors import Executor
+from pipeline.engine.journal import Manifest, digest
 from pipeline.engine.phases import Work, unit_name
 from pipeline.engine.progress import Progress
 from pipeline.engine.schedule import run_tasks
+from pipeline.engine.store import Store
 from pipeline.engine.work import Call
+
+
+@dataclass(frozen=True)
+class KeptCall:
+    """A call that writes one file; its result, JSON, and the file are used again for as long as `parts` stay what they are."""
+
+    call: Call
+    phase: str  # folder of the journal
+    unit: str
+    path: str  # of the file, below the run directory
+    parts: dict[str, str]
 
 
 def run_calls(title: str, calls: list[Call], executor: Executor) -> list[Any]:
@@ -33,9 +48,55 @@ def run_calls(title: str, calls: list[Call], executor: Executor) -> list[Any]:
     return [results[call.label] for call in calls]
 
 
+def run_kept_calls(title: str, calls: list[KeptCall], store: Store, local: Path, executor: Executor) -> list[Any]:
+    """The results of calls, in their order; those that an earlier, killed run had finished are not made again."""
+    results: dict[str, Any] = {}
+    by_label = {kept.call.label: kept for kept in calls}
+    for kept in calls:
+        manifest = journal.read_manifest(store, kept.phase, kept.unit)
+        if (
+            manifest is None
+            or manifest.fingerprint != digest(kept.parts)
+            or not journal.passing_present(store, manifest)
+        ):
+            journal.forget(store, kept.phase, kept.unit)
+        else:
+            results[kept.call.label] = manifest.counts
+    progress = Progress(title, len(calls))
+    for _ in results:
+        progress.add(0, 0)
+
+    def done(task: Any, result: Any) -> None:
+        kept = by_label[task.label]
+        made = [journal.output(kept.path, local / kept.path, 0)]
+        journal.commit(store, Manifest(kept.phase, kept.unit, digest(kept.parts), kept.parts, made, counts=result))
+        results[task.label] = result
+        progress.add(0, 0)
+
+    run_tasks(executor, [kept.call for kept in calls if kept.call.label not in results], done, idle=progress.show)
+    progress.show(last=True)
+    return [results[kept.call.label] for kept in calls]
+
+
+def forget_kept(phase: str, store: Store) -> None:
+    """Remove the files and commits of a phase of kept calls, once what was made of them is committed."""
+    store.remove(f"journal/{phase}")
+    store.remove(f"phases/{phase}")
+
+
 def documents(work: Work, local: Path) -> list[Path]:
     """The parts of documents/."""
     return [local / f"documents/part-{unit_name(shard)}.parquet" for shard in work.shards]
+
+
+def part_digests(work: Work) -> list[str]:
+    """The SHA-256 of each part of documents/."""
+    return [
+        output.sha256
+        for manifest in work.final_manifests()
+        for output in manifest.outputs
+        if output.path.startswith("documents/")
+    ]
 
 
 def environment() -> dict[str, str]:

@@ -10,20 +10,23 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from tokenizer_training.commands.knobs import add_knobs, knobs
+from tokenizer_training.commands.knobs import add_fields, add_knobs, fields, knobs
 from tokenizer_training.config import TokenizerError
 from tokenizer_training.dataset.config import PackConfig
 
-ENCODE_KNOBS = ("validation", "seed", "shard_tokens")
+ENCODE_KNOBS = ("validation", "seed", "shard_tokens", "memory")
 
 
 def add(commands: Any) -> None:
     """Declare the command."""
     parser = commands.add_parser("encode", help="encode documents to a token dataset; `pack` it afterwards")
     parser.add_argument("tokenizer", help="folder of the tokenizer")
-    parser.add_argument("documents", nargs="+", help="Parquet files with id and text, or folders of them")
+    parser.add_argument(
+        "documents", nargs="+", help="Parquet or JSONL files with text, Parquet files with messages, or folders of them"
+    )
     parser.add_argument("--output", required=True, help="folder of the token dataset")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
+    add_fields(parser)
     add_knobs(parser, PackConfig, ENCODE_KNOBS)
     parser.set_defaults(run=run)
 
@@ -46,11 +49,11 @@ def run(arguments: argparse.Namespace) -> int:
     folder = out / "encoded.tmp"
     shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
     folder.mkdir(parents=True)
-    encoded = [folder / f"{number:05d}.parquet" for number in range(len(files))]
+    encoded = [folder / f"{number:05d}.arrow" for number in range(len(files))]
     try:
         with ProcessPoolExecutor(arguments.workers, get_context("spawn"), _single_threaded) as pool:
             waiting = [
-                pool.submit(encode_documents, file, arguments.tokenizer, to, config)
+                pool.submit(encode_documents, file, arguments.tokenizer, to, config, fields(arguments))
                 for file, to in zip(files, encoded, strict=True)
             ]
             for unit in waiting:

@@ -66,23 +66,31 @@ def document_tables(path: Path, columns: Sequence[str], fields: Fields = FIELDS)
         open_parquet(path, [fields.domain])
     row = 0
     for table in _tables(path, fields, theirs):
-        made: dict[str, Any] = {}
-        for name in wanted:
-            column = table.column(theirs[name]) if theirs.get(name) in table.column_names else None
-            if name == "repeat":
-                made[name] = _repeats(column, table.num_rows, path, row)
-            elif name == PHASES:
-                if column is not None:
-                    made[name] = column
-            else:
-                made[name] = _strings(column, table.num_rows, path, theirs.get(name, name))
-        if "id" in made:
-            made["id"] = _ids(made["id"], fields.id not in table.column_names, path, row)
-        if "dup_cluster" in made:
-            own: Any = made["dup_cluster"]
-            made["dup_cluster"] = pc.if_else(pc.equal(pc.binary_length(own), 0), made["id"], own)
+        made = named_columns(table, {name: theirs.get(name, "") for name in wanted}, fields, path, row)
         yield pa.table({name: made[name] for name in columns if name in made})
         row += table.num_rows
+
+
+def named_columns(
+    table: pa.Table, theirs: dict[str, str], fields: Fields, path: Path, row: int
+) -> dict[str, pa.Array | pa.ChunkedArray]:
+    """The columns that `theirs` names, as `document_tables` describes them, under its keys. `row`: the table's first, for errors."""
+    made: dict[str, Any] = {}
+    for name, their in theirs.items():
+        column = table.column(their) if their in table.column_names else None
+        if name == "repeat":
+            made[name] = _repeats(column, table.num_rows, path, row)
+        elif name == PHASES:
+            if column is not None:
+                made[name] = column
+        else:
+            made[name] = _strings(column, table.num_rows, path, their or name)
+    if "id" in made:
+        made["id"] = _ids(made["id"], fields.id not in table.column_names, path, row)
+    if "dup_cluster" in made:
+        own: Any = made["dup_cluster"]
+        made["dup_cluster"] = pc.if_else(pc.equal(pc.binary_length(own), 0), made["id"], own)
+    return made
 
 
 def _tables(path: Path, fields: Fields, theirs: dict[str, str]) -> Iterator[pa.Table]:

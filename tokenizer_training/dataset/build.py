@@ -1,45 +1,44 @@
-"""From encoded files to the shards of a token dataset.
+"""From encoded files to the shards of a token dataset: a shuffle on disk in two passes.
 
-1. `plan_shards` reads the small columns of every encoded file: which documents are validation, and which stretch of
-   places each shard gets. 2. `build_shard`, independent for each shard, gathers its rows from all encoded files, sorts
-them by place and writes `.bin`, `.idx` and the sidecar. 3. `finish_dataset` writes dataset.json: the commit.
+1. `encode_documents` has left the copies of each file in runs sorted by place. `plan_shards` reads the small columns of all
+   runs: which documents are validation, and which stretch of places each shard gets. 2. `build_shard`, independent for
+each shard, takes its stretch of every run, as much at a time as fits into the memory, sorts it by place and appends it to
+`.bin`, `.idx`, the sidecar and, for conversations, `.mask`. 3. `finish_dataset` writes dataset.json: the commit.
 
 Places are hashes of (seed, id, copy), so that neither the shuffled order nor the cut into shards depends on how the
-documents were cut into files, nor on the order in which anything is called.
+documents were cut into files, on memory, nor on the order in which anything is called.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from stages.jit import kernel
 from tokenizer_training.config import TokenizerError
 from tokenizer_training.corpus.documents import PHASE_BITS
-from tokenizer_training.corpus.files import open_parquet
 from tokenizer_training.dataset.config import PackConfig
-from tokenizer_training.dataset.encode import encoded_facts
+from tokenizer_training.dataset.conversations import chat_ids
+from tokenizer_training.dataset.encode import ROW_BYTES, encoded_facts, open_encoded
 from tokenizer_training.dataset.layout import (
     DATASET,
+    MASKED,
     OWN_FILES,
     PHASED,
     PLAIN,
-    SIDECAR,
     SPLITS,
-    atomic,
-    sha256_of,
     stem,
-    write_index,
+    with_checksum,
     write_json,
 )
+from tokenizer_training.dataset.shard import ShardWriter
 
 BUCKET_BITS = 20  # shards are cut between buckets of places that share these leading bits
-GATHER_TOKENS = 8_000_000  # written at a time
 
 SAME = (
     "tokenizer_sha256",
@@ -48,6 +47,8 @@ SAME = (
     "dtype",
     "eos_id",
     "special_ids",
+    "boundaries",
+    "kind",
     "phases",
 )  # in all encoded files of a dataset
 
@@ -75,42 +76,60 @@ def plan_shards(encoded_paths: Sequence[str | Path], config: PackConfig) -> dict
         raise TokenizerError(f"{files[0]}: no document in it or beside it to build a token dataset from")
     lows = [f["cluster_min"] for f in facts if f["documents"]]
     highs = [f["cluster_max"] for f in facts if f["documents"]]
-    clusters = {"lowest": min(lows, default=0), "highest": max(highs, default=0), "below": 0}
-    clusters["below"] = int(config.validation * 2**64)
-    tokens = {split: np.zeros(1 << BUCKET_BITS, np.int64) for split in SPLITS}
+    clusters = {"lowest": min(lows), "highest": max(highs), "below": int(config.validation * 2**64)}
+    tallies = np.zeros((len(SPLITS), 2, 1 << BUCKET_BITS), np.int64)  # tokens and documents
     for path in files:
-        small = open_parquet(path, ["key"]).iter_batches(1 << 16, columns=["key", "cluster", "copy", "length"])
-        for batch in small:
-            keys, cluster, copy, length = (column.to_numpy() for column in batch.columns)
-            for split in SPLITS:
-                mine = in_split(split, cluster, copy, clusters)
-                buckets = (keys[mine] >> np.uint64(64 - BUCKET_BITS)).astype(np.int64)
-                np.add.at(tokens[split], buckets, length[mine] + 1)
+        for keys, cluster, copy, length in _small_columns(path):
+            _tally(keys, held_out(cluster, clusters), copy, length, tallies)
     return {
         **{name: facts[0][name] for name in SAME},
+        "groups": any(f["mixture"] for f in facts),
+        "sources": sorted((f["source"] for f in facts), key=lambda s: (s["file"], s["sha256"])),
+        **({"without_target": sum(f["without_target"] for f in facts)} if facts[0]["kind"] == "chat" else {}),
         "clusters": clusters,
-        "shards": {split: _cut(tokens[split], config.shard_tokens) for split in SPLITS},
+        "memory": config.memory,
+        "shards": {split: _cut(tallies[at, 0], tallies[at, 1], config.shard_tokens) for at, split in enumerate(SPLITS)},
     }
 
 
-def in_split(split: str, cluster: np.ndarray, copy: np.ndarray, clusters: dict[str, int]) -> np.ndarray:
-    """Mask of the rows of a split; validation takes the first copy only, its other copies are in no split."""
+def _small_columns(path: Path) -> Iterator[tuple[np.ndarray, ...]]:
+    """Places, hashes of clusters, copies and lengths of an encoded file, run by run."""
+    reader = open_encoded(path, ["key", "cluster", "copy", "length"])
+    for number in range(reader.num_record_batches):
+        batch = reader.get_batch(number)
+        yield tuple(batch.column(name).to_numpy() for name in ("key", "cluster", "copy", "length"))
+
+
+@kernel
+def _tally(keys, is_held_out, copies, lengths, tallies):  # type: ignore[no-untyped-def]
+    """Adds tokens and documents of each bucket of places, by split."""
+    for row in range(len(keys)):
+        split = np.int64(is_held_out[row])
+        if split == 0 or copies[row] == 0:
+            bucket = np.int64(keys[row] >> np.uint64(64 - BUCKET_BITS))
+            tallies[split, 0, bucket] += lengths[row] + 1
+            tallies[split, 1, bucket] += 1
+
+
+def held_out(cluster: np.ndarray, clusters: dict[str, int]) -> np.ndarray:
+    """Mask of the rows that are validation; of these only the first copy stands there, the others are in no split."""
     below = np.uint64(min(clusters["below"], 2**64 - 1))
     lowest, highest = np.uint64(clusters["lowest"]), np.uint64(clusters["highest"])
-    held_out = ((cluster < below) | (cluster == lowest)) & (cluster != highest) & (below > 0)
-    return held_out & (copy == 0) if split == "validation" else ~held_out
+    found: np.ndarray = ((cluster < below) | (cluster == lowest)) & (cluster != highest) & (below > 0)
+    return found
 
 
-def _cut(tokens: np.ndarray, limit: int) -> list[dict[str, int]]:
+def _cut(tokens: np.ndarray, documents: np.ndarray, limit: int) -> list[dict[str, int]]:
     """Stretches of buckets [first, stop) with at most `limit` tokens each, none empty."""
     shards: list[dict[str, int]] = []
     for bucket in np.flatnonzero(tokens).tolist():
-        size = int(tokens[bucket])
+        size, count = int(tokens[bucket]), int(documents[bucket])
         if shards and shards[-1]["tokens"] + size <= limit:
             shards[-1]["stop"] = bucket + 1
             shards[-1]["tokens"] += size
+            shards[-1]["documents"] += count
         else:
-            shards.append({"first": bucket, "stop": bucket + 1, "tokens": size})
+            shards.append({"first": bucket, "stop": bucket + 1, "tokens": size, "documents": count})
     return shards
 
 
@@ -119,103 +138,154 @@ def begin_dataset(out_dir: str | Path) -> None:
     (Path(out_dir) / DATASET).unlink(missing_ok=True)
 
 
+class Part(NamedTuple):
+    """Rows of one run that go into a stretch of places."""
+
+    batch: pa.RecordBatch  # of the stretch, those of other splits too
+    mine: np.ndarray  # int64, which of its rows are in the split
+
+
 def build_shard(
     encoded_paths: Sequence[str | Path], plan: dict[str, Any], split: str, number: int, out_dir: str | Path
 ) -> dict[str, Any]:
-    """Write `<split>-<number>.bin`, `.idx` and `.parquet`, each atomically; returns the shard's entry of dataset.json.
+    """Write `<split>-<number>.bin`, `.idx` and `.parquet` (and `.mask`), each atomically; returns the shard's entry of dataset.json.
 
-    Memory: about three times the bytes of the shard (measured: 400 MB for 70 million tokens).
+    Memory: the plan's `memory`, but a bucket of places at least.
     """
     shard = plan["shards"][split][number]
-    table = _gather(sorted(map(Path, encoded_paths)), plan, split, shard)
-    small = table.drop_columns(["tokens"]).combine_chunks()
-    lists: Any = pa.chunked_array(
-        table.column("tokens").combine_chunks()
-    )  # one chunk, so that `take` copies only what it takes
-    del table
-    order = pc.sort_indices(small, sort_keys=[("key", "ascending"), ("id", "ascending"), ("copy", "ascending")])
-    small = small.take(order)
-    _refuse_equal_ids(small)
-    lengths = small.column("length").to_numpy() + 1
-    if int(lengths.sum()) != shard["tokens"]:
-        raise TokenizerError(f"{split} shard {number}: encoded files changed since the plan; plan again")
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
-    name = stem(split, number)
-    with atomic(out / f"{name}.bin") as temporary, temporary.open("wb") as file:
-        ends = np.cumsum(lengths)
-        start = 0
-        while start < len(lengths):
-            before = int(ends[start - 1]) if start else 0
-            stop = max(start + 1, int(np.searchsorted(ends, before + GATHER_TOKENS, "right")))
-            tokens = np.concatenate([chunk.flatten().to_numpy() for chunk in lists.take(order[start:stop]).chunks])
-            last = ends[start:stop] - before - 1  # places of the end tokens
-            block = np.empty(int(ends[stop - 1]) - before, np.dtype(plan["dtype"]).newbyteorder("<"))
-            is_text = np.ones(len(block), bool)
-            is_text[last] = False
-            block[is_text], block[last] = tokens, plan["eos_id"]
-            file.write(block.tobytes())
-            start = stop
-    write_index(out / f"{name}.idx", plan["dtype"], lengths)
-    repeats = small.column("repeat") if split == "train" else pa.chunked_array([np.ones(len(lengths), np.int32)])
-    offsets = np.concatenate([[0], np.cumsum(lengths[:-1])]).astype(np.int64)
-    columns: list[Any] = [
-        small.column("id"),
-        pa.array(offsets),
-        small.column("length"),
-        small.column("source"),
-        repeats,
-    ]
-    with atomic(out / f"{name}.parquet") as temporary:
-        sidecar = pa.Table.from_arrays(columns, schema=SIDECAR).combine_chunks()
-        pq.write_table(sidecar, temporary, compression="zstd", row_group_size=1 << 17)
-    return {
-        "file": f"{name}.bin",
-        "tokens": int(lengths.sum()),
-        "documents": len(lengths),
-        "bytes": pc.sum(small.column("bytes")).as_py(),
-        "sha256": sha256_of(out / f"{name}.bin"),
-        "idx_sha256": sha256_of(out / f"{name}.idx"),
-        "sidecar_sha256": sha256_of(out / f"{name}.parquet"),
-        **({"phases": _in_phases(small, len(plan["phases"]))} if plan["phases"] else {}),
-    }
+    files = sorted(map(Path, encoded_paths))
+    masks = chat_ids(plan["special_ids"], out) if plan["kind"] == "chat" else None
+    with ShardWriter(out, split, number, plan, shard["documents"], masks) as writer:
+        for first, stop in _stretches(files, plan, shard):
+            parts = list(_parts(files, plan, split, first, stop))
+            if parts:
+                _append(writer, parts, plan)
+            del parts
+        if (writer.tokens, writer.documents) != (shard["tokens"], shard["documents"]):
+            raise TokenizerError(f"{split} shard {number}: encoded files changed since the plan; plan again")
+    return writer.finish()
 
 
-def _in_phases(small: pa.Table, phases: int) -> list[int]:
-    """How many documents of a shard stand in each phase; they stand in this order."""
-    phase = (small.column("key").to_numpy() >> np.uint64(64 - PHASE_BITS)).astype(np.int64)
-    return np.bincount(phase, minlength=phases).tolist()
+def _rows_between(keys: np.ndarray, first: int, stop: int) -> tuple[int, int]:
+    """Rows of a run in buckets [first, stop)."""
+    low = np.uint64(first << (64 - BUCKET_BITS))
+    start = int(np.searchsorted(keys, low))
+    if stop == 1 << BUCKET_BITS:
+        return start, len(keys)
+    return start, int(np.searchsorted(keys, np.uint64(stop << (64 - BUCKET_BITS))))
 
 
-def _gather(files: list[Path], plan: dict[str, Any], split: str, shard: dict[str, int]) -> pa.Table:
-    """The rows of a shard from all encoded files, reading only row groups that can hold some."""
-    low = shard["first"] << (64 - BUCKET_BITS)
-    high = (shard["stop"] << (64 - BUCKET_BITS)) - 1
-    parts: list[pa.Table] = []
+def _stretches(files: list[Path], plan: dict[str, Any], shard: dict[str, int]) -> Iterator[tuple[int, int]]:
+    """Buckets [first, stop) whose rows fit into the memory together."""
+    if shard["tokens"] * _token_bytes(plan) + shard["documents"] * 2 * ROW_BYTES <= plan["memory"]:
+        yield shard["first"], shard["stop"]  # the common case needs no look at the rows
+        return
+    weights = np.zeros(shard["stop"] - shard["first"], np.int64)
     for path in files:
-        file = open_parquet(path, ["key", "tokens"])
-        column = file.schema_arrow.names.index("key")
-        for group in range(file.num_row_groups):
-            keys_of: Any = file.metadata.row_group(group).column(column).statistics
-            if keys_of.min > high or keys_of.max < low:
-                continue
-            table = file.read_row_group(group)
-            keys, cluster, copy = (table.column(name).to_numpy() for name in ("key", "cluster", "copy"))
-            mine = in_split(split, cluster, copy, plan["clusters"]) & (keys >= low) & (keys <= high)
-            if mine.any():
-                parts.append(table.filter(pa.array(mine)))
-    if not parts:
-        raise TokenizerError(f"{split}: a planned shard has no rows; encoded files changed since the plan; plan again")
-    return pa.concat_tables([part.replace_schema_metadata(None) for part in parts])
+        reader = open_encoded(path)
+        for number in range(reader.num_record_batches):
+            batch = reader.get_batch(number)
+            keys = batch.column("key").to_numpy()
+            start, stop = _rows_between(keys, shard["first"], shard["stop"])
+            lengths = batch.column("length").to_numpy()[start:stop]
+            _weigh(keys[start:stop], lengths, shard["first"], _token_bytes(plan), 2 * ROW_BYTES, weights)
+    first, held = 0, 0
+    for bucket in np.flatnonzero(weights).tolist():
+        if held and held + int(weights[bucket]) > plan["memory"]:
+            yield shard["first"] + first, shard["first"] + bucket
+            first, held = bucket, 0
+        held += int(weights[bucket])
+    yield shard["first"] + first, shard["stop"]
 
 
-def _refuse_equal_ids(table: pa.Table) -> None:
-    """Equal ids have equal places, hence are neighbours once sorted; their order would depend on the files."""
-    ids, copies = table.column("id").combine_chunks(), table.column("copy").to_numpy()
-    equal = pc.equal(ids[1:], ids[:-1]).to_numpy(zero_copy_only=False) & (copies[1:] == copies[:-1])
-    if equal.any():
-        identity = ids[int(np.flatnonzero(equal)[0])].as_py()
-        raise TokenizerError(f"two documents have the id {identity!r}; ids must be unique")
+def _token_bytes(plan: dict[str, Any]) -> int:
+    """Bytes that a token takes while a stretch is put in order: mapped, and written."""
+    return 2 * np.dtype(plan["dtype"]).itemsize + (2 if plan["kind"] == "chat" else 0)
+
+
+@kernel
+def _weigh(keys, lengths, first, per_token, per_row, weights):  # type: ignore[no-untyped-def]
+    for row in range(len(keys)):
+        weights[np.int64(keys[row] >> np.uint64(64 - BUCKET_BITS)) - first] += lengths[row] * per_token + per_row
+
+
+def _parts(files: list[Path], plan: dict[str, Any], split: str, first: int, stop: int) -> Iterator[Part]:
+    """The rows of a stretch of places, from every run that has some."""
+    for path in files:
+        reader = open_encoded(path)
+        for number in range(reader.num_record_batches):
+            batch = reader.get_batch(number)
+            start, end = _rows_between(batch.column("key").to_numpy(), first, stop)
+            if start < end:
+                batch = batch.slice(start, end - start)
+                held = held_out(batch.column("cluster").to_numpy(), plan["clusters"])
+                mine = held & (batch.column("copy").to_numpy() == 0) if split == "validation" else ~held
+                if mine.any():
+                    yield Part(batch, np.flatnonzero(mine))
+
+
+@kernel
+def _scatter(tokens, starts, lengths, places, end_token, block):  # type: ignore[no-untyped-def]
+    """Copies each document to its place in the block, the end token behind it."""
+    for row in range(len(starts)):
+        at = places[row]
+        for token in range(starts[row], starts[row] + lengths[row]):
+            block[at] = tokens[token]
+            at += 1
+        block[at] = end_token
+
+
+def _append(writer: ShardWriter, parts: list[Part], plan: dict[str, Any]) -> None:
+    """Put the rows of a stretch in order and append them to the shard."""
+    names = ("key", "length", "copy", "bytes", "repeat")
+    keys, lengths, copies, sizes, repeats = (
+        np.concatenate([part.batch.column(name).to_numpy()[part.mine] for part in parts]) for name in names
+    )
+    texts = {
+        name: pa.chunked_array([part.batch.column(name).take(pa.array(part.mine)) for part in parts]).combine_chunks()
+        for name in ("id", "source", "group")
+    }
+    order = _in_order(keys, copies, texts["id"])
+    lengths = lengths + 1
+    places = np.empty(len(order), np.int64)
+    places[order] = np.cumsum(lengths[order]) - lengths[order]
+    block = np.empty(int(lengths.sum()), np.dtype(plan["dtype"]).newbyteorder("<"))
+    at = 0
+    for part in parts:
+        lists = part.batch.column("tokens")
+        offsets = lists.offsets.to_numpy()  # into the values of the whole run
+        mine = slice(at, at + len(part.mine))
+        _scatter(lists.values.to_numpy(), offsets[part.mine], lengths[mine] - 1, places[mine], plan["eos_id"], block)
+        at = mine.stop
+    chosen = pa.array(order)
+    writer.add(
+        block,
+        lengths[order],
+        {name: column.take(chosen) for name, column in texts.items()},
+        repeats[order],
+        int(sizes.sum()),
+        np.bincount((keys >> np.uint64(64 - PHASE_BITS)).astype(np.int64), minlength=1 << PHASE_BITS),
+    )
+
+
+def _in_order(keys: np.ndarray, copies: np.ndarray, ids: Any) -> np.ndarray:
+    """Rows by (place, id, copy). Equal ids have equal places, hence are neighbours: two rows with the same id and copy are refused."""
+    order = np.argsort(keys, kind="stable")
+    again = np.flatnonzero(keys[order][1:] == keys[order][:-1])
+    for at in again.tolist():
+        if at and keys[order[at - 1]] == keys[order[at]]:
+            continue  # looked at with those before
+        stop = at
+        while stop < len(order) and keys[order[stop]] == keys[order[at]]:
+            stop += 1
+        same = sorted((ids[row].as_py(), int(copies[row]), row) for row in order[at:stop].tolist())
+        for (one, copy, _), (other, other_copy, _) in pairwise(same):
+            if (one, copy) == (other, other_copy):
+                raise TokenizerError(f"two documents have the id {one!r}; ids must be unique")
+        order[at:stop] = [row for _, _, row in same]
+    return order
 
 
 def build_split(
@@ -242,14 +312,19 @@ def finish_dataset(
         if [shard["file"] for shard in shards] != wanted:
             raise TokenizerError(f"{out}: {split} needs the shards {wanted} in order")
     facts = {
-        "format": PHASED if plan["phases"] else PLAIN,
+        "format": MASKED if plan["kind"] == "chat" else PHASED if plan["phases"] else PLAIN,
         "dtype": plan["dtype"],
         "vocab_size": plan["vocab_size"],
         "eos_id": plan["eos_id"],
         "special_ids": plan["special_ids"],
         "tokenizer_sha256": plan["tokenizer_sha256"],
         "seed": plan["seed"],
+        "kind": plan["kind"],
+        **({"without_target": plan["without_target"]} if plan["kind"] == "chat" else {}),
         **({"phases": plan["phases"]} if plan["phases"] else {}),
+        **({"groups": True} if plan["groups"] else {}),
+        "boundaries": plan["boundaries"],
+        "sources": plan["sources"],
         "splits": {split: splits.get(split, []) for split in SPLITS},
         "pack": {} if packs is None else packs,
     }
@@ -260,12 +335,12 @@ def finish_dataset(
 def write_dataset_json(out: Path, facts: dict[str, Any]) -> None:
     """Commit `facts`, then remove what an earlier dataset in the same folder left behind."""
     out.mkdir(parents=True, exist_ok=True)
-    write_json(out / DATASET, facts)
+    write_json(out / DATASET, with_checksum(facts))
     named = {
         Path(shard["file"]).with_suffix(suffix).name
         for shards in facts["splits"].values()
         for shard in shards
-        for suffix in (".bin", ".idx", ".parquet")
+        for suffix in (".bin", ".idx", ".parquet", *([".mask"] if "mask_sha256" in shard else []))
     }
     named |= {split["file"] for pack in facts["pack"].values() for split in pack["splits"].values() if split["file"]}
     for file in out.iterdir():

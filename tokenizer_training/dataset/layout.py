@@ -17,8 +17,12 @@ import pyarrow as pa
 
 from tokenizer_training.config import TokenizerError
 
-FORMAT = 2  # newest dataset.json, with the files that it names, that this version reads
-PLAIN, PHASED = 1, 2  # what it writes: 2 where there are phases of training
+FORMAT = 3  # newest dataset.json, with the files that it names, that this version reads
+PLAIN, PHASED, MASKED = (
+    1,
+    2,
+    3,
+)  # what it writes: 2 where there are phases of training, 3 for conversations with loss masks
 DATASET = "dataset.json"
 SPLITS = ("train", "validation")
 
@@ -36,6 +40,13 @@ def schema(**columns: pa.DataType) -> pa.Schema:
 SIDECAR = schema(
     id=pa.string(), token_offset=pa.int64(), token_length=pa.int64(), source=pa.string(), repeat=pa.int32()
 )
+
+
+def sidecar_schema(groups: bool) -> pa.Schema:
+    """Columns of a sidecar; `group` (of the mix) only where documents have one."""
+    return SIDECAR.append(schema(group=pa.string()).field(0)) if groups else SIDECAR
+
+
 PACK_INDEX = schema(row=pa.int64(), token_offset=pa.int64(), token_length=pa.int64(), shard=pa.int32())
 PHASED_INDEX = PACK_INDEX.append(schema(phase=pa.int32()).field(0))  # where there are phases of training
 
@@ -55,7 +66,7 @@ def pack_name(split: str, sequence_length: int) -> str:
     return f"{split}.pack-{sequence_length}.parquet"
 
 
-OWN_FILES = re.compile(r"(train|validation)(-\d{5,}\.(bin|idx|parquet)|\.pack-\d+\.parquet)(\.tmp)?")
+OWN_FILES = re.compile(r"(train|validation)(-\d{5,}\.(bin|idx|mask|parquet)|\.pack-\d+\.parquet)(\.tmp)?")
 
 
 @contextmanager
@@ -72,10 +83,22 @@ def atomic(path: Path) -> Iterator[Path]:
         raise
 
 
+def json_text(value: dict[str, Any]) -> str:
+    """Readable JSON; equal values give equal text."""
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+
+
 def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write readable JSON atomically; equal values give equal bytes."""
+    """Write readable JSON atomically."""
     with atomic(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_text(json_text(value), encoding="utf-8")
+
+
+def with_checksum(facts: dict[str, Any]) -> dict[str, Any]:
+    """The facts of dataset.json, last a SHA-256 over all others as JSON without spaces."""
+    rest = {key: value for key, value in facts.items() if key != "checksum"}
+    plain = json.dumps(rest, ensure_ascii=False, separators=(",", ":"))
+    return {**rest, "checksum": hashlib.sha256(plain.encode("utf-8", "surrogatepass")).hexdigest()}
 
 
 def sha256_of(path: Path) -> str:
@@ -84,15 +107,13 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_index(path: Path, dtype: str, lengths: np.ndarray) -> None:
-    """Megatron-LM's `.idx`: each document is one sequence; `lengths` (int64, in tokens) include the end token."""
-    pointers = np.zeros(len(lengths), np.int64)
-    np.cumsum(lengths[:-1] * np.dtype(dtype).itemsize, out=pointers[1:])
-    with atomic(path) as temporary, temporary.open("wb") as file:
-        file.write(HEADER.pack(MAGIC, 1, DTYPE_CODES[dtype], len(lengths), len(lengths) + 1))
-        file.write(lengths.astype("<i4").tobytes())
-        file.write(pointers.astype("<i8").tobytes())
-        file.write(np.arange(len(lengths) + 1, dtype="<i8").tobytes())
+def mask_bits(file: Path, start: int, count: int) -> np.ndarray:
+    """Bits `start` to `start + count` of a `.mask` file as bool: bit i % 8 (from the lowest) of byte i // 8 is token i's."""
+    first = start // 8
+    with file.open("rb") as opened:
+        opened.seek(first)
+        raw = np.frombuffer(opened.read((start + count + 7) // 8 - first), np.uint8)
+    return np.unpackbits(raw, bitorder="little")[start - 8 * first :][:count].astype(bool)
 
 
 def read_lengths(path: Path) -> np.ndarray:

@@ -1,69 +1,48 @@
 """Packing: an index that cuts a split's tokens into training rows, beside the payload and without rewriting it.
 
-- `concat`: rows are cut from the documents' stream; no padding but in the last row, many documents cut.
-- `best_fit`: documents longer than a row are split into full rows and a rest; rests and shorter documents are placed,
+- `best_fit`: documents longer than a row are split (at sentence ends, see `bins.cut`); the pieces and all others are placed,
   longest first, into the row where they fit tightest (best-fit-decreasing, Ding et al. 2024, arXiv 2404.10830), within
   windows of documents in their shuffled order; then the rows of a window are shuffled. Rows are padded.
+- `bucketed`: the same, but a row holds only pieces whose lengths round up to the same power of two.
+- `document`: each piece has a row to itself.
+- `concat`: rows are cut from the documents' stream; no padding but in the last row, many documents cut.
 
-Every token of a split is in exactly one row. Where there are phases of training, their rows follow each other: no row
-and no window holds documents of two.
+Every token of a split is in exactly one row, but for documents left out by `longer: drop` and, of conversations that are split, pieces
+without a token to train on; both are counted. Where there are phases of training, their rows follow each other: no row and
+no window holds documents of two. Memory: the index of one shard, and a window for each group that is interleaved.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tokenizer_training.config import TokenizerError
+from tokenizer_training.dataset import bins
+from tokenizer_training.dataset.boundaries import flags_of
 from tokenizer_training.dataset.config import PackConfig
-from tokenizer_training.dataset.layout import PACK_INDEX, PHASED_INDEX, atomic, pack_name, read_lengths, sha256_of
+from tokenizer_training.dataset.layout import DATASET, atomic, mask_bits, pack_name, read_lengths, sha256_of
+from tokenizer_training.dataset.spans import TENTHS, IndexWriter, Spans, Spool
 
-WRITE_SPANS = 1 << 18  # index lines of a Parquet row group
-
-
-class Spans(NamedTuple):
-    """Lines of the pack index (int64 arrays), sorted by row; `cut` counts documents in more than one row."""
-
-    rows: np.ndarray
-    shards: np.ndarray
-    offsets: np.ndarray
-    lengths: np.ndarray
-    cut: int
+NONE = np.zeros(0, np.int64)
+POWERS = 2 ** np.arange(48, dtype=np.int64)
 
 
 def best_fit(lengths: list[int], capacity: int) -> list[list[int]]:
-    """Rows (lists of item numbers, ascending) for items of 1 to `capacity` tokens: best-fit-decreasing.
-
-    Ties go to the earlier item and to the row that was changed last. A bit set of the capacities that some row has
-    left makes each placement one search for the lowest set bit.
-    """
-    rows: list[list[int]] = []
-    by_space: list[list[int]] = [[] for _ in range(capacity + 1)]  # row numbers by space left
-    spaces = 0  # bit s: some row has s tokens left
-    for item in sorted(range(len(lengths)), key=lambda item: (-lengths[item], item)):
-        length = lengths[item]
-        fitting = spaces >> length
-        if fitting:
-            space = length + (fitting & -fitting).bit_length() - 1
-            row = by_space[space].pop()
-            if not by_space[space]:
-                spaces ^= 1 << space
-            rows[row].append(item)
-        else:
-            space, row = capacity, len(rows)
-            rows.append([item])
-        left = space - length
-        if left:
-            by_space[left].append(row)
-            spaces |= 1 << left
-    for members in rows:
-        members.sort()
-    return rows
+    """Rows (lists of item numbers, ascending) for items of 1 to `capacity` tokens: best-fit-decreasing, see `bins.fit`."""
+    sizes = np.array(lengths, np.int64)
+    rows = np.empty(len(sizes), np.int64)
+    count = bins.fit(sizes, np.zeros(len(sizes), np.int64), capacity, rows)
+    members: list[list[int]] = [[] for _ in range(count)]
+    for item, row in enumerate(rows.tolist()):
+        members[row].append(item)
+    return members
 
 
 def mix64(values: np.ndarray, seed: int) -> np.ndarray:
@@ -74,104 +53,244 @@ def mix64(values: np.ndarray, seed: int) -> np.ndarray:
     return x ^ (x >> np.uint64(31))
 
 
-def best_fit_window(
-    shards: np.ndarray, offsets: np.ndarray, lengths: np.ndarray, config: PackConfig, first_row: int
-) -> tuple[Spans, int]:
-    """Pack the documents of one window (int64 arrays); returns its spans and the number of its rows."""
-    capacity = config.sequence_length
-    pieces: list[tuple[int, int, int]] = []  # shard, offset, length
-    rows: list[list[int]] = []
-    open_items: list[int] = []
-    cut = 0
-    for shard, offset, length in zip(shards.tolist(), offsets.tolist(), lengths.tolist(), strict=True):
-        cut += length > capacity
-        for start in range(0, length, capacity):
-            size = min(capacity, length - start)
-            if size == capacity:
-                rows.append([len(pieces)])
-            else:
-                open_items.append(len(pieces))
-            pieces.append((shard, offset + start, size))
-    packed = best_fit([pieces[item][2] for item in open_items], capacity)
-    rows += [[open_items[item] for item in row] for row in packed]
-    order = np.argsort(mix64(np.arange(first_row, first_row + len(rows)), config.seed), kind="stable")
-    lines = [(first_row + place, *pieces[item]) for place, row in enumerate(order.tolist()) for item in rows[row]]
-    columns = np.array(lines, np.int64).reshape(-1, 4).T
-    return Spans(columns[0], columns[1], columns[2], columns[3], cut), len(rows)
-
-
 class Stretch(NamedTuple):
-    """Documents of a shard that follow each other: the place of the first in tokens, and their lengths (int64)."""
+    """Documents of one shard and one group that stand in this order: int64 places of their first tokens, lengths, codes of their sources."""
 
     shard: int
-    offset: int
+    offsets: np.ndarray
     lengths: np.ndarray
+    codes: np.ndarray
+
+    def part(self, which: Any) -> Stretch:
+        return Stretch(self.shard, self.offsets[which], self.lengths[which], self.codes[which])
 
 
-def stretches(lengths: list[np.ndarray], shards: list[dict[str, Any]], phases: int) -> list[list[Stretch]]:
-    """The documents of each phase (of one where there are none), by shard. `shards`: their entries of dataset.json."""
-    found: list[list[Stretch]] = [[] for _ in range(max(1, phases))]
-    for shard, (sizes, entry) in enumerate(zip(lengths, shards, strict=True)):
-        counts = entry.get("phases", [len(sizes)])
-        if sum(counts) != len(sizes) or len(counts) > len(found):
-            raise TokenizerError(
-                f"{entry['file']}: its phases, {counts}, are not its {len(sizes)} documents; run `verify`"
-            )
-        ends = np.concatenate([[0], np.cumsum(sizes)])
-        first = 0
-        for phase, count in enumerate(counts):
-            if count:
-                found[phase].append(Stretch(shard, int(ends[first]), sizes[first : first + count]))
-            first += count
+class Split:
+    """The payload of a split, shard by shard, and where documents may be cut."""
+
+    def __init__(self, out: Path, shards: list[dict[str, Any]], config: PackConfig, about: dict[str, Any]) -> None:
+        self.out, self.shards, self.config = out, shards, config
+        self.dtype = np.dtype(about.get("dtype", "uint16")).newbyteorder("<")
+        self.chat = about.get("kind") == "chat"
+        self.sentences = config.split == "sentence" and "boundaries" in about
+        self.flags = flags_of(about["boundaries"]) if self.sentences else np.zeros(0, np.uint8)
+        self.names: dict[str, int] = {}  # of sources, or groups, and their codes
+        self.column = "group" if about.get("groups") else "source"
+        self._payload: tuple[int, np.ndarray] | None = None
+        self.documents: Counter[tuple[int, int]] = Counter()  # by phase and code
+        self.tokens: Counter[tuple[int, int]] = Counter()
+        self.lengths = np.zeros(len(POWERS), np.int64)  # of documents, by the power of two that they round up to
+        self.longer = 0
+
+    def payload(self, shard: int) -> np.ndarray:
+        """All tokens of a shard, memory-mapped; those of the last one asked for stay open."""
+        if self._payload is None or self._payload[0] != shard:
+            self._payload = shard, np.memmap(self.out / self.shards[shard]["file"], self.dtype, "r")
+        return self._payload[1]
+
+    def stretches(self, phase: int, phases: int) -> Iterator[Stretch]:
+        """The documents of a phase (of all where there are none), by shard."""
+        for shard, entry in enumerate(self.shards):
+            counts = entry.get("phases", [entry["documents"]])
+            if len(counts) > max(1, phases) or sum(counts) != entry["documents"]:
+                raise TokenizerError(f"{entry['file']}: its phases, {counts}, are not its documents; run `verify`")
+            if phase >= len(counts) or not counts[phase]:
+                continue
+            lengths = read_lengths((self.out / entry["file"]).with_suffix(".idx"))
+            if len(lengths) != entry["documents"]:
+                raise TokenizerError(f"{entry['file']}: its index has {len(lengths)} documents; run `verify`")
+            mine = slice(sum(counts[:phase]), sum(counts[: phase + 1]))
+            offsets = np.cumsum(lengths) - lengths
+            stretch = Stretch(shard, offsets[mine], lengths[mine], self._codes(entry["file"])[mine])
+            self._count(phase, stretch)
+            yield stretch
+
+    def _count(self, phase: int, stretch: Stretch) -> None:
+        documents = np.bincount(stretch.codes)
+        tokens = np.bincount(stretch.codes, stretch.lengths)
+        for code in np.flatnonzero(documents).tolist():
+            self.documents[phase, code] += int(documents[code])
+            self.tokens[phase, code] += int(tokens[code])
+        self.lengths += np.bincount(np.searchsorted(POWERS, stretch.lengths), minlength=len(POWERS))
+        self.longer += int((stretch.lengths > self.config.sequence_length).sum())
+
+    def take_away(self, phase: int, packed: Packed) -> None:
+        """Leave what was dropped out of the mixture."""
+        for code, tokens in zip(packed.dropped.tolist(), packed.dropped_tokens.tolist(), strict=True):
+            self.tokens[phase, code] -= tokens
+
+    def mixture(self, phase: int | None = None) -> dict[str, dict[str, int]]:
+        """Documents, and tokens in rows, by source (or group of the mix)."""
+        found: dict[str, dict[str, int]] = {}
+        for name, code in sorted(self.names.items()):
+            keys = [key for key in self.documents if key[1] == code and phase in (None, key[0])]
+            if keys:
+                found[name] = {
+                    "documents": sum(self.documents[key] for key in keys),
+                    "tokens": sum(self.tokens[key] for key in keys),
+                }
+        return found
+
+    def _codes(self, file: str) -> np.ndarray:
+        """The code of each document's source (or group of the mix)."""
+        sidecar = pq.read_table((self.out / file).with_suffix(".parquet"), columns=[self.column])
+        encoded: Any = sidecar.column(self.column).combine_chunks().dictionary_encode()
+        codes = [self.names.setdefault(name, len(self.names)) for name in encoded.dictionary.to_pylist()]
+        return np.array(codes, np.int64)[encoded.indices.to_numpy()]
+
+
+class Packed(NamedTuple):
+    """Rows of one window (or stretch): spans with rows numbered from 0, and sums."""
+
+    spans: Spans
+    rows: int
+    cut: int = 0  # documents in more than one row
+    cut_tokens: int = 0  # of these documents
+    most: int = 0  # documents in a row, at most
+    dropped: np.ndarray = NONE  # codes of the sources of tokens left out, and how many
+    dropped_tokens: np.ndarray = NONE
+    dropped_pieces: int = 0
+
+
+def pack_window(split: Split, window: list[Stretch], first_row: int) -> Packed:
+    """Pack the documents of a window; `first_row` moves the shuffle of its rows from window to window."""
+    config, capacity = split.config, split.config.sequence_length
+    lengths = np.concatenate([part.lengths for part in window])
+    codes = np.concatenate([part.codes for part in window])
+    shards = np.repeat(np.array([part.shard for part in window]), [len(part.lengths) for part in window])
+    too_long = lengths > capacity
+    left_out = too_long if config.longer == "drop" else np.zeros(len(lengths), bool)
+    search = capacity // 4 if split.sentences else 0
+    room = len(lengths) + int((lengths[too_long] // (1 if split.chat else capacity - search) + 1).sum())
+    documents, offsets, sizes, gaps = (np.empty(room, np.int64) for _ in range(4))
+    avail = np.zeros(search + 1, np.int64)
+    if config.strategy == "best_fit":
+        avail += np.bincount(lengths[lengths <= search], minlength=search + 1)
+    count = before = 0
+    for part in window:
+        keep = np.flatnonzero(~left_out[before : before + len(part.lengths)])
+        tokens = split.payload(part.shard) if search and too_long.any() else np.zeros(0, split.dtype)
+        start = count
+        count = bins.cut(
+            tokens, split.flags, part.offsets[keep], part.lengths[keep], capacity, capacity // 16, search, avail, split.chat
+            and search > 0, documents, offsets, sizes, gaps, count,
+        )  # fmt: skip
+        documents[start:count] = keep[documents[start:count]] + before
+        before += len(part.lengths)
+    documents, offsets, sizes, gaps = documents[:count], offsets[:count], sizes[:count], gaps[:count]
+    dropped, dropped_tokens = codes[left_out], lengths[left_out]
+    dropped_pieces = 0
+    if split.chat and too_long.any():
+        empty = untrained(split, shards[documents], offsets, sizes, too_long[documents])
+        dropped_pieces = int(empty.sum())
+        dropped = np.concatenate([dropped, codes[documents[empty]]])
+        dropped_tokens = np.concatenate([dropped_tokens, sizes[empty]])
+        documents, offsets, sizes, gaps = documents[~empty], offsets[~empty], sizes[~empty], gaps[~empty]
+    rows, made = _place(config, sizes, gaps)
+    places = np.empty(made, np.int64)
+    places[np.argsort(mix64(np.arange(first_row, first_row + made), config.seed))] = np.arange(made)
+    order, starts = np.empty(len(rows), np.int64), np.empty(made + 1, np.int64)
+    rows = places[rows]
+    bins.sort_by(rows, made, order, starts)
+    cut_documents = too_long & ~left_out
+    return Packed(
+        Spans(rows[order], offsets[order], sizes[order], shards[documents][order]),
+        made,
+        int(cut_documents.sum()),
+        int(lengths[cut_documents].sum()),
+        int(np.diff(starts).max(initial=0)),
+        dropped,
+        dropped_tokens,
+        dropped_pieces,
+    )
+
+
+def _place(config: PackConfig, sizes: np.ndarray, gaps: np.ndarray) -> tuple[np.ndarray, int]:
+    """The row of each piece, and the number of rows."""
+    if config.strategy == "document":
+        return np.arange(len(sizes), dtype=np.int64), len(sizes)
+    rows = np.empty(len(sizes), np.int64)
+    if config.strategy == "best_fit":
+        return rows, bins.fit(sizes, gaps, config.sequence_length, rows)
+    made = 0
+    buckets = np.searchsorted(POWERS, sizes)
+    for bucket in np.unique(buckets).tolist():
+        mine = np.flatnonzero(buckets == bucket)
+        placed = np.empty(len(mine), np.int64)
+        more = bins.fit(sizes[mine], gaps[mine], config.sequence_length, placed)
+        rows[mine] = placed + made
+        made += more
+    return rows, made
+
+
+def untrained(
+    split: Split, shards: np.ndarray, offsets: np.ndarray, sizes: np.ndarray, pieces: np.ndarray
+) -> np.ndarray:
+    """Which of the `pieces` (mask) of conversations hold no token to train on."""
+    found = np.zeros(len(pieces), bool)
+    for at in np.flatnonzero(pieces).tolist():
+        file = (split.out / split.shards[int(shards[at])]["file"]).with_suffix(".mask")
+        found[at] = not mask_bits(file, int(offsets[at]), int(sizes[at])).any()
     return found
 
 
-def _windows(documents: list[Stretch], size: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """(shards, offsets, lengths) of `size` documents at a time, across shards."""
-    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    held = 0
-    for shard, begin, these in documents:
-        offsets = begin + np.concatenate([[0], np.cumsum(these)[:-1]])
-        start = 0
-        while start < len(these):
-            stop = min(len(these), start + size - held)
-            parts.append((np.full(stop - start, shard, np.int64), offsets[start:stop], these[start:stop]))
-            held += stop - start
-            start = stop
-            if held == size:
-                yield _joined(parts)
-                parts, held = [], 0
-    if parts:
-        yield _joined(parts)
+def _windows(split: Split, phase: int, phases: int) -> Iterator[tuple[int, list[Stretch]]]:
+    """(group, documents) of `window` documents at a time; group 0 alone where nothing is interleaved."""
+    size = split.config.window
+    held: dict[int, list[Stretch]] = {}
+    for stretch in split.stretches(phase, phases):
+        for group, part in _grouped(split, stretch):
+            parts = held.setdefault(group, [])
+            start = 0
+            while start < len(part.lengths):
+                stop = min(len(part.lengths), start + size - sum(len(p.lengths) for p in parts))
+                parts.append(part.part(slice(start, stop)))
+                start = stop
+                if sum(len(p.lengths) for p in parts) == size:
+                    yield group, parts
+                    parts = held[group] = []
+    for group, parts in sorted(held.items()):
+        if parts:
+            yield group, parts
 
 
-def _joined(parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    shards, offsets, lengths = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return shards, offsets, lengths
+def _grouped(split: Split, stretch: Stretch) -> Iterator[tuple[int, Stretch]]:
+    if split.config.interleave == "none":
+        yield 0, stretch
+    else:
+        for group in np.unique(stretch.codes).tolist():
+            yield group, stretch.part(stretch.codes == group)
 
 
-def _best_fit_spans(documents: list[Stretch], config: PackConfig, row: int) -> Iterator[Spans]:
-    for shards, offsets, sizes in _windows(documents, config.window):
-        spans, rows = best_fit_window(shards, offsets, sizes, config, row)
-        row += rows
-        yield spans
+def _window_rows(split: Split, phase: int, phases: int, first: int) -> Iterator[tuple[int, Packed]]:
+    """(group, rows of a window); rows are numbered within their group."""
+    rows: dict[int, int] = {}
+    for group, window in _windows(split, phase, phases):
+        packed = pack_window(split, window, first + rows.get(group, 0))
+        yield group, _moved(packed, rows.get(group, 0))
+        rows[group] = rows.get(group, 0) + packed.rows
 
 
-def _concat_spans(documents: list[Stretch], config: PackConfig, row: int) -> Iterator[Spans]:
-    """Cut at every multiple of the row length in the stream of all shards, and between shards."""
-    capacity = config.sequence_length
-    before = 0  # tokens of the shards before this one
-    for shard, begin, sizes in documents:
-        total = int(sizes.sum())
-        first = before // capacity
-        edges = np.arange(first + 1, (before + total - 1) // capacity + 1, dtype=np.int64) * capacity - before
-        starts = np.concatenate([[0], edges])
-        stops = np.concatenate([edges, [total]])
-        ends = before + np.cumsum(sizes)
-        cut = int(((ends - sizes) // capacity != (ends - 1) // capacity).sum())
-        rows = row + first + np.arange(len(starts), dtype=np.int64)
-        yield Spans(rows, np.full(len(starts), shard, np.int64), begin + starts, stops - starts, cut)
-        before += total
+def _moved(packed: Packed, by: int) -> Packed:
+    return packed._replace(spans=packed.spans._replace(rows=packed.spans.rows + by))
+
+
+def _concat_rows(split: Split, phase: int, phases: int, first: int) -> Iterator[tuple[int, Packed]]:
+    """Cut at every multiple of the row length in the stream of a group's documents, and between shards."""
+    capacity = split.config.sequence_length
+    state: dict[int, tuple[int, int, int]] = {}  # by group: the open row, its tokens, its documents
+    for stretch in split.stretches(phase, phases):
+        for group, part in _grouped(split, stretch):
+            row, filled, held = state.get(group, (0, 0, 0))
+            room = len(part.lengths) + int(part.lengths.sum()) // capacity + 2
+            rows, starts, sizes = (np.empty(room, np.int64) for _ in range(3))
+            spans, more, filled, held, cut, tokens, most = bins.chain(
+                part.offsets, part.lengths, capacity, filled, held, rows, starts, sizes
+            )
+            shard = np.full(spans, part.shard, np.int64)
+            lines = Spans(rows[:spans] + row, starts[:spans], sizes[:spans], shard)
+            state[group] = row + more, filled, held
+            yield group, Packed(lines, more, cut, tokens, most)
 
 
 def build_pack(
@@ -179,59 +298,89 @@ def build_pack(
     split: str,
     shards: list[dict[str, Any]],
     config: PackConfig,
-    phases: Sequence[str] = (),
+    about: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write `<split>.pack-<length>.parquet` from the `.idx` files of a split; returns its sums for dataset.json.
 
-    `shards`: the split's entries of dataset.json. tokens_in = tokens_kept + tokens_dropped (always 0 here), and
-    rows * sequence_length = tokens_kept + tokens_padded. `phases`: their names; each has its first row, rows and tokens.
+    `shards`: the split's entries of dataset.json. `about`: what else dataset.json (or the plan of the shards) says; without it
+    documents are cut anywhere and there are no phases. tokens_in = tokens_kept + tokens_dropped, and rows * sequence_length =
+    tokens_kept + tokens_padded.
     """
-    out = Path(out_dir)
-    sums = {"rows": 0, "tokens_in": 0, "tokens_kept": 0, "tokens_padded": 0, "tokens_dropped": 0}
-    sums |= {"documents": 0, "documents_cut": 0, "documents_longer_than_row": 0}
-    by_phase: list[dict[str, Any]] = []
+    out, about = Path(out_dir), about or {}
+    phases: list[str] = about.get("phases", [])
+    empty = {"rows": 0, "tokens_in": 0, "tokens_kept": 0, "tokens_padded": 0, "tokens_dropped": 0}
+    empty |= {"documents": 0, "documents_cut": 0, "documents_longer_than_row": 0}
     if not shards:
-        return {"file": None, "sha256": None, **sums, **({"phases": []} if phases else {})}
-    lengths = [read_lengths((out / shard["file"]).with_suffix(".idx")) for shard in shards]
-    sums["tokens_in"] = sum(int(sizes.sum()) for sizes in lengths)
-    sums["documents"] = sum(map(len, lengths))
-    sums["documents_longer_than_row"] = sum(int((sizes > config.sequence_length).sum()) for sizes in lengths)
-    make = _best_fit_spans if config.strategy == "best_fit" else _concat_spans
+        return {"file": None, "sha256": None, **empty, **({"phases": []} if phases else {})}
+    if config.interleave == "group" and not about.get("groups"):
+        raise TokenizerError("interleave: group needs documents of a mix (column mix_group); use source, or none")
+    source = Split(out, shards, config, about)
+    if config.interleave == "source":
+        source.column = "source"
     path = out / pack_name(split, config.sequence_length)
-    index = PHASED_INDEX if phases else PACK_INDEX
-    with atomic(path) as temporary, pq.ParquetWriter(temporary, index, compression="zstd") as writer:
-        held: list[Spans] = []
-        for phase, documents in enumerate(stretches(lengths, shards, len(phases))):
-            first, before = sums["rows"], sums["tokens_kept"]
-            for spans in make(documents, config, first):
-                sums["rows"] = int(spans.rows[-1]) + 1
-                sums["tokens_kept"] += int(spans.lengths.sum())
-                sums["documents_cut"] += spans.cut
-                held.append(spans)
-                if sum(len(s.rows) for s in held) >= WRITE_SPANS:
-                    _write(writer, held, index, phase)
-                    held = []
-            if held:
-                _write(writer, held, index, phase)
-                held = []
+    totals: Counter[str] = Counter()
+    most = 0
+    by_phase: list[dict[str, Any]] = []
+    with atomic(path) as temporary, tempfile.TemporaryDirectory(dir=out, prefix=".spans-") as folder:
+        writer = IndexWriter(temporary, bool(phases), config.sequence_length)
+        for phase in range(max(1, len(phases))):
+            first, before = writer.rows, writer.tokens
+            spool = Spool(Path(folder))
+            make = _concat_rows if config.strategy == "concat" else _window_rows
+            for group, packed in make(source, phase, len(phases), first):
+                most = max(most, packed.most)
+                totals += _counted(packed)
+                source.take_away(phase, packed)
+                if config.interleave == "none":
+                    writer.add(packed.spans._replace(rows=packed.spans.rows + first), phase)
+                else:
+                    spool.add(group, packed.spans)
+            for spans in spool.merged(first) if spool.files else ():
+                writer.add(spans, phase)
             if phases:
-                rows, tokens = sums["rows"] - first, sums["tokens_kept"] - before
-                by_phase.append({"name": phases[phase], "first_row": first, "rows": rows, "tokens": tokens})
-    sums["tokens_dropped"] = sums["tokens_in"] - sums["tokens_kept"]
-    sums["tokens_padded"] = sums["rows"] * config.sequence_length - sums["tokens_kept"]
+                rows, tokens = writer.rows - first, writer.tokens - before
+                one = {"name": phases[phase], "first_row": first, "rows": rows, "tokens": tokens}
+                by_phase.append({**one, "mixture": source.mixture(phase)})
+        writer.close()
+    kept = writer.tokens
+    sums = {
+        "rows": writer.rows,
+        "tokens_in": kept + totals["tokens_dropped"],
+        "tokens_kept": kept,
+        "tokens_padded": writer.rows * config.sequence_length - kept,
+        "tokens_dropped": totals["tokens_dropped"],
+        "tokens_cut": totals["tokens_cut"],
+        "documents": int(source.lengths.sum()),
+        "documents_cut": totals["documents_cut"],
+        "documents_longer_than_row": source.longer,
+        "documents_dropped": totals["documents_dropped"],
+        "pieces_dropped": totals["pieces_dropped"],
+        "most_documents_in_row": most,
+        "mixture_by": source.column,
+        "mixture": source.mixture(),
+        "document_lengths": {str(1 << power): count for power, count in enumerate(source.lengths.tolist()) if count},
+        "row_fill": dict(zip(TENTHS, writer.filled.tolist(), strict=True)),
+    }
+    if sums["tokens_in"] != sum(int(shard["tokens"]) for shard in shards):
+        raise TokenizerError(
+            f"{path}: {sums['tokens_in']} tokens packed or dropped are not those of {DATASET}; run `verify`"
+        )
     return {"file": path.name, "sha256": sha256_of(path), **sums, **({"phases": by_phase} if phases else {})}
 
 
-def _write(writer: pq.ParquetWriter, held: list[Spans], index: pa.Schema, phase: int) -> None:
-    columns = [np.concatenate([getattr(s, name) for s in held]) for name in ("rows", "offsets", "lengths", "shards")]
-    columns += [np.full(len(columns[0]), phase)] if "phase" in index.names else []
-    arrays = [pa.array(values, field.type) for values, field in zip(columns, index, strict=True)]
-    writer.write_table(pa.Table.from_arrays(arrays, schema=index), row_group_size=WRITE_SPANS)
+def _counted(packed: Packed) -> Counter[str]:
+    return Counter(
+        tokens_dropped=int(packed.dropped_tokens.sum()),
+        tokens_cut=packed.cut_tokens,
+        documents_cut=packed.cut,
+        documents_dropped=len(packed.dropped) - packed.dropped_pieces,
+        pieces_dropped=packed.dropped_pieces,
+    )
 
 
 def pack_facts(config: PackConfig, splits: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The entry of dataset.json's `pack` for one sequence length; `splits`: what `build_pack` returned, by split."""
     facts: dict[str, Any] = {"strategy": config.strategy}
-    if config.strategy == "best_fit":
-        facts |= {"window": config.window, "seed": config.seed}
-    return {**facts, "splits": splits}
+    if config.strategy != "concat":
+        facts |= {"window": config.window, "seed": config.seed, "split": config.split, "longer": config.longer}
+    return {**facts, "interleave": config.interleave, "splits": splits}

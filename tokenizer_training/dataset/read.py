@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import mmap
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,9 +15,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tokenizer_training.config import TokenizerError
+from tokenizer_training.dataset.index_cache import EMPTY, open_index
 from tokenizer_training.dataset.layout import pack_name, read_dataset_json
 
 PADDING = -1  # document number of padding
+SEARCHED = 1 << 22  # spans looked through together
 
 
 class Piece(NamedTuple):
@@ -36,7 +39,7 @@ class Piece(NamedTuple):
 class PackedSplit:
     """Rows of `sequence_length` tokens of one split, in the order of its pack index. Safe to pickle.
 
-    The index is held in memory: about 24 bytes a span, so 24 GB for two trillion tokens in rows of 2,048.
+    The index is memory-mapped, 16 bytes a span and 8 a row (`index_cache.py`); small ones are held in memory.
     """
 
     def __init__(self, dataset_dir: str | Path, split: str, sequence_length: int) -> None:
@@ -44,6 +47,7 @@ class PackedSplit:
         self.facts = read_dataset_json(self.path)
         self.dtype, self.vocab_size = np.dtype(self.facts["dtype"]).newbyteorder("<"), int(self.facts["vocab_size"])
         self.eos_id = int(self.facts["eos_id"])
+        self.masked = self.facts.get("kind") == "chat"
         if split not in self.facts["splits"]:
             raise TokenizerError(f"{self.path}: no split {split!r}; it has {', '.join(self.facts['splits'])}")
         if str(sequence_length) not in self.facts["pack"]:
@@ -53,50 +57,71 @@ class PackedSplit:
                 f"run: python -m tokenizer_training pack {self.path} --sequence-length {sequence_length}"
             )
         self.files = [self.path / shard["file"] for shard in self.facts["splits"][split]]
-        self._open: dict[int, np.ndarray] = {}
-        file = self.path / pack_name(split, sequence_length)
-        if not self.files:
-            rows = offsets = lengths_ = shards = np.zeros(0, np.int64)
-        else:
-            index = pq.read_table(file)
-            rows, offsets, lengths_, shards = (
-                index.column(name).to_numpy() for name in ("row", "token_offset", "token_length", "shard")
-            )
-        count = int(self.facts["pack"][str(sequence_length)]["splits"][split]["rows"])
         packed = self.facts["pack"][str(sequence_length)]["splits"][split]
+        self.count = int(packed["rows"])
+        self.most_documents: int | None = packed.get("most_documents_in_row")
         self.phases = [(str(phase["name"]), int(phase["rows"])) for phase in packed.get("phases", [])]  # in row order
-        # first span of each row, and the end of the last
-        self._starts = np.searchsorted(rows, np.arange(count + 1))
-        if len(rows) and (rows[-1] != count - 1 or (np.diff(self._starts) < 1).any() or (np.diff(rows) < 0).any()):
-            raise TokenizerError(f"{file}: its rows are not those that dataset.json counts; run `verify`")
-        self._offsets, self._lengths, self._shards = offsets, lengths_.astype(np.int32), shards.astype(np.int32)
+        file = self.path / pack_name(split, sequence_length)
+        self._where = (file, self.count, packed.get("sha256")) if self.files else None
+        self._index = open_index(*self._where) if self._where else EMPTY
+        self._open: dict[int, mmap.mmap] = {}
+        self._masks: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
-        return len(self._starts) - 1
+        return self.count
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": {}}
+        return {**self.__dict__, "_open": {}, "_masks": {}, "_index": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._index = open_index(*self._where) if self._where else EMPTY
+
+    def mapped(self, number: int) -> mmap.mmap:
+        """One `.bin` file, memory-mapped."""
+        if number not in self._open:
+            with self.files[number].open("rb") as file:
+                self._open[number] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return self._open[number]
 
     def shard(self, number: int) -> np.ndarray:
         """All tokens of one `.bin` file as a read-only memory map."""
-        if number not in self._open:
-            self._open[number] = np.memmap(self.files[number], self.dtype, "r")
-        return self._open[number]
+        return np.frombuffer(self.mapped(number), self.dtype)
+
+    def mask_bytes(self, number: int) -> np.ndarray:
+        """The `.mask` file of a shard of conversations, a bit a token, as a read-only memory map."""
+        if number not in self._masks:
+            self._masks[number] = np.memmap(self.files[number].with_suffix(".mask"), np.uint8, "r")
+        return self._masks[number]
+
+    def spans_of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """The spans of rows (int64), one row's after the other's: int64 shards, token offsets, lengths, and spans of each row."""
+        if len(rows) and (rows.min() < 0 or rows.max() >= self.count):
+            raise IndexError(f"rows {rows.min()} to {rows.max()} of {self.count} in {self.split}")
+        first, stop = self._index.starts[rows], self._index.starts[rows + 1]
+        counts = (stop - first).astype(np.int64)
+        which = np.repeat(first.astype(np.int64) - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
+        spans = self._index.spans[which]
+        shards, offsets, lengths = (spans[name].astype(np.int64) for name in ("shard", "offset", "length"))
+        return shards, offsets, lengths, counts
 
     def spans(self, row: int) -> list[tuple[int, int, int]]:
         """(shard, token offset, length) of the spans of a row, in order."""
         if not 0 <= row < len(self):
             raise IndexError(f"row {row} of {len(self)} in {self.split}")
-        which = slice(int(self._starts[row]), int(self._starts[row + 1]))
-        return list(
-            zip(self._shards[which].tolist(), self._offsets[which].tolist(), self._lengths[which].tolist(), strict=True)
-        )
+        shards, offsets, lengths, _ = self.spans_of(np.array([row]))
+        return list(zip(shards.tolist(), offsets.tolist(), lengths.tolist(), strict=True))
 
     def rows_at(self, shard: int, start: int, stop: int) -> list[int]:
         """The rows that hold tokens [start, stop) of a shard, in order."""
-        inside = (self._shards == shard) & (self._offsets < stop) & (self._offsets + self._lengths > start)
-        spans = np.flatnonzero(inside)
-        return np.unique(np.searchsorted(self._starts, spans, "right") - 1).tolist()
+        found: list[np.ndarray] = []
+        for first in range(0, len(self._index.spans), SEARCHED):
+            spans = self._index.spans[first : first + SEARCHED]
+            offsets = spans["offset"].astype(np.int64)
+            inside = (spans["shard"] == shard) & (offsets < stop) & (offsets + spans["length"] > start)
+            found.append(np.flatnonzero(inside) + first)
+        which = np.concatenate(found) if found else np.zeros(0, np.int64)
+        return np.unique(np.searchsorted(self._index.starts, which, "right") - 1).tolist()
 
     def row(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         """Row `i`: tokens (int64[L]) and document numbers (int32[L]).

@@ -11,14 +11,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tokenizer_training.config import TokenizerError
+from tokenizer_training.dataset.conversations import chat_ids, trained
 from tokenizer_training.dataset.layout import (
+    DATASET,
     PACK_INDEX,
     PHASED_INDEX,
-    SIDECAR,
     SPLITS,
+    json_text,
+    mask_bits,
     read_dataset_json,
     read_lengths,
     sha256_of,
+    sidecar_schema,
+    with_checksum,
 )
 
 CHUNK = 1 << 24  # tokens looked at together
@@ -33,9 +38,19 @@ def verify(dataset_dir: str | Path) -> list[str]:
     path = Path(dataset_dir)
     facts = read_dataset_json(path)
     try:
-        return list(_faults(path, facts))
+        return [*_description(path, facts), *_faults(path, facts)]
     except (KeyError, TypeError, AttributeError) as error:
-        raise TokenizerError(f"{path}/dataset.json: {type(error).__name__} {error}; not of format 1 or 2") from None
+        raise TokenizerError(f"{path}/dataset.json: {type(error).__name__} {error}; not of format 1 to 3") from None
+
+
+def _description(path: Path, facts: dict[str, Any]) -> list[str]:
+    """Whether dataset.json is what was written; those of older versions have no checksum."""
+    if "checksum" not in facts and "boundaries" not in facts:
+        return []
+    text = (path / DATASET).read_bytes()
+    if facts == with_checksum(facts) and text == json_text(facts).encode("utf-8", "surrogatepass"):
+        return []
+    return [f"{DATASET}: its checksum does not fit what it says"]
 
 
 def _faults(path: Path, facts: dict[str, Any]) -> Iterator[str]:
@@ -78,7 +93,9 @@ def _shard(
         if payload.is_file():
             faults += _payload(payload, facts, lengths)
     if sidecar.is_file():
-        faults += _sidecar(sidecar, split, lengths, held_out)
+        faults += _sidecar(sidecar, split, lengths, held_out, facts.get("groups", False))
+    if facts.get("kind") == "chat":
+        faults += _mask(payload, facts, shard)
     return lengths, faults
 
 
@@ -89,18 +106,42 @@ def _counts(shard: dict[str, Any], lengths: np.ndarray) -> list[str]:
     return [f"{shard['file']}: its index has (tokens, documents) {found}, dataset.json says {wanted}"]
 
 
+def _mask(payload: Path, facts: dict[str, Any], shard: dict[str, Any]) -> list[str]:
+    """Whether the loss mask is the one that follows from the roles in the payload."""
+    file = payload.with_suffix(".mask")
+    faults = _checksum(file, shard["mask_sha256"])
+    if not file.is_file() or not payload.is_file():
+        return faults
+    if file.stat().st_size != (shard["tokens"] + 7) // 8:
+        return [*faults, f"{file.name}: {file.stat().st_size} bytes are not a bit for each of {shard['tokens']} tokens"]
+    roles, end = chat_ids(facts["special_ids"], payload)
+    tokens = np.memmap(payload, np.dtype(facts["dtype"]).newbyteorder("<"), "r")
+    wanted = np.empty(len(tokens), np.uint8)
+    trained(tokens, roles["assistant"], end, wanted)
+    if not np.array_equal(mask_bits(file, 0, len(tokens)), wanted) or int(wanted.sum()) != shard["trained"]:
+        faults.append(f"{file.name}: is not what the roles in {payload.name} say")
+    return faults
+
+
 def _payload(file: Path, facts: dict[str, Any], lengths: np.ndarray) -> list[str]:
     dtype = np.dtype(facts["dtype"]).newbyteorder("<")
     if file.stat().st_size != int(lengths.sum()) * dtype.itemsize:
         return [f"{file.name}: {file.stat().st_size} bytes, its index asks for {int(lengths.sum()) * dtype.itemsize}"]
     tokens = np.memmap(file, dtype, "r")
     special = np.array(sorted(facts["special_ids"].values()))
+    chat = facts.get("kind") == "chat"
+    turns = (
+        np.array([*chat_ids(facts["special_ids"], file)[0].values(), chat_ids(facts["special_ids"], file)[1]])
+        if chat
+        else special[:0]
+    )
     found: list[np.ndarray] = []
     for start in range(0, len(tokens), CHUNK):
         chunk = tokens[start : start + CHUNK]
         if int(chunk.max()) >= facts["vocab_size"] or int(chunk.min()) < 0:
             return [f"{file.name}: a token outside the vocabulary of {facts['vocab_size']}"]
         at = np.flatnonzero(np.isin(chunk, special))
+        at = at[~np.isin(chunk[at], turns)]
         if (chunk[at] != facts["eos_id"]).any():
             return [f"{file.name}: a special token other than the end token, which no text encodes to"]
         found.append(at + start)
@@ -109,13 +150,14 @@ def _payload(file: Path, facts: dict[str, Any], lengths: np.ndarray) -> list[str
     return []
 
 
-def _sidecar(file: Path, split: str, lengths: np.ndarray | None, held_out: set[str]) -> list[str]:
+def _sidecar(file: Path, split: str, lengths: np.ndarray | None, held_out: set[str], groups: bool) -> list[str]:
     try:
         table = pq.read_table(file)
     except (pa.ArrowException, OSError) as error:
         return [f"{file.name}: not readable ({error})"]
-    if table.schema.names != SIDECAR.names or table.schema.types != SIDECAR.types:
-        return [f"{file.name}: columns are {table.schema.names}, expected {SIDECAR.names}"]
+    wanted = sidecar_schema(groups)
+    if table.schema.names != wanted.names or table.schema.types != wanted.types:
+        return [f"{file.name}: columns are {table.schema.names}, expected {wanted.names}"]
     faults = []
     if lengths is not None:
         offsets, sizes = table.column("token_offset").to_numpy(), table.column("token_length").to_numpy()
@@ -153,19 +195,10 @@ def _pack(
     if len(filled) != sums["rows"] or (filled < 1).any() or (filled > capacity).any() or (np.diff(rows) < 0).any():
         faults.append(f"{file.name}: rows are not 0 to {sums['rows'] - 1} with 1 to {capacity} tokens each")
     totals = np.array([int(sizes.sum()) for sizes in shards if sizes is not None])
-    order = np.lexsort((offsets, shard))
-    ends = np.flatnonzero(np.diff(shard[order], append=-1))
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    covered: Any = np.array_equal(shard[order][starts], np.arange(len(totals))) and (lengths > 0).all()
-    if covered:
-        begin, stop = offsets[order], offsets[order] + lengths[order]
-        follows = np.empty(len(begin), np.int64)
-        follows[1:], follows[starts] = stop[:-1], 0
-        covered = np.array_equal(begin, follows) and np.array_equal(stop[ends], totals)
-    if not covered:
+    if not _covered(offsets, lengths, shard, totals, sums["tokens_dropped"]):
         faults.append(f"{file.name}: its spans do not cover every token of the split exactly once")
     if "phases" in sums:
-        faults += _phases(file, table, sums["phases"], shards, entries)
+        faults += _phases(file, table, sums["phases"], shards, entries, sums["tokens_dropped"])
     kept = int(lengths.sum())
     wanted = {
         "tokens_in": int(totals.sum()),
@@ -177,12 +210,23 @@ def _pack(
     return faults
 
 
+def _covered(offsets: np.ndarray, lengths: np.ndarray, shard: np.ndarray, totals: np.ndarray, dropped: int) -> bool:
+    """Whether no token is in two spans, and all but `dropped` are in one."""
+    if not len(offsets) or (lengths < 1).any() or (offsets < 0).any() or shard.min() < 0 or shard.max() >= len(totals):
+        return bool(len(offsets) == 0 and dropped == totals.sum())
+    order = np.lexsort((offsets, shard))
+    begin, stop, which = offsets[order], offsets[order] + lengths[order], shard[order]
+    apart = (begin[1:] >= stop[:-1]) | (which[1:] != which[:-1])
+    return bool(apart.all() and (stop <= totals[which]).all() and lengths.sum() + dropped == totals.sum())
+
+
 def _phases(
     file: Path,
     table: pa.Table,
     phases: list[dict[str, Any]],
     shards: list[np.ndarray | None],
     entries: list[dict[str, Any]],
+    dropped: int,
 ) -> list[str]:
     """Whether rows go phase by phase, and hold the documents of their phase."""
     row, phase, lengths = (table.column(name).to_numpy() for name in ("row", "phase", "token_length"))
@@ -194,6 +238,7 @@ def _phases(
             for sizes, entry in zip(shards, entries, strict=True)
             if sizes is not None
         )
+        tokens = facts["tokens"] if dropped else tokens
         found = (int(lengths[mine].sum()), len(np.unique(row[mine])))
         inside = not mine.any() or (row[mine].min() == first and row[mine].max() == first + facts["rows"] - 1)
         if found != (tokens, facts["rows"]) or facts["tokens"] != tokens or facts["first_row"] != first or not inside:

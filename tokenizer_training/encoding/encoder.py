@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from tokenizers import Tokenizer
 
 from tokenizer_training.config import TokenizerError
-from tokenizer_training.corpus.pieces import LONGEST_PIECE, LONGEST_RUN, cut
 from tokenizer_training.dataset.layout import dtype_of, sha256_of
+from tokenizer_training.encoding.bpe_file import BytePairs, read_byte_pairs
+from tokenizer_training.encoding.engines.tokenizers import TokenizersEngine
+from tokenizer_training.encoding.exact import VERIFY_EVERY, ExactEngine
+from tokenizer_training.encoding.texts import Texts, texts_of_column
+from tokenizer_training.vocabulary.characters import character_classes
+from tokenizer_training.vocabulary.pretokenize import LONGEST_RUN, room_for_cuts, run_cuts, to_nfc
 from tokenizer_training.vocabulary.special import END_OF_DOCUMENT
-
-# Characters handed to the tokenizer at once. Its answer takes some 100 bytes a token until it is turned into an array.
-BATCH_CHARACTERS = 2_000_000
 
 
 def clean(text: str) -> str:
@@ -34,10 +37,14 @@ class Encoder:
     """Encodes documents with the tokenizer in a folder.
 
     Text never yields a special token, whatever it spells. Decoding gives back the text (its NFC where the tokenizer
-    normalises; U+FFFD for lone surrogates). Very long texts and runs are cut as `pieces.py` says.
+    normalises; U+FFFD for lone surrogates). Endless runs are cut as `pretokenize.py` says.
+
+    `engine` is the library that does it, or "auto" for the fastest that is installed and gives the ids of `tokenizers` (see
+    `exact.py`); `verify_every`: every so many documents are encoded by `tokenizers` too, 0 for none. `facts()` says which engine
+    it was, and what was verified.
     """
 
-    def __init__(self, tokenizer_dir: str | Path) -> None:
+    def __init__(self, tokenizer_dir: str | Path, engine: str = "auto", verify_every: int = VERIFY_EVERY) -> None:
         self.path = Path(tokenizer_dir)
         file = self.path / "tokenizer.json"
         if not file.is_file():
@@ -62,42 +69,47 @@ class Encoder:
         self.vocab_size: int = 1 + max(self.tokenizer.get_vocab(with_added_tokens=True).values())
         self.dtype = np.dtype(dtype_of(self.vocab_size))
         self.eos_id: int = self.special_ids[END_OF_DOCUMENT]
+        model: BytePairs | TokenizerError
+        try:
+            model = read_byte_pairs(file)
+        except TokenizerError as error:  # not a byte-level BPE: for the reference alone
+            model = error
+        self._nfc = isinstance(model, BytePairs) and model.nfc
+        named = isinstance(model, BytePairs) and model.rules is not None
+        self._engine = ExactEngine(TokenizersEngine(self.tokenizer, cut_safely=named), model, engine, verify_every)
 
-    def __reduce__(self) -> tuple[type[Encoder], tuple[Path]]:
-        return Encoder, (self.path,)
+    def __reduce__(self) -> tuple[type[Encoder], tuple[Path, str, int]]:
+        return Encoder, (self.path, self._engine.wanted, self._engine.verify_every)
+
+    def facts(self) -> dict[str, Any]:
+        """The engine, and how many documents were encoded, verified, encoded by `tokenizers` for want of its ids, or differed."""
+        return self._engine.facts()
 
     def encode(self, text: str) -> np.ndarray:
         """The ids of one text, without an end token."""
         return self.encode_batch([text])[0]
 
-    def encode_batch(
-        self, texts: Sequence[str], longest_run: int = LONGEST_RUN, longest_piece: int = LONGEST_PIECE
-    ) -> list[np.ndarray]:
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The ids of each text (uint16 or int32, see `layout.dtype_of`), without end tokens."""
-        arrays: list[np.ndarray] = []
-        pieces: list[str] = []
-        counts: list[int] = []
-        size = 0
-        for text in texts:
-            parts = cut(clean(text), longest_run, longest_piece)
-            counts.append(len(parts))
-            for part in parts:
-                pieces.append(part)
-                size += len(part)
-                if size >= BATCH_CHARACTERS:
-                    arrays.extend(self._encode(pieces))
-                    pieces, size = [], 0
-        arrays.extend(self._encode(pieces))
-        result = []
-        at = 0
-        for count in counts:
-            result.append(arrays[at] if count == 1 else np.concatenate(arrays[at : at + count]))
-            at += count
-        return result
+        ids, offsets = self._encode(Texts.of([clean(text) for text in texts]))
+        return np.split(ids, offsets[1:-1]) if len(texts) else []
 
-    def _encode(self, pieces: list[str]) -> list[np.ndarray]:
-        encodings = self.tokenizer.encode_batch_fast(pieces, add_special_tokens=False)
-        return [np.array(encoding.ids, dtype=self.dtype) for encoding in encodings]
+    def encode_column(self, column: pa.Array | pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of all texts of a string column, one after the other (uint16 or int32), and int64[rows + 1] offsets.
+
+        The ids of row i are `tokens[offsets[i] : offsets[i + 1]]`, without an end token; nulls give none. Raises
+        `TokenizerError` if the column holds anything but strings.
+        """
+        made = [self._encode(texts) for texts in texts_of_column(column)]
+        offsets = np.zeros(len(column) + 1, np.int64)
+        np.cumsum(np.concatenate([np.zeros(0, np.int64), *(np.diff(places) for _, places in made)]), out=offsets[1:])
+        return np.concatenate([np.zeros(0, self.dtype), *(ids for ids, _ in made)]), offsets
+
+    def _encode(self, texts: Texts) -> tuple[np.ndarray, np.ndarray]:
+        if self._nfc:
+            texts = _normal(texts)
+        ids, offsets = self._engine.encode(*_pieces(texts))
+        return ids.astype(self.dtype), offsets
 
     def decode(self, ids: np.ndarray | Sequence[int], skip_special: bool = False) -> str:
         """The text of ids; special tokens appear as they are written unless skipped, broken UTF-8 as U+FFFD."""
@@ -108,3 +120,32 @@ class Encoder:
         """The pre-tokenizer as JSON, for reports."""
         content: dict[str, Any] = json.loads(self.tokenizer.to_str())
         return json.dumps(content["pre_tokenizer"], ensure_ascii=False)
+
+
+def _normal(texts: Texts) -> Texts:
+    """The texts in NFC."""
+    if not len(texts) or texts.data[texts.offsets[0] : texts.offsets[-1]].max(initial=0) < 0x80:
+        return texts
+    return Texts.of([to_nfc(text) for text in texts])
+
+
+def _pieces(texts: Texts) -> tuple[Texts, np.ndarray]:
+    """The texts cut at endless runs, and which piece each begins with (int64[n + 1])."""
+    cuts: dict[int, np.ndarray] = {}
+    for row in np.flatnonzero(np.diff(texts.offsets) > LONGEST_RUN).tolist():
+        start, stop = int(texts.offsets[row]), int(texts.offsets[row + 1])
+        room = room_for_cuts(stop - start)
+        count = run_cuts(texts.data, start, stop, character_classes(), LONGEST_RUN, room)
+        if count:
+            cuts[row] = room[:count]
+    first = np.arange(len(texts) + 1)
+    if not cuts:
+        return texts, first
+    rows = sorted(cuts)
+    first[1:] += np.cumsum(np.bincount(rows, [len(cuts[row]) for row in rows], len(texts)).astype(np.int64))
+    offsets = np.insert(
+        texts.offsets,
+        np.repeat(np.array(rows) + 1, [len(cuts[row]) for row in rows]),
+        np.concatenate([cuts[row] for row in rows]),
+    )
+    return Texts(texts.data, offsets), first

@@ -7,7 +7,18 @@ ROLES = {"system": "<|system|>", "user": "<|user|>", "assistant": "<|assistant|>
 END_OF_TURN = "<|end|>"
 RESERVED = tuple(f"<|reserved_{i}|>" for i in range(64))
 
-SPECIAL_TOKENS = (END_OF_DOCUMENT, *ROLES.values(), END_OF_TURN, *RESERVED)
+SPECIAL_TOKENS = (END_OF_DOCUMENT, *ROLES.values(), END_OF_TURN, *RESERVED)  # of every tokenizer, with the first ids
+
+# By knob, after those above; the names that open models use (StarCoder 2 and Qwen 2.5 Coder; Hermes and Qwen for tools)
+FIM = ("<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>")
+TOOLS = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
+
+
+def padding_tokens(size: int, multiple: int | None) -> list[str]:
+    """Reserved tokens that make a vocabulary of `size` a multiple of `multiple`; they get the last ids."""
+    missing = -size % multiple if multiple else 0
+    return [f"<|reserved_{len(RESERVED) + number}|>" for number in range(missing)]
+
 
 # A turn is its role token, the content as it is, and the end token. `generation` marks what the assistant writes, the
 # end token included, so that transformers' `return_assistant_tokens_mask` gives the positions to train on.
