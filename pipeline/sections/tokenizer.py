@@ -9,6 +9,7 @@ from typing import Any
 from pipeline.config import RunConfig
 from pipeline.engine.executors import Executor
 from pipeline.engine.phases import Work
+from pipeline.engine.store import Store
 from pipeline.engine.work import Call
 from pipeline.sections.calls import documents, run_calls
 from tokenizer_training.efficiency.measure import evaluate, write_report
@@ -25,7 +26,13 @@ def make_tokenizer(parts: list[Path], config: TokenizerConfig, folder: Path) -> 
 
 
 def run_tokenizer(
-    config: RunConfig, work: Work, local: Path, executor: Executor, parts: dict[str, str], say: Callable[[str], None]
+    config: RunConfig,
+    work: Work,
+    store: Store,
+    local: Path,
+    executor: Executor,
+    parts: dict[str, str],
+    say: Callable[[str], None],
 ) -> tuple[dict[str, Any], list[str]]:
     """Train and measure a tokenizer."""
     assert config.tokenizer is not None

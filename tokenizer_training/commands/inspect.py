@@ -28,7 +28,9 @@ def add(commands: Any) -> None:
     parser.add_argument("--row", type=int, help="of a dataset: row number (default 0)")
     parser.add_argument("--document", help="of a dataset: a document id, instead of a row")
     parser.add_argument(
-        "--documents", help="of a dataset: the files that were encoded (default: `documents` beside it)"
+        "--documents",
+        metavar="FOLDER",
+        help="of a dataset: the Parquet files that were encoded, for URLs and scores (default: `documents` beside it)",
     )
     parser.add_argument("--context", type=int, help="of a text: tokens of a context window (default 8192)")
     parser.add_argument("--price", type=float, help="of a text: price of a million tokens (default: none shown)")

@@ -49,8 +49,8 @@ class BytePairs:
 @cache
 def named_rules(expression: str) -> Rules | None:
     """The named pattern, and its group of digits, that an expression is."""
-    for name in PATTERNS:
-        for digits in (None, 1, 2, 3):
+    for digits in (None, 1, 2, 3):  # first the patterns as they are
+        for name in PATTERNS:
             rules = split_rules(name, digits)
             if rules.regex == expression:
                 return rules
