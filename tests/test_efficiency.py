@@ -375,3 +375,28 @@ def test_every_definition_is_in_the_docs():
     docs = (Path(__file__).parents[1] / "docs" / "efficiency.md").read_text(encoding="utf-8")
     assert definitions_markdown() in docs
     assert len({metric.field for metric in METRICS}) == len(METRICS)
+
+
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        {"engine": "tokenizers", "algorithm": "unigram"},
+        {"engine": "tokenizers", "algorithm": "wordpiece"},
+        {"superword": {"start": 0.8}},
+        {"fim": True, "pad_to_multiple": 128, "pattern": "o200k"},
+        {"pattern": "custom", "custom_pattern": r"\p{L}+|\P{L}+"},
+    ],
+    ids=["unigram", "wordpiece", "superword", "padded", "custom"],
+)
+def test_every_kind_of_tokenizer_is_measured(trained, tmp_path, knobs):
+    _, files = trained
+    train_tokenizer(files, TokenizerConfig.model_validate({"vocab_size": 700, **knobs}), tmp_path / "t")
+    facts = evaluate(tmp_path / "t", files)
+    peer = open_peer(str(tmp_path / "t"))
+    assert facts["lossless_share"] == 1 and not facts["settings"]["losses"]
+    assert sum(facts["health"]["classes"].values()) == facts["vocab_size"] == peer.vocab_size
+    text = TEN[0] + ARTICLES["th"]
+    assert b"".join(peer.pieces[i] for i in peer.encode(text)) == text.encode()
+    for point in facts["size_curve"]:
+        assert point["tokens"] >= facts["total"]["tokens"]
+    assert bool(facts["size_curve"]) == ("engine" not in knobs)

@@ -49,6 +49,7 @@ class Peer:
         self.name, self.kind, self.path = name, kind, path
         self.pieces, self.byte_exact = pieces, byte_exact
         self.special_ids = specials
+        self.continuing: set[int] = set()  # tokens of WordPiece that only stand within a word
         self.specials = set(specials.values())
         self.sha256 = sha256_of(path)
         self.vocab_size = len(pieces)
@@ -121,6 +122,7 @@ class OwnPeer(Peer):
         pieces, byte_exact = _pieces(self.content, self.encoder.vocab_size)
         exact = byte_exact and self.content["normalizer"] is None
         super().__init__(name, "folder", folder / "tokenizer.json", pieces, self.encoder.special_ids, exact)
+        self.continuing = _continuing(self.content)
 
     def encode_batch(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """All tokens, and where each text's begin."""
@@ -159,6 +161,7 @@ class TokenizersPeer(Peer):
         specials = {token["content"]: token["id"] for token in self.content["added_tokens"] if token["special"]}
         exact = byte_exact and self.content["normalizer"] is None
         super().__init__(name, "tokenizers", path, pieces, specials, exact)
+        self.continuing = _continuing(self.content)
 
     def _encode(self, texts: list[str]) -> list[Any]:
         return [made.ids for made in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
@@ -322,7 +325,9 @@ def _pieces(content: dict[str, Any], size: int) -> tuple[list[bytes], bool]:
     entries = vocabulary.items() if isinstance(vocabulary, dict) else ((t, i) for i, (t, _) in enumerate(vocabulary))
     byte_level = "ByteLevel" in _types(content["decoder"])
     pieces = [b""] * size
-    for token, number in entries:
+    prefix = _prefix(content)
+    for spelled, number in entries:
+        token = spelled.removeprefix(prefix)
         if byte_level and (raw := token_bytes(token)) is not None:
             pieces[number] = raw
         elif not byte_level and len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
@@ -332,6 +337,17 @@ def _pieces(content: dict[str, Any], size: int) -> tuple[list[bytes], bool]:
     for token in content["added_tokens"]:
         pieces[token["id"]] = b"" if token["special"] else token["content"].encode("utf-8")
     return pieces, byte_level
+
+
+def _prefix(content: dict[str, Any]) -> str:
+    return str(content["model"]["continuing_subword_prefix"]) if content["model"]["type"] == "WordPiece" else ""
+
+
+def _continuing(content: dict[str, Any]) -> set[int]:
+    prefix = _prefix(content)
+    return (
+        {number for token, number in content["model"]["vocab"].items() if token.startswith(prefix)} if prefix else set()
+    )
 
 
 def _merges(content: dict[str, Any]) -> np.ndarray | None:
