@@ -144,6 +144,9 @@ def render(reports: list[dict[str, Any]], unlike: Sequence[dict[str, str]] = ())
         length_chart=charts.lengths(
             {int(size): n for size, n in first["health"]["token_lengths"].items()}, "Tokens of the vocabulary by length"
         ),
+        classes=[
+            name for name in first["health"]["classes"] if any(facts["health"]["classes"][name] for facts in reports)
+        ],
         glitch=first.get("glitch", {}),
         strips=_strips(reports),
         probes={
