@@ -6,10 +6,12 @@ import html
 import json
 import re
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from tests.browser import opened
+from tests.test_efficiency import write_safetensors
 from tests.tokens_corpus import ARTICLES, python_texts, rows_of, write_documents
 from tokenizer_training.cli import main
 from tokenizer_training.efficiency import charts
@@ -151,6 +153,21 @@ def test_commands(trained, tmp_path, capsys):
     ):
         assert main(wrong) == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_model_and_parallel_text_without_english_are_on_the_page(trained, tmp_path, capsys):
+    folder, files = trained
+    for code in ("xx", "yy"):
+        (tmp_path / f"{code}.txt").write_text(f"{code} one\n\ntwo\n")
+    values = np.random.default_rng(1).normal(size=(900, 4)).astype(np.float32)
+    write_safetensors(tmp_path / "m.safetensors", "transformer.wte.weight", values)
+    given = ["evaluate", str(folder / "small"), str(files[0]), "--output", str(tmp_path / "r")]
+    assert main([*given, "--model", str(tmp_path), "--parallel", str(tmp_path)]) == 0
+    facts = json.loads((tmp_path / "r" / "report.json").read_text())
+    assert facts["parallel_user"]["english"] is None and facts["parallel_user"]["gini"] is not None
+    page = (tmp_path / "r" / "report.html").read_text()
+    assert "transformer.wte.weight" in page and "tokens per line" in page
+    assert len(facts["glitch"]["input"]["norm"]["candidates"]) == 16  # 2 % of the ordinary tokens
 
 
 def test_unlike_tokenizers_need_the_flag(trained, tmp_path, capsys):
