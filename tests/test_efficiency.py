@@ -288,6 +288,7 @@ def test_totals_of_a_counts_table(trained, tmp_path):
     assert set(counted["by_domain"]) == {"x.org"} and counted["dropped_pretokens"] == 0
     folder = tmp_path / "copy"
     shutil.copytree(trained[0], folder)
+    shutil.rmtree(folder / "counts")
     assert "counted" not in evaluate(folder, files)
     shutil.copytree(table.parent, folder / "counts")
     assert evaluate(folder, files)["counted"] == counted
@@ -400,3 +401,6 @@ def test_every_kind_of_tokenizer_is_measured(trained, tmp_path, knobs):
     for point in facts["size_curve"]:
         assert point["tokens"] >= facts["total"]["tokens"]
     assert bool(facts["size_curve"]) == ("engine" not in knobs)
+    if "engine" not in knobs:  # training left its counts of the same documents
+        assert facts["counted"]["total"]["tokens"] == facts["total"]["tokens"]
+        assert facts["counted"]["files"] == ["chunks.parquet" if "superword" in knobs else "words.parquet"]

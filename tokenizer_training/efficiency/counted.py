@@ -42,19 +42,21 @@ def misfit(peer: Peer, file: Path) -> str | None:
 def counted_totals(peer: Peer, table: Path) -> dict[str, Any]:
     """Bytes, tokens and bytes per token of everything counted, and by source, language and domain.
 
-    `table` is a counts table of the command `count`, or a folder of them. `dropped_pretokens`: occurrences that its minimum count
-    left out, which are in no sum. Raises `TokenizerError` for another file, or one that was counted as the tokenizer does not cut.
+    `table` is a counts table of the command `count`, or a folder of them, of which those count that were counted as the tokenizer
+    cuts text (`files`; training of superwords leaves a table of each stage). `dropped_pretokens`: occurrences that its minimum count
+    left out, which are in no sum. Raises `TokenizerError` if there is none.
     """
-    files = counts_files(table)
-    if not files:
+    found = counts_files(table)
+    if not found:
         raise TokenizerError(f"{table}: no counts table; expected a Parquet file of `count` or a folder of them")
+    reasons = {file: misfit(peer, file) for file in found}
+    files = [file for file in found if reasons[file] is None]
+    if not files:
+        raise TokenizerError(str(reasons[found[0]]))
     sums: dict[str, dict[str, list[int]]] = {name: {} for name in ("source", "language", "domain")}
     total = [0, 0, 0]
     dropped = 0
     for file in files:
-        reason = misfit(peer, file)
-        if reason is not None:
-            raise TokenizerError(reason)
         dropped += int(counts_facts(file)["dropped_pretokens"])
         opened = pq.ParquetFile(file)
         for batch in opened.iter_batches(BATCH_ROWS, columns=list(COLUMNS)):
@@ -75,6 +77,7 @@ def counted_totals(peer: Peer, table: Path) -> dict[str, Any]:
                     for at, values in enumerate((sizes, made, counts)):
                         row[at] += int(values[mine].sum())
     return {
+        "files": [file.name for file in files],
         "total": _row(total),
         "dropped_pretokens": dropped,
         **{

@@ -81,7 +81,7 @@ def evaluate(
         facts["counted"] = counted_totals(peer, Path(counts_table))
     else:
         found = counts_files(Path(tokenizer_dir) / "counts")
-        if found and all(misfit(peer, file) is None for file in found):
+        if any(misfit(peer, file) is None for file in found):
             facts["counted"] = counted_totals(peer, Path(tokenizer_dir) / "counts")
     return facts
 
