@@ -171,7 +171,7 @@ METRICS = (
         "Encoding",
         "10⁶ bytes of text a second, whole call",
         "MB/s",
-        "on this machine with what else ran on it; peers go through their own libraries",
+        "on this machine with what else ran on it, after a first batch that fills caches; peers go through their own libraries",
     ),
     Metric("decode_mb_per_second", "Decoding", "10⁶ bytes of text a second, whole call", "MB/s", "as above"),
     Metric("load_seconds", "Loading", "from the file to the first token", "s", "as above"),
