@@ -67,7 +67,8 @@ def test_olmo(dataset, chat, tmp_path):
         for name, tokens, documents in shards(which):
             assert (folder / f"{name}.npy").is_symlink()
             read = np.memmap(folder / f"{name}.npy", np.uint16, "r")
-            lines = list(csv.reader(gzip.open(folder / f"{name}.csv.gz", "rt", newline="")))
+            with gzip.open(folder / f"{name}.csv.gz", "rt", newline="") as text:
+                lines = list(csv.reader(text))
             assert [(line[2], line[3], int(line[1]) - int(line[0])) for line in lines] == documents
             assert all(read[int(line[1]) - 1] == 0 for line in lines) and np.array_equal(read, tokens)
             assert [int(line[4]) for line in lines] == list(range(len(lines)))

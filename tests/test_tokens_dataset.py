@@ -3,6 +3,7 @@
 import hashlib
 import json
 import random
+import re
 import shutil
 from collections import Counter
 
@@ -247,3 +248,29 @@ def test_train_is_never_empty(tmp_path, tokenizer):
         rows = rows_of(["one", "two"], dup_cluster=[f"a{number}", f"b{number}"])
         dataset = build_rows(tmp_path / str(number), tokenizer, rows, validation=0.5)
         assert dataset.documents("train") == dataset.documents("validation") == 1
+
+
+def test_a_row_is_shown_in_colour_with_urls_and_scores(tmp_path, tokenizer, capsys):
+    urls = [f"https://example.org/{number}" for number in range(len(TEXTS))]
+    rows = rows_of(TEXTS, url=urls, quality=[f"{number / 7:.3f}" for number in range(len(TEXTS))])
+    files = write_documents(tmp_path / "documents", rows, 2)
+    dataset = build(tmp_path / "tokens", tokenizer, files)
+    encoder = Encoder(tokenizer)
+    packed = dataset.packed("train", 128)
+    known = {row["id"]: row for row in rows}
+    arguments = ["inspect", str(dataset.path), "--tokenizer", str(tokenizer), "--row"]
+    for row in range(8):
+        assert main([*arguments, str(row), "--color", "always"]) == 0
+        coloured = capsys.readouterr().out
+        assert main([*arguments, str(row)]) == 0
+        plain = capsys.readouterr().out
+        for piece in dataset.documents_in_row(packed, row):
+            assert f"url {known[piece.id]['url']}, quality {known[piece.id]['quality']}" in plain
+            tokens = packed.row(row)[0][piece.row_offset : piece.row_offset + piece.length - piece.ends]
+            assert encoder.decode(tokens) in plain
+        # without its colours and marks of line ends the text is the same, but for characters that a row's end cuts
+        bare = re.sub("\x1b\\[[0-9;]*m", "", coloured).replace("\u21b5\n", "\n")
+        assert bare.replace("\ufffd", "") == plain.replace("\ufffd", "")
+        assert coloured.count("\x1b[30;48;5;") >= int((packed.row(row)[1] >= 0).sum()) * 0.8
+    assert main([*arguments, "0", "--documents", str(tmp_path / "nowhere")]) == 0
+    assert ", url " not in capsys.readouterr().out

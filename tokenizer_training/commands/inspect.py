@@ -9,7 +9,7 @@ from typing import Any
 
 from tokenizer_training.config import TokenizerError
 
-OF_DATASETS = ("split", "sequence_length", "row", "document")
+OF_DATASETS = ("split", "sequence_length", "row", "document", "documents")
 OF_TEXTS = ("context", "price", "tokens", "pattern")
 
 
@@ -27,6 +27,11 @@ def add(commands: Any) -> None:
     parser.add_argument("--sequence-length", type=int, help="of a dataset: which pack index (default: the shortest)")
     parser.add_argument("--row", type=int, help="of a dataset: row number (default 0)")
     parser.add_argument("--document", help="of a dataset: a document id, instead of a row")
+    parser.add_argument(
+        "--documents",
+        metavar="FOLDER",
+        help="of a dataset: the Parquet files that were encoded, for URLs and scores (default: `documents` beside it)",
+    )
     parser.add_argument("--context", type=int, help="of a text: tokens of a context window (default 8192)")
     parser.add_argument("--price", type=float, help="of a text: price of a million tokens (default: none shown)")
     parser.add_argument("--tokens", type=int, help="of a text: show the first so many tokens (default 200)")
@@ -40,7 +45,7 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """`inspect`."""
     try:
-        folder = Path(arguments.dataset).is_dir()
+        folder = arguments.dataset != "" and Path(arguments.dataset).is_dir()
     except (OSError, ValueError):  # a text that cannot be a name
         folder = False
     foreign = [name for name in (OF_TEXTS if folder else OF_DATASETS) if getattr(arguments, name) is not None]
@@ -50,12 +55,12 @@ def run(arguments: argparse.Namespace) -> int:
             f"--{foreign[0].replace('_', '-')} is for a {kinds[0]}, and {arguments.dataset[:80]!r} is taken as a {kinds[1]}"
         )
     color = sys.stdout.isatty() if arguments.color == "auto" else arguments.color == "always"
-    for line in _dataset(arguments) if folder else _text(arguments, color):
+    for line in _dataset(arguments, color) if folder else _text(arguments, color):
         print(line)
     return 0
 
 
-def _dataset(arguments: argparse.Namespace) -> Any:
+def _dataset(arguments: argparse.Namespace, color: bool) -> Any:
     from tokenizer_training.dataset.read import TokenDataset
     from tokenizer_training.dataset.show import show_document, show_row
 
@@ -69,7 +74,9 @@ def _dataset(arguments: argparse.Namespace) -> Any:
         return show_document(dataset, tokenizer, arguments.document, length)
     if length is None:
         raise TokenizerError(f"{dataset}: not packed yet; run: python -m tokenizer_training pack {dataset}")
-    return show_row(dataset, tokenizer, arguments.split or "train", length, arguments.row or 0)
+    return show_row(
+        dataset, tokenizer, arguments.split or "train", length, arguments.row or 0, arguments.documents, color
+    )
 
 
 def _text(arguments: argparse.Namespace, color: bool) -> Any:
