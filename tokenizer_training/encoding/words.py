@@ -27,6 +27,7 @@ from tokenizer_training.vocabulary.pretokenize import next_end
 
 INLINE = 15  # bytes of a word that the table itself holds
 LONGEST_CACHED = 256  # bytes; longer words hardly come twice
+LONGEST_USUAL = 8200  # bytes; no pre-token is longer where endless runs are cut
 SCAN = 40  # symbols up to which looking for the lowest rank each time is faster than keeping a heap
 
 NONE: Any = np.int64(2**63 - 1)  # no merge; above every rank
@@ -383,17 +384,12 @@ def encode_rows(
     `next_end` knows every pre-token. The commonest, all of ASCII and before a character of ASCII, are found here; words
     eight bytes at a time. Where patterns look at case, a word is at most its first letter in upper case and the others in lower.
     """
-    longest = 0
-    for row in range(row_ends.shape[0]):
-        size = row_ends[row] - (row_ends[row - 1] if row > 0 else 0)
-        if size > longest:
-            longest = size
-    symbols = np.empty(longest + 1, np.int64)
-    ranks = np.empty(SCAN + 1, np.int64)
-    linked = longest if longest > SCAN else 0
-    before = np.empty(linked, np.int64)
-    after = np.empty(linked, np.int64)
-    heap = np.empty(3 * linked + 1, np.int64)
+    room = LONGEST_USUAL
+    symbols = np.empty(room, np.int64)
+    ranks = np.empty(SCAN, np.int64)
+    before = np.empty(room, np.int64)
+    after = np.empty(room, np.int64)
+    heap = np.empty(3 * room, np.int64)
     mask = np.uint64((table.shape[0] >> 3) - 1)
     cased = style >= CASED
     fold = ZERO if cased else CASES
@@ -492,6 +488,12 @@ def encode_rows(
                 made += number
             else:
                 used[3] += 1
+                if size > room:
+                    room = 2 * size
+                    symbols = np.empty(room, np.int64)
+                    before = np.empty(room, np.int64)
+                    after = np.empty(room, np.int64)
+                    heap = np.empty(3 * room, np.int64)
                 for k in range(size):
                     symbols[k] = byte_ids[data[at + k]]
                 if size <= SCAN:
