@@ -6,13 +6,15 @@ import numpy as np
 
 from tokenizer_training.encoding.bpe_file import BytePairs
 from tokenizer_training.encoding.engines.engine import Unavailable
+from tokenizer_training.encoding.merges import pair_table, slots
 from tokenizer_training.encoding.texts import Texts
-from tokenizer_training.encoding.words import encode_rows, pair_table, put_tokens, slots
+from tokenizer_training.encoding.words import encode_rows, put_tokens
 from tokenizer_training.vocabulary.characters import character_classes
 from tokenizer_training.vocabulary.patterns import GPT2_STYLE
 
 CHUNK_BYTES = 1 << 20  # of text encoded at once: with its pre-tokens and ids it stays in the processor's caches
 CACHED_WORDS = 1 << 18  # beside the vocabulary. Room for them: 8 bytes of long words, and 4 ids, each
+LONGEST_USUAL = 8200  # bytes; no pre-token is longer where endless runs are cut
 PADDING = 32  # bytes after the texts that the kernels may read
 
 
@@ -42,6 +44,7 @@ class GristmillEngine:
         self.used = np.zeros(4, np.int64)
         self._buffer = np.zeros(CHUNK_BYTES + PADDING, np.uint8)
         self._out = np.empty(CHUNK_BYTES, np.int32)
+        self._scratch = np.empty(6 * LONGEST_USUAL, np.int64)
         self._vocabulary = Texts.of_bytes(list(model.tokens))
         self._numbers = np.fromiter(model.tokens.values(), np.int64, len(model.tokens))
         self._merging = not model.ignore_merges
@@ -94,8 +97,13 @@ class GristmillEngine:
         if int(row_ends[-1]) + 3 > len(self._out):
             self._out = np.empty(int(row_ends[-1]) + 3, np.int32)
         offsets = np.zeros(len(row_ends) + 1, np.int64)
-        count: int = encode_rows(
-            data, words, row_ends, character_classes(), self.style, self.digits, self.before_word,
-            self.byte_ids, self.pairs, self.table, self.ids, self.arena, self.used, self.limits, self._out, offsets,
-        )  # fmt: skip
+        count = -1
+        while count < 0:
+            count = encode_rows(
+                data, words, row_ends, character_classes(), self.style, self.digits, self.before_word,
+                self.byte_ids, self.pairs, self.table, self.ids, self.arena, self.used, self.limits,
+                self._scratch, self._out, offsets,
+            )  # fmt: skip
+            if count < 0:
+                self._scratch = np.empty(-6 * 2 * count, np.int64)
         return self._out[:count].copy(), offsets
