@@ -7,6 +7,10 @@ DOCUMENTS.jsonl has one {"text": ...} a line; SENTENCES is an archive of text fi
 of each by turns; code is Python's own library. A tokenizer is trained on a part of all three, unless one is given. `--peer` measures
 a published byte-level tokenizer.json too. Prints a Markdown table: MB of UTF-8 per CPU-second (median of the runs), on the first
 pass over the text (cold: nothing cached, code compiled) and on the second (warm), and whether ids are those of `tokenizers`.
+
+    python -m benchmarks.tokens.encoding --memory FOLDER
+
+prints the resident memory of our engine and of gigatoken over 54 MB of distinct words, with the tokenizer in FOLDER.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -109,6 +114,26 @@ def run_engine(name: str, tokenizer: Path, column: Path) -> None:
     )
 
 
+def run_memory(name: str, tokenizer: Path) -> None:
+    """In the child: MB resident before, and after each 9 MB of words of eight random letters."""
+    from tokenizer_training.encoding.bpe_file import read_byte_pairs
+    from tokenizer_training.encoding.exact import _MAKERS
+    from tokenizer_training.encoding.texts import Texts
+
+    engine = _MAKERS[name](read_byte_pairs(tokenizer))
+    engine.encode(Texts.of(["compiled"]))
+    generator = np.random.default_rng(0)
+    process = psutil.Process()
+    resident = [process.memory_info().rss]
+    for _ in range(6):
+        letters = generator.integers(97, 123, (1_000_000, 9)).astype(np.uint8)
+        letters[:, 0] = 32
+        engine.encode(Texts(letters.reshape(-1), np.arange(0, 9_000_001, 9_000, dtype=np.int64)))
+        del letters
+        resident.append(process.memory_info().rss)
+    print(f"| {name} | " + " | ".join(f"{size / 1e6:.0f}" for size in resident) + " |")
+
+
 def child(name: str, tokenizer: Path, column: Path) -> dict[str, float | str]:
     one = {"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "benchmarks.tokens.encoding", "--child", name, str(tokenizer), str(column)]
@@ -128,10 +153,23 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, default=8)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--vocab", type=int, default=32768)
+    parser.add_argument("--memory", type=Path)
     parser.add_argument("--child", nargs=3)
     arguments = parser.parse_args()
+    if arguments.child and arguments.child[0] == "memory":
+        run_memory(arguments.child[1], Path(arguments.child[2]))
+        return
     if arguments.child:
         run_engine(arguments.child[0], Path(arguments.child[1]), Path(arguments.child[2]))
+        return
+    if arguments.memory:
+        print(
+            "| engine | MB at first | " + " | ".join(f"{9 * i} MB" for i in range(1, 7)) + " |\n|" + "---|" * 8,
+            flush=True,
+        )
+        for name in ("gristmill", "gigatoken"):
+            command = [sys.executable, "-m", "benchmarks.tokens.encoding", "--child", "memory", name]
+            subprocess.run([*command, str(arguments.memory / "tokenizer.json")], check=True)
         return
     size = arguments.megabytes * 1_000_000
     corpora = {"code": code(size)}

@@ -16,8 +16,8 @@ from __future__ import annotations
 import numpy as np
 
 from tokenizer_training.encoding.bpe_file import BytePairs
+from tokenizer_training.encoding.merges import merge_each, pair_table
 from tokenizer_training.encoding.texts import Texts
-from tokenizer_training.encoding.words import merge_each, pair_table
 
 
 def parts_of_tokens(model: BytePairs) -> tuple[np.ndarray, np.ndarray]:

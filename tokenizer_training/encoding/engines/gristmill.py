@@ -6,13 +6,15 @@ import numpy as np
 
 from tokenizer_training.encoding.bpe_file import BytePairs
 from tokenizer_training.encoding.engines.engine import Unavailable
+from tokenizer_training.encoding.merges import pair_table, slots
 from tokenizer_training.encoding.texts import Texts
-from tokenizer_training.encoding.words import encode_rows, pair_table, put_tokens, slots
+from tokenizer_training.encoding.words import encode_rows, put_tokens
 from tokenizer_training.vocabulary.characters import character_classes
 from tokenizer_training.vocabulary.patterns import GPT2_STYLE
 
 CHUNK_BYTES = 1 << 20  # of text encoded at once: with its pre-tokens and ids it stays in the processor's caches
 CACHED_WORDS = 1 << 18  # beside the vocabulary. Room for them: 8 bytes of long words, and 4 ids, each
+LONGEST_USUAL = 8200  # bytes; no pre-token is longer where endless runs are cut
 PADDING = 32  # bytes after the texts that the kernels may read
 
 
@@ -34,28 +36,32 @@ class GristmillEngine:
         self.byte_ids = np.array(model.byte_ids, np.int64)
         self.pairs = pair_table(model.merges)
         known = len(model.tokens) + cached_words
-        self.limits = np.array([known, 4 * known, 8 * known + sum(map(len, model.tokens))], np.int64)
+        spelled = sum(map(len, model.tokens))
+        self.limits = np.array([known, 4 * known + spelled, 8 * known + spelled], np.int64)
         self.table = np.zeros(4 * slots(2 * known), np.uint64)
         self.ids = np.empty(self.limits[1], np.int32)
         self.arena = np.empty(self.limits[2], np.uint8)
         self.used = np.zeros(4, np.int64)
         self._buffer = np.zeros(CHUNK_BYTES + PADDING, np.uint8)
         self._out = np.empty(CHUNK_BYTES, np.int32)
-        self._put_vocabulary(model)
-        self._fresh = self.table.copy(), self.used.copy()
+        self._scratch = np.empty(6 * LONGEST_USUAL, np.int64)
+        self._vocabulary = Texts.of_bytes(list(model.tokens))
+        self._numbers = np.fromiter(model.tokens.values(), np.int64, len(model.tokens))
+        self._merging = not model.ignore_merges
+        self._put_vocabulary()
 
     def _precedes(self, character: str) -> bool:
         if self.style == GPT2_STYLE:
             return character == " "
         return not (character.isalnum() or character in "\r\n'")  # an apostrophe may begin a contraction
 
-    def _put_vocabulary(self, model: BytePairs) -> None:
-        """So that a pre-token that is a token is found at once."""
-        tokens = Texts.of_bytes(list(model.tokens))
-        data, words, ends = self._padded(tokens)
-        numbers = np.fromiter(model.tokens.values(), np.int64, len(model.tokens))
+    def _put_vocabulary(self) -> None:
+        """Begin with a cache of the tokens alone, so that a pre-token that is a token is found at once."""
+        self.table[:] = 0
+        self.used[:] = 0
+        data, words, ends = self._padded(self._vocabulary)
         put_tokens(
-            data, words, ends, numbers, not model.ignore_merges,
+            data, words, ends, self._numbers, self._merging,
             self.byte_ids, self.pairs, self.table, self.ids, self.arena, self.used,
         )  # fmt: skip
 
@@ -67,6 +73,8 @@ class GristmillEngine:
         while start < len(texts):
             stop = int(np.searchsorted(texts.offsets, texts.offsets[start] + CHUNK_BYTES, "right")) - 1
             stop = max(stop, start + 1)
+            if (self.used[:3] * 10 >= self.limits * 9).any():
+                self._put_vocabulary()  # full
             data, words, row_ends = self._padded(texts.rows(start, stop))
             ids, places = self._rows(data, words, row_ends)
             offsets[start + 1 : stop + 1] = made + places[1:]
@@ -86,13 +94,16 @@ class GristmillEngine:
         return self._buffer, self._buffer.view(np.uint64), texts.offsets[1:] - first
 
     def _rows(self, data: np.ndarray, words: np.ndarray, row_ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        if (self.used[:3] * 10 >= self.limits * 9).any():
-            self.table[:], self.used[:] = self._fresh  # full: begin anew
         if int(row_ends[-1]) + 3 > len(self._out):
             self._out = np.empty(int(row_ends[-1]) + 3, np.int32)
         offsets = np.zeros(len(row_ends) + 1, np.int64)
-        count = encode_rows(
-            data, words, row_ends, character_classes(), self.style, self.digits, self.before_word,
-            self.byte_ids, self.pairs, self.table, self.ids, self.arena, self.used, self.limits, self._out, offsets,
-        )  # fmt: skip
+        count = -1
+        while count < 0:
+            count = encode_rows(
+                data, words, row_ends, character_classes(), self.style, self.digits, self.before_word,
+                self.byte_ids, self.pairs, self.table, self.ids, self.arena, self.used, self.limits,
+                self._scratch, self._out, offsets,
+            )  # fmt: skip
+            if count < 0:
+                self._scratch = np.empty(-6 * 2 * count, np.int64)
         return self._out[:count].copy(), offsets
