@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
@@ -310,7 +311,7 @@ def test_killed_and_resumed_gives_the_same_bytes(tmp_path):
     arguments = ["count", str(documents), "--workers", "1", "--domain-field", "site"]
     assert main([*arguments, "--output", str(tmp_path / "whole.parquet")]) == 0
     out = tmp_path / "killed.parquet"
-    folder = tmp_path / "killed.parquet.parts"
+    folder = tmp_path / ".killed.parquet.parts"
     command = [sys.executable, "-m", "tokenizer_training", *arguments, "--output", str(out)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
     while not list(folder.glob("*.parquet")):
@@ -365,6 +366,24 @@ def test_a_wrong_line_of_a_stretch_is_named(tmp_path):
         except TokenizerError as error:
             bad.append(str(error))
     assert len(bad) == 1 and "line 21:" in bad[0]
+
+
+def test_an_output_among_the_documents_is_no_document(tmp_path, capsys):
+    write(tmp_path / "d.parquet", rows(0, 3))
+    for _ in range(2):
+        assert main(["count", str(tmp_path), "--output", str(tmp_path / "counts.parquet"), "--workers", "1"]) == 0
+        assert "3 documents" in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["counts.parquet", "d.parquet"]
+
+
+def test_a_worker_that_dies_is_explained(tmp_path, capsys, monkeypatch):
+    def die(*_):
+        raise BrokenProcessPool
+
+    monkeypatch.setattr("tokenizer_training.commands.count.as_completed", die)
+    write(tmp_path / "d.parquet", rows(0, 3))
+    assert main(["count", str(tmp_path / "d.parquet"), "--output", str(tmp_path / "c.parquet"), "--workers", "1"]) == 2
+    assert "run again with fewer --workers" in capsys.readouterr().err
 
 
 def test_parts_are_named_by_all_that_matters(tmp_path):

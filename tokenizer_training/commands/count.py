@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -44,11 +45,12 @@ def run(arguments: argparse.Namespace) -> int:
     out = Path(arguments.output)
     if out.is_dir():
         raise TokenizerError(f"--output {out}: is a folder; expected the name of a Parquet file to write")
-    folder = out.with_name(out.name + ".parts")
+    folder = out.with_name(f".{out.name}.parts")  # hidden: no documents, should the output lie among those
     folder.mkdir(parents=True, exist_ok=True)
     parts = {
         (file, stretch): part_path(folder, file, config, names, stretch)
         for file in find_documents(arguments.documents)
+        if file.resolve() != out.resolve()
         for stretch in stretches(file)
     }
     keep = {part.name for part in parts.values()}
@@ -69,6 +71,11 @@ def run(arguments: argparse.Namespace) -> int:
                 for number, unit in enumerate(as_completed(units), 1):
                     facts = unit.result()
                     print(f"{number}/{len(missing)} {units[unit]}: {facts['bytes']:,} bytes", file=sys.stderr)
+            except BrokenProcessPool:
+                raise TokenizerError(
+                    "a worker was killed, mostly for want of memory: what is counted is kept; run again with fewer "
+                    "--workers or a lower --memory-bytes"
+                ) from None
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
