@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
@@ -370,19 +371,22 @@ def test_a_wrong_line_of_a_stretch_is_named(tmp_path):
 
 def test_an_output_among_the_documents_is_no_document(tmp_path, capsys):
     write(tmp_path / "d.parquet", rows(0, 3))
-    for _ in range(2):
-        assert main(["count", str(tmp_path), "--output", str(tmp_path / "counts.parquet"), "--workers", "1"]) == 0
-        assert "3 documents" in capsys.readouterr().out
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["counts.parquet", "d.parquet"]
+    write(tmp_path / "e.parquet", rows(1, 4))
+    for workers in "12":
+        assert main(["count", str(tmp_path), "--output", str(tmp_path / "counts.parquet"), "--workers", workers]) == 0
+        assert "7 documents" in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["counts.parquet", "d.parquet", "e.parquet"]
 
 
 def test_a_worker_that_dies_is_explained(tmp_path, capsys, monkeypatch):
     def die(*_):
         raise BrokenProcessPool
 
-    monkeypatch.setattr("tokenizer_training.commands.count.as_completed", die)
-    write(tmp_path / "d.parquet", rows(0, 3))
-    assert main(["count", str(tmp_path / "d.parquet"), "--output", str(tmp_path / "c.parquet"), "--workers", "1"]) == 2
+    monkeypatch.setattr("tokenizer_training.commands.count.ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1))
+    monkeypatch.setattr("tokenizer_training.vocabulary.counts.count_documents", die)
+    for name in "de":
+        write(tmp_path / f"{name}.parquet", rows(0, 3))
+    assert main(["count", str(tmp_path), "--output", str(tmp_path / "c.parquet"), "--workers", "2"]) == 2
     assert "run again with fewer --workers" in capsys.readouterr().err
 
 
