@@ -18,7 +18,7 @@ PARQUET = (".parquet",)
 JSONL = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz", ".jsonl.zst", ".ndjson.zst")
 BATCH_BYTES = 16 << 20  # of decoded data read at a time; one row may have more
 MOST_ROWS = 1 << 16
-STRETCH_BYTES = 256 << 20  # of a large file: what one unit of work reads
+STRETCH_BYTES = 64 << 20  # of a large file: what one unit of work reads
 Stretch = tuple[
     int, int
 ]  # from and to: bytes of a JSONL file (the lines that begin there), or row groups of a Parquet file
