@@ -6,7 +6,9 @@ import argparse
 import os
 import shutil
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -31,9 +33,9 @@ def add(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """`count`: a table for each file in processes, kept beside the output until all are there and merged."""
-    from tokenizer_training.corpus.files import find_documents
-    from tokenizer_training.vocabulary.counts import count_documents, part_path
+    """`count`: a table for each file (of large ones, each stretch) in processes, kept beside the output until all are there and merged."""
+    from tokenizer_training.corpus.files import find_documents, stretches
+    from tokenizer_training.vocabulary.counts import part_path
     from tokenizer_training.vocabulary.counts_merge import merge_counts
 
     config, names = knobs(arguments, CountConfig, COUNT_KNOBS), fields(arguments)
@@ -44,27 +46,24 @@ def run(arguments: argparse.Namespace) -> int:
     out = Path(arguments.output)
     if out.is_dir():
         raise TokenizerError(f"--output {out}: is a folder; expected the name of a Parquet file to write")
-    folder = out.with_name(out.name + ".parts")
+    folder = out.with_name(f".{out.name}.parts")  # hidden: no documents, should the output lie among those
     folder.mkdir(parents=True, exist_ok=True)
-    parts = {file: part_path(folder, file, config, names) for file in find_documents(arguments.documents)}
+    parts = {
+        (file, stretch): part_path(folder, file, config, names, stretch)
+        for file in find_documents(arguments.documents)
+        if file.resolve() != out.resolve()
+        for stretch in stretches(file)
+    }
     keep = {part.name for part in parts.values()}
     for other in folder.iterdir():  # of other inputs or settings, or half written when a run was killed
         if other.name not in keep:
             shutil.rmtree(other) if other.is_dir() else other.unlink()
-    missing = [file for file, part in parts.items() if not part.is_file()]
+    missing = [unit for unit, part in parts.items() if not part.is_file()]
     if len(missing) < len(parts):
-        print(f"{len(parts) - len(missing)} of {len(parts)} files were counted before", file=sys.stderr)
-    if missing:
-        workers = min(arguments.workers, len(missing))
-        with ProcessPoolExecutor(workers, get_context("spawn"), _single_threaded) as pool:
-            units = {pool.submit(count_documents, [file], config, parts[file], names): file for file in missing}
-            try:
-                for number, unit in enumerate(as_completed(units), 1):
-                    facts = unit.result()
-                    print(f"{number}/{len(missing)} {units[unit]}: {facts['bytes']:,} bytes", file=sys.stderr)
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+        print(f"{len(parts) - len(missing)} of {len(parts)} parts were counted before", file=sys.stderr)
+    jobs = {unit: ([unit[0]], config, parts[unit], names, unit[1]) for unit in missing}
+    for number, (file, size) in enumerate(_counted(jobs, arguments.workers), 1):
+        print(f"{number}/{len(missing)} {file}: {size:,} bytes", file=sys.stderr)
     facts = merge_counts(list(parts.values()), out, arguments.minimum_count)
     shutil.rmtree(folder)
     print(f"{out}: {facts['documents']:,} documents, {facts['bytes']:,} bytes, {facts['pretokens']:,} pre-tokens")
@@ -73,6 +72,31 @@ def run(arguments: argparse.Namespace) -> int:
             f"left out for --minimum-count: {facts['dropped_rows']:,} rows, {facts['dropped_pretokens']:,} pre-tokens"
         )
     return 0
+
+
+def _counted(jobs: dict[Any, tuple[Any, ...]], workers: int) -> Iterator[tuple[Path, int]]:
+    """Count in processes, or here with one worker; yields each file and its bytes of text as it is done."""
+    from tokenizer_training.vocabulary.counts import count_documents
+
+    if workers == 1 or len(jobs) == 1:
+        for (file, _), job in jobs.items():
+            yield file, count_documents(*job)["bytes"]
+        return
+    if not jobs:
+        return
+    with ProcessPoolExecutor(min(workers, len(jobs)), get_context("spawn"), _single_threaded) as pool:
+        units = {pool.submit(count_documents, *job): file for (file, _), job in jobs.items()}
+        try:
+            for unit in as_completed(units):
+                yield units[unit], unit.result()["bytes"]
+        except BrokenProcessPool:
+            raise TokenizerError(
+                "a worker was killed, mostly for want of memory: what is counted is kept; run again with fewer "
+                "--workers or a lower --memory-bytes"
+            ) from None
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def _single_threaded() -> None:

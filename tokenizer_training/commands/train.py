@@ -97,19 +97,19 @@ def _with_size(config: TokenizerConfig, size: int) -> TokenizerConfig:
 
 
 def _from_documents(arguments: argparse.Namespace, config: TokenizerConfig, out: Path) -> dict[str, Any]:
-    from tokenizer_training.corpus.files import find_documents
+    from tokenizer_training.corpus.files import find_documents, stretches
     from tokenizer_training.vocabulary import train
     from tokenizer_training.vocabulary.counts import count_documents
 
-    files = find_documents(arguments.documents)
+    units = [(file, stretch) for file in find_documents(arguments.documents) for stretch in stretches(file)]
     names = train.count_fields(config, fields(arguments))
     out.parent.mkdir(parents=True, exist_ok=True)
     tables = train.tables_of(config)
     with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
         jobs = [
-            ([file], train.counting(config, name), Path(scratch) / f"{number:05d}.{name}", names)
+            ([file], train.counting(config, name), Path(scratch) / f"{number:05d}.{name}", names, stretch)
             for name in tables
-            for number, file in enumerate(files)
+            for number, (file, stretch) in enumerate(units)
         ]
         documents = size = 0
         workers = min(arguments.workers, len(jobs))
@@ -120,10 +120,10 @@ def _from_documents(arguments: argparse.Namespace, config: TokenizerConfig, out:
                 _say(documents, size)
         else:
             with ProcessPoolExecutor(workers, get_context("spawn"), _single_threaded) as pool:
-                units = [pool.submit(count_documents, *job) for job in jobs]
+                counting = [pool.submit(count_documents, *job) for job in jobs]
                 try:
-                    for unit in as_completed(units):
-                        facts = unit.result()
+                    for done in as_completed(counting):
+                        facts = done.result()
                         documents, size = documents + facts["documents"], size + facts["bytes"]
                         _say(documents, size)
                 except BaseException:

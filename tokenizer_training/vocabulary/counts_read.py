@@ -37,13 +37,13 @@ class _Sums:
         self.table = PretokenTable()
         self.sums = np.zeros(1 << 14, np.int64 if whole else np.float64)
 
-    def add(self, rows: pa.RecordBatch, factor: float) -> None:
-        """Rows of one group, in which every pre-token stands once."""
+    def add(self, rows: pa.RecordBatch, factors: np.ndarray) -> None:
+        """Add rows, each by its factor (float64), in their order."""
         places = self.table.number(string_buffers(rows.column(3)), np.zeros(rows.num_rows, np.int64))
         while len(self.table) > len(self.sums):
             self.sums = np.concatenate([self.sums, np.zeros_like(self.sums)])
         counts = rows.column(4).to_numpy()
-        self.sums[places] += counts if self.sums.dtype == np.int64 else counts * factor
+        np.add.at(self.sums, places, counts if self.sums.dtype == np.int64 else counts * factors)
 
     def counts(self) -> Counts:
         sums = self.sums[: len(self.table)]
@@ -67,10 +67,8 @@ def read_counts(path: str | Path, weights: Weights | None = None) -> Counts:
     """
     factors = _checked(path, weights)
     sums = _Sums(whole=not any(factors.values()))
-    for group, rows in _grouped(path):
-        factor = _factor(group, factors)
-        if factor:
-            sums.add(rows, factor)
+    for rows, of_rows, _ in _weighed(path, factors):
+        sums.add(rows, of_rows)
     result = sums.counts()
     if len(result.counts) == 0:
         raise TokenizerError(
@@ -88,11 +86,10 @@ def read_counts_by(path: str | Path, column: str, weights: Weights | None = None
         raise TokenizerError(f"column {column!r}: expected one of {', '.join(GROUPING)}")
     factors = _checked(path, weights)
     sums: dict[str, _Sums] = {}
-    for group, rows in _grouped(path):
-        factor = _factor(group, factors)
-        if factor:
-            name = group[GROUPING.index(column)]
-            sums.setdefault(name, _Sums(whole=not any(factors.values()))).add(rows, factor)
+    for rows, of_rows, names in _weighed(path, factors, GROUPING.index(column)):
+        for name, start, stop in names:
+            own = sums.setdefault(name, _Sums(whole=not any(factors.values())))
+            own.add(rows.slice(start, stop - start), of_rows[start:stop])
     found = {name: sums[name].counts() for name in sorted(sums)}
     found = {name: counts for name, counts in found.items() if len(counts.counts)}
     if not found:
@@ -139,9 +136,21 @@ def _factor(group: Group, factors: Mapping[str, Mapping[str, float]]) -> float:
     return product
 
 
-def _grouped(path: str | Path) -> Iterator[tuple[Group, pa.RecordBatch]]:
-    """The rows of a table in pieces of one group each."""
+def _weighed(
+    path: str | Path, factors: Mapping[str, Mapping[str, float]], column: int = 0
+) -> Iterator[tuple[pa.RecordBatch, np.ndarray, list[tuple[str, int, int]]]]:
+    """Batches of a table without what counts nothing: rows, the factor of each, and where each name in `column` stands."""
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(BATCH_ROWS, columns=COUNTS.names):
-            for group, start, stop in stretches(batch):
-                yield group, batch.slice(start, stop - start)
+            groups = [(group[column], _factor(group, factors), stop - start) for group, start, stop in stretches(batch)]
+            of_rows = np.repeat([factor for _, factor, _ in groups], [size for _, _, size in groups])
+            if not of_rows.all():
+                batch = batch.filter(pa.array(of_rows != 0))
+                of_rows = of_rows[of_rows != 0]
+            ends = np.cumsum([size if factor else 0 for _, factor, size in groups]).tolist()
+            names = [
+                (name, start, stop)
+                for (name, _, _), start, stop in zip(groups, [0, *ends], ends, strict=False)
+                if stop > start
+            ]
+            yield batch, of_rows, names
