@@ -108,7 +108,7 @@ def train_from_parts(
             merged = Path(scratch) / COUNTS / name
             merged.parent.mkdir(exist_ok=True)
             if len(tables) == 1 and config.minimum_count == 1:
-                tables[0].replace(merged)
+                shutil.copyfile(tables[0], merged)  # it is the caller's
             else:
                 merge_counts(tables, merged, config.minimum_count)
         facts = train_from_counts(Path(scratch) / COUNTS, config, out)
