@@ -107,7 +107,15 @@ def concat(lengths: np.ndarray, row: int, runs: int) -> Result:
         seconds.append(time.process_time() - begun)
     used = statistics.median(seconds)
     total = int(lengths.sum())
-    return Result("gristmill concat (as Megatron-LM, OLMo, nanoGPT)", len(lengths), used / len(lengths) * 1e9, more + (filled > 0), total, cut, 0)
+    return Result(
+        "gristmill concat (as Megatron-LM, OLMo, nanoGPT)",
+        len(lengths),
+        used / len(lengths) * 1e9,
+        more + (filled > 0),
+        total,
+        cut,
+        0,
+    )
 
 
 def best_fit_crop(lengths: np.ndarray, row: int, buffer: int = 1000) -> Result:
@@ -150,7 +158,9 @@ def trl(python: str, lengths: np.ndarray, row: int, strategy: str, folder: Path)
     found = json.loads(done.stdout.strip().splitlines()[-1])
     used, total, longer = found["seconds"], int(lengths.sum()), int((lengths > row).sum())
     name = f"TRL {strategy}, batches of 1,000"
-    return Result(name, len(lengths), used / len(lengths) * 1e9, found["rows"], found["kept"], longer, total - found["kept"])
+    return Result(
+        name, len(lengths), used / len(lengths) * 1e9, found["rows"], found["kept"], longer, total - found["kept"]
+    )
 
 
 def main() -> None:

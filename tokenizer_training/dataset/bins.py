@@ -35,6 +35,12 @@ def cut(tokens, flags, starts, lengths, capacity, near, search, avail, turns, do
     place less than `search` short; else after `capacity` tokens. `search` 0: there at once. With `turns`, before a turn of a
     user if the row holds one.
     """
+    touched = 0
+    if search:  # the processor waits for many of these at once, but below for one after the other
+        for document in range(len(starts)):
+            if lengths[document] > capacity:
+                place = starts[document] + capacity - near
+                touched ^= np.int64(tokens[place - 1]) ^ np.int64(tokens[place - 33 if place > 33 else 0])
     for document in range(len(starts)):
         at, end = starts[document], starts[document] + lengths[document]
         while end - at > capacity:
@@ -72,7 +78,7 @@ def cut(tokens, flags, starts, lengths, capacity, near, search, avail, turns, do
             at = stop
         documents[count], offsets[count], sizes[count], gaps[count] = document, at, end - at, 0
         count += 1
-    return count
+    return count + (touched >> 62)  # token ids are smaller: nothing is added, and the reading is not optimised away
 
 
 @kernel
@@ -146,19 +152,36 @@ def fit(lengths, gaps, capacity, rows):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def sort_by(keys, count, order, starts):  # type: ignore[no-untyped-def]
-    """`order`: places of `keys` (int64, 0 to `count` - 1) in ascending order, equal ones as they stand; `starts` (`count` + 1): first of each."""
-    starts[:] = 0
-    for at in range(len(keys)):
-        starts[keys[at] + 1] += 1
-    for key in range(count):
-        starts[key + 1] += starts[key]
-    for at in range(len(keys)):
-        order[starts[keys[at]]] = at
-        starts[keys[at]] += 1
-    for key in range(count, 0, -1):
-        starts[key] = starts[key - 1]
-    starts[0] = 0
+def arrange(rows, made, seed, documents, offsets, sizes, shards, lines):  # type: ignore[no-untyped-def]
+    """Puts the rows of a window in a shuffled order and their pieces behind each other, as they stand in the window.
+
+    `lines`: int64 (4, pieces) of row, offset, length, shard, which are written; `shards`: by document. Returns the most pieces of a row. The
+    shuffle is Fisher and Yates' with SplitMix64 (Steele et al. 2014) from `seed` (uint64) on.
+    """
+    place = np.arange(made)
+    state = seed
+    for last in range(made - 1, 0, -1):
+        state += np.uint64(0x9E3779B97F4A7C15)
+        x = state
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        x = x ^ (x >> np.uint64(31))
+        other = np.int64(((x >> np.uint64(32)) * np.uint64(last + 1)) >> np.uint64(32))
+        place[last], place[other] = place[other], place[last]
+    starts = np.zeros(made + 1, np.int64)
+    for piece in range(len(rows)):
+        starts[place[rows[piece]] + 1] += 1
+    most = 0
+    for row in range(made):
+        most = starts[row + 1] if starts[row + 1] > most else most
+        starts[row + 1] += starts[row]
+    for piece in range(len(rows)):
+        row = place[rows[piece]]
+        at = starts[row]
+        starts[row] = at + 1
+        lines[0, at], lines[1, at], lines[2, at] = row, offsets[piece], sizes[piece]
+        lines[3, at] = shards[documents[piece]]
+    return most
 
 
 @kernel

@@ -45,14 +45,6 @@ def best_fit(lengths: list[int], capacity: int) -> list[list[int]]:
     return members
 
 
-def mix64(values: np.ndarray, seed: int) -> np.ndarray:
-    """SplitMix64's finaliser over uint64: a fixed shuffle of numbers that no library version changes."""
-    x = values.astype(np.uint64) + np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
-
-
 class Stretch(NamedTuple):
     """Documents of one shard and one group that stand in this order: int64 places of their first tokens, lengths, codes of their sources."""
 
@@ -156,53 +148,57 @@ def pack_window(split: Split, window: list[Stretch], first_row: int) -> Packed:
     """Pack the documents of a window; `first_row` moves the shuffle of its rows from window to window."""
     config, capacity = split.config, split.config.sequence_length
     lengths = np.concatenate([part.lengths for part in window])
-    codes = np.concatenate([part.codes for part in window])
     shards = np.repeat(np.array([part.shard for part in window]), [len(part.lengths) for part in window])
     too_long = lengths > capacity
-    left_out = too_long if config.longer == "drop" else np.zeros(len(lengths), bool)
+    long = lengths[too_long]
+    drop = config.longer == "drop" and len(long) > 0
     search = capacity // 4 if split.sentences else 0
-    room = len(lengths) + int((lengths[too_long] // (1 if split.chat else capacity - search) + 1).sum())
+    room = len(lengths) + int((long // (1 if split.chat else capacity - search) + 1).sum())
     documents, offsets, sizes, gaps = (np.empty(room, np.int64) for _ in range(4))
     avail = np.zeros(search + 1, np.int64)
-    if config.strategy == "best_fit":
-        avail += np.bincount(lengths[lengths <= search], minlength=search + 1)
+    if config.strategy == "best_fit" and search:
+        avail += np.bincount(np.minimum(lengths, search + 1), minlength=search + 2)[: search + 1]
     count = before = 0
     for part in window:
-        keep = np.flatnonzero(~left_out[before : before + len(part.lengths)])
-        tokens = split.payload(part.shard) if search and too_long.any() else np.zeros(0, split.dtype)
+        kept = part.part(part.lengths <= capacity) if drop else part
+        tokens = split.payload(part.shard) if search and len(long) else np.zeros(0, split.dtype)
         start = count
         count = bins.cut(
-            tokens, split.flags, part.offsets[keep], part.lengths[keep], capacity, capacity // 16, search, avail, split.chat
-            and search > 0, documents, offsets, sizes, gaps, count,
-        )  # fmt: skip
-        documents[start:count] = keep[documents[start:count]] + before
+            tokens,
+            split.flags,
+            kept.offsets,
+            kept.lengths,
+            capacity,
+            capacity // 16,
+            search,
+            avail,
+            split.chat and search > 0,
+            documents,
+            offsets,
+            sizes,
+            gaps,
+            count,
+        )
+        if drop:
+            documents[start:count] = np.flatnonzero(part.lengths <= capacity)[documents[start:count]]
+        documents[start:count] += before
         before += len(part.lengths)
     documents, offsets, sizes, gaps = documents[:count], offsets[:count], sizes[:count], gaps[:count]
-    dropped, dropped_tokens = codes[left_out], lengths[left_out]
-    dropped_pieces = 0
-    if split.chat and too_long.any():
-        empty = untrained(split, shards[documents], offsets, sizes, too_long[documents])
-        dropped_pieces = int(empty.sum())
-        dropped = np.concatenate([dropped, codes[documents[empty]]])
-        dropped_tokens = np.concatenate([dropped_tokens, sizes[empty]])
-        documents, offsets, sizes, gaps = documents[~empty], offsets[~empty], sizes[~empty], gaps[~empty]
+    dropped, dropped_tokens, dropped_pieces = NONE, NONE, 0
+    if drop or (split.chat and len(long)):
+        codes = np.concatenate([part.codes for part in window])
+        if drop:
+            dropped, dropped_tokens = codes[too_long], long
+        else:
+            empty = untrained(split, shards[documents], offsets, sizes, too_long[documents])
+            dropped, dropped_tokens, dropped_pieces = codes[documents[empty]], sizes[empty], int(empty.sum())
+            documents, offsets, sizes, gaps = documents[~empty], offsets[~empty], sizes[~empty], gaps[~empty]
     rows, made = _place(config, sizes, gaps)
-    places = np.empty(made, np.int64)
-    places[np.argsort(mix64(np.arange(first_row, first_row + made), config.seed))] = np.arange(made)
-    order, starts = np.empty(len(rows), np.int64), np.empty(made + 1, np.int64)
-    rows = places[rows]
-    bins.sort_by(rows, made, order, starts)
-    cut_documents = too_long & ~left_out
-    return Packed(
-        Spans(rows[order], offsets[order], sizes[order], shards[documents][order]),
-        made,
-        int(cut_documents.sum()),
-        int(lengths[cut_documents].sum()),
-        int(np.diff(starts).max(initial=0)),
-        dropped,
-        dropped_tokens,
-        dropped_pieces,
-    )
+    lines = np.empty((4, len(rows)), np.int64)
+    seed = np.uint64((config.seed * 0x9E3779B97F4A7C15 + first_row * 0xD1342543DE82EF95) % 2**64)
+    most = bins.arrange(rows, made, seed, documents, offsets, sizes, shards, lines)
+    cut, cut_tokens = (0, 0) if drop else (len(long), int(long.sum()))
+    return Packed(Spans(*lines), made, cut, cut_tokens, most, dropped, dropped_tokens, dropped_pieces)
 
 
 def _place(config: PackConfig, sizes: np.ndarray, gaps: np.ndarray) -> tuple[np.ndarray, int]:

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from stages.jit import bare_kernel, kernel
-from tokenizer_training.vocabulary.pretokenize import next_end, run_cuts
+from stages.jit import bare_kernel, inlined_kernel, kernel
+from tokenizer_training.vocabulary.split_kernels import next_end, run_cuts
 
 _LENGTH = 0xFFFF_FFFF
 _USED, _BYTES, _DOCUMENT, _AT, _END = range(5)  # of the state: slots and arena in use; where the loop goes on
@@ -23,7 +23,7 @@ _SLOTS, _ARENA = 1 << 14, 1 << 18  # of an empty table
 _FULL = 0.6  # of the slots, before there are twice as many
 
 
-@bare_kernel
+@inlined_kernel
 def _word(data: Any, at: Any, end: Any) -> Any:
     """Up to eight bytes as a number, the first one lowest."""
     if at + 8 <= len(data):
@@ -46,7 +46,7 @@ def _word(data: Any, at: Any, end: Any) -> Any:
     return word
 
 
-@bare_kernel
+@inlined_kernel
 def _hash(word: Any, meta: int, data: Any, at: int) -> Any:
     """A number from a slot's key, whose bytes are at `at` of `data` if it has more than eight."""
     mixed = (word ^ (meta * _A)) * _B
@@ -59,7 +59,7 @@ def _hash(word: Any, meta: int, data: Any, at: int) -> Any:
     return mixed ^ (mixed >> 32)
 
 
-@bare_kernel
+@inlined_kernel
 def _find(data: Any, at: int, end: int, group: int, table: Any, arena: Any, state: Any) -> int:
     """The slot of a pre-token, taken for it (with the value 0) if it is new. There must be room."""
     word = _word(data, at, end)
