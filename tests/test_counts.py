@@ -24,7 +24,8 @@ from tokenizers import normalizers
 from tests.tokens_corpus import ARTICLES, NASTY, python_texts
 from tokenizer_training.cli import main
 from tokenizer_training.config import TokenizerError
-from tokenizer_training.corpus.documents import Fields
+from tokenizer_training.corpus.documents import Fields, document_tables
+from tokenizer_training.corpus.files import stretches
 from tokenizer_training.corpus.pieces import cut_runs
 from tokenizer_training.vocabulary import counts_merge
 from tokenizer_training.vocabulary.count_table import PretokenTable
@@ -119,7 +120,7 @@ def test_the_same_from_jsonl_with_other_names(tmp_path):
     (tmp_path / "d.jsonl").write_text("\n".join(lines))
     count_documents([tmp_path / "d.parquet"], CountConfig(), tmp_path / "p.parquet")
     count_documents([tmp_path / "d.jsonl"], CountConfig(), tmp_path / "j.parquet", Fields(text="body", language="lang"))
-    assert table_of(tmp_path / "p.parquet") == table_of(tmp_path / "j.parquet")
+    assert (tmp_path / "p.parquet").read_bytes() == (tmp_path / "j.parquet").read_bytes()
 
 
 def test_what_does_not_fit_is_spilled_and_merged_to_the_same_bytes(tmp_path, monkeypatch):
@@ -321,9 +322,49 @@ def test_killed_and_resumed_gives_the_same_bytes(tmp_path):
     assert 1 <= len(before) <= 6 and not out.exists()
     (folder / "half.tmp").write_bytes(b"of the run that was killed")
     ended = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert f"{len(before)} of 6 files were counted before" in ended.stderr
+    assert f"{len(before)} of 6 parts were counted before" in ended.stderr
     assert out.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
     assert not folder.exists()
+
+
+def test_stretches_are_the_file(tmp_path):
+    """Lines and row groups each in one stretch, wherever the cuts fall; the same table as of the whole."""
+    some = [{**row, "text": clean(row["text"]) or "x"} for row in rows(6, 40)]
+    write(tmp_path / "d.parquet", some)
+    lines = [json.dumps({"text": row["text"][:90], "source": row["source"]}, ensure_ascii=False) for row in some]
+    (tmp_path / "d.jsonl").write_text("\n".join(lines) + "\n\n")
+    (tmp_path / "e.jsonl").write_text("\r\n".join(lines))
+    for name in ("d.parquet", "d.jsonl", "e.jsonl"):
+        whole = count_documents([tmp_path / name], CountConfig(), tmp_path / "whole.parquet")
+        for size in (1, 37, 700, 5000):
+            found = stretches(tmp_path / name, size)
+            assert name == "d.parquet" or size == 5000 or len(found) > 2
+            tables = []
+            for number, stretch in enumerate(found[: None if len(found) < 60 else 0]):
+                tables.append(tmp_path / f"{number}.counts.parquet")
+                count_documents([tmp_path / name], CountConfig(), tables[-1], stretch=stretch)
+            if tables:
+                assert merge_counts(tables, tmp_path / "merged.parquet") == whole
+                assert (tmp_path / "merged.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+            texts = [
+                text
+                for stretch in found
+                for table in document_tables(tmp_path / name, ["text"], stretch=stretch)
+                for text in table["text"].to_pylist()
+            ]
+            assert texts == [row["text"] if name == "d.parquet" else row["text"][:90] for row in some]
+    assert stretches(tmp_path / "d.parquet") == stretches(tmp_path / "d.jsonl") == [None]
+
+
+def test_a_wrong_line_of_a_stretch_is_named(tmp_path):
+    (tmp_path / "d.jsonl").write_text('{"text": "a"}\n' * 20 + '{"text": 1\n' + '{"text": "b"}\n' * 9)
+    bad = []
+    for stretch in stretches(tmp_path / "d.jsonl", 50):
+        try:
+            list(document_tables(tmp_path / "d.jsonl", ["text"], stretch=stretch))
+        except TokenizerError as error:
+            bad.append(str(error))
+    assert len(bad) == 1 and "line 21:" in bad[0]
 
 
 def test_parts_are_named_by_all_that_matters(tmp_path):
@@ -335,7 +376,8 @@ def test_parts_are_named_by_all_that_matters(tmp_path):
     names.add(part_path(tmp_path, file, CountConfig(), FIELDS).name)
     os.utime(file, ns=(1, 1))
     names.add(part_path(tmp_path, file, CountConfig()).name)
-    assert len(names) == 4
+    names.add(part_path(tmp_path, file, CountConfig(), stretch=(0, 1)).name)
+    assert len(names) == 5
 
 
 @pytest.mark.parametrize(

@@ -31,8 +31,8 @@ def add(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """`count`: a table for each file in processes, kept beside the output until all are there and merged."""
-    from tokenizer_training.corpus.files import find_documents
+    """`count`: a table for each file (of large ones, each stretch) in processes, kept beside the output until all are there and merged."""
+    from tokenizer_training.corpus.files import find_documents, stretches
     from tokenizer_training.vocabulary.counts import count_documents, part_path
     from tokenizer_training.vocabulary.counts_merge import merge_counts
 
@@ -46,18 +46,25 @@ def run(arguments: argparse.Namespace) -> int:
         raise TokenizerError(f"--output {out}: is a folder; expected the name of a Parquet file to write")
     folder = out.with_name(out.name + ".parts")
     folder.mkdir(parents=True, exist_ok=True)
-    parts = {file: part_path(folder, file, config, names) for file in find_documents(arguments.documents)}
+    parts = {
+        (file, stretch): part_path(folder, file, config, names, stretch)
+        for file in find_documents(arguments.documents)
+        for stretch in stretches(file)
+    }
     keep = {part.name for part in parts.values()}
     for other in folder.iterdir():  # of other inputs or settings, or half written when a run was killed
         if other.name not in keep:
             shutil.rmtree(other) if other.is_dir() else other.unlink()
-    missing = [file for file, part in parts.items() if not part.is_file()]
+    missing = [unit for unit, part in parts.items() if not part.is_file()]
     if len(missing) < len(parts):
-        print(f"{len(parts) - len(missing)} of {len(parts)} files were counted before", file=sys.stderr)
+        print(f"{len(parts) - len(missing)} of {len(parts)} parts were counted before", file=sys.stderr)
     if missing:
         workers = min(arguments.workers, len(missing))
         with ProcessPoolExecutor(workers, get_context("spawn"), _single_threaded) as pool:
-            units = {pool.submit(count_documents, [file], config, parts[file], names): file for file in missing}
+            units = {
+                pool.submit(count_documents, [file], config, parts[file, stretch], names, stretch): file
+                for file, stretch in missing
+            }
             try:
                 for number, unit in enumerate(as_completed(units), 1):
                     facts = unit.result()

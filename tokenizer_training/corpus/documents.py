@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tokenizer_training.config import TokenizerError
-from tokenizer_training.corpus.files import is_jsonl, jsonl_tables, open_parquet, parquet_tables
+from tokenizer_training.corpus.files import Stretch, is_jsonl, jsonl_tables, open_parquet, parquet_tables
 
 MOST_REPEATS = 10_000
 PHASES = "mix_phases"
@@ -51,11 +51,13 @@ def hash64(*parts: str) -> int:
     return int.from_bytes(hashlib.sha256(joined).digest()[:8], "big")
 
 
-def document_tables(path: Path, columns: Sequence[str], fields: Fields = FIELDS) -> Iterator[pa.Table]:
-    """Batches (about 16 MiB) of a Parquet or JSONL file as tables with exactly `columns`, under the names used here.
+def document_tables(
+    path: Path, columns: Sequence[str], fields: Fields = FIELDS, stretch: Stretch | None = None
+) -> Iterator[pa.Table]:
+    """Batches (about 16 MiB) of a Parquet or JSONL file, or of a stretch of it, as tables with exactly `columns`, under the names used here.
 
     `id text source language domain dup_cluster mix_group` are large_string without nulls: a missing or null one is empty, an
-    id that no column gives is `<file name>:<row>`, a missing `dup_cluster` is the id; bytes that are not UTF-8 and lone
+    id that no column gives is `<file name>:<row>` (of the stretch), a missing `dup_cluster` is the id; bytes that are not UTF-8 and lone
     surrogates become U+FFFD. `repeat` is int32, 1 where missing. `mix_phases` is there only if the file has it (Parquet).
     """
     named = {"text": fields.text, "id": fields.id, "source": fields.source, "language": fields.language}
@@ -65,7 +67,7 @@ def document_tables(path: Path, columns: Sequence[str], fields: Fields = FIELDS)
     if fields.domain and "domain" in wanted and not is_jsonl(path):
         open_parquet(path, [fields.domain])
     row = 0
-    for table in _tables(path, fields, theirs):
+    for table in _tables(path, fields, theirs, stretch):
         made = named_columns(table, {name: theirs.get(name, "") for name in wanted}, fields, path, row)
         yield pa.table({name: made[name] for name in columns if name in made})
         row += table.num_rows
@@ -93,14 +95,14 @@ def named_columns(
     return made
 
 
-def _tables(path: Path, fields: Fields, theirs: dict[str, str]) -> Iterator[pa.Table]:
+def _tables(path: Path, fields: Fields, theirs: dict[str, str], stretch: Stretch | None) -> Iterator[pa.Table]:
     if not is_jsonl(path):
-        yield from parquet_tables(path, [fields.text], list(theirs.values()))
+        yield from parquet_tables(path, [fields.text], list(theirs.values()), stretch)
         return
     kinds = {their: pa.int32() if name == "repeat" else pa.large_string() for name, their in theirs.items()}
     kinds.pop(PHASES, None)
     seen = 0
-    for table in jsonl_tables(path, {fields.text: pa.large_string(), **kinds}):
+    for table in jsonl_tables(path, {fields.text: pa.large_string(), **kinds}, stretch):
         if seen == 0 and table.column(fields.text).null_count == table.num_rows:
             raise TokenizerError(f"{path}: no field {fields.text!r} with text in its first {table.num_rows} lines")
         seen += table.num_rows

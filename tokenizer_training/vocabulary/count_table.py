@@ -240,6 +240,20 @@ def _gather(slots: Any, table: Any, arena: Any, offsets: Any) -> Any:
     return out
 
 
+@bare_kernel
+def add_digest(data: Any, offsets: Any, seeds: Any, sums: Any) -> None:
+    """Add a number for each document, made from its bytes and a seed below 2**31, to two sums (int64[2], modulo 2**64).
+
+    The sums say which documents were counted, in whatever order and pieces they came.
+    """
+    for number in range(len(seeds)):
+        start, stop = offsets[number], offsets[number + 1]
+        meta = seeds[number] << 32 | ((stop - start) & _LENGTH)
+        mixed = _hash(_word(data, start, stop), meta, data, start)
+        sums[0] += mixed
+        sums[1] += (mixed ^ (mixed >> 31)) * _C
+
+
 def read_only(values: np.ndarray) -> np.ndarray:
     """A read-only view, as what comes from Arrow is: one type of array, so the loop is compiled once."""
     view = values.view()

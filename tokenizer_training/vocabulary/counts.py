@@ -24,11 +24,11 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
 from tokenizer_training.config import TokenizerError, knob
-from tokenizer_training.corpus.documents import FIELDS, Fields, document_tables
-from tokenizer_training.corpus.files import open_parquet
-from tokenizer_training.dataset.layout import schema, sha256_of
+from tokenizer_training.corpus.documents import FIELDS, Fields, document_tables, hash64
+from tokenizer_training.corpus.files import Stretch, open_parquet
+from tokenizer_training.dataset.layout import schema
 from tokenizer_training.vocabulary.characters import character_classes
-from tokenizer_training.vocabulary.count_table import PretokenTable, read_only
+from tokenizer_training.vocabulary.count_table import PretokenTable, add_digest, read_only
 from tokenizer_training.vocabulary.patterns import CUSTOM, PATTERNS, Rules, split_rules
 from tokenizer_training.vocabulary.pretokenize import LONGEST_RUN, changed_by_nfc, ends_of, room_for_cuts, to_nfc
 
@@ -151,6 +151,8 @@ class _Counting:
         self.rules = config.rules
         self.table = PretokenTable()
         self.groups: dict[Group, int] = {}
+        self.seeds: dict[int, int] = {}
+        self.digest = np.zeros(2, np.int64)
         self.spilled: list[Path] = []
         self.facts: dict[str, Any] = {**counted_as(config), "minimum_count": 1, **dict.fromkeys(SUMS, 0)}
 
@@ -164,10 +166,12 @@ class _Counting:
         ends = _all_ends(data, offsets, self.rules) if style < 0 else np.empty(0, np.int64)
         self.facts["documents"] += len(texts)
         self.facts["bytes"] += int(offsets[-1] - offsets[0])
+        groups = self._group_numbers(documents)
+        add_digest(data, offsets, self._seeds()[groups], self.digest)
         longest = int(np.diff(offsets).max(initial=0))
         self.table.count(
             (data, offsets),
-            self._group_numbers(documents),
+            groups,
             ends,
             character_classes(),
             (style, self.rules.digits, LONGEST_RUN),
@@ -188,6 +192,12 @@ class _Counting:
             group = tuple(str(c.dictionary[p]) for c, p in zip(columns, parts, strict=True))
             numbers[at] = self.groups.setdefault(group, len(self.groups))  # type: ignore[arg-type]
         return numbers[inverse]
+
+    def _seeds(self) -> np.ndarray:
+        """A number for each group that is the same in every process."""
+        for group, number in list(self.groups.items())[len(self.seeds) :]:
+            self.seeds[number] = hash64(*group) >> 33
+        return np.array(list(self.seeds.values()), np.int64)
 
     def spill(self) -> None:
         """Write the table as it is to disk, and empty it."""
@@ -225,13 +235,17 @@ def put(temporary: Path, out: Path) -> None:
 
 
 def count_documents(
-    files: Sequence[str | Path], config: CountConfig, out: str | Path, fields: Fields = FIELDS
+    files: Sequence[str | Path],
+    config: CountConfig,
+    out: str | Path,
+    fields: Fields = FIELDS,
+    stretch: Stretch | None = None,
 ) -> dict[str, Any]:
-    """Count the pre-tokens of documents files (Parquet or JSONL) into the counts table `out`; returns its metadata.
+    """Count the pre-tokens of documents files (Parquet or JSONL), or of one stretch of each, into the counts table `out`.
 
     Each document counts once, whatever its `repeat`. Memory: `config.memory_bytes`, a batch of documents, and as much again as
     a table of that size for sorting; what does not fit is spilled beside `out` and merged. A unit of work: it depends on
-    nothing but its files, and writes atomically.
+    nothing but its files, and writes atomically. Returns the metadata.
     """
     from tokenizer_training.vocabulary.counts_merge import merge_rows
 
@@ -239,13 +253,11 @@ def count_documents(
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
         counting = _Counting(config, Path(folder))
-        inputs = 0
         for file in map(Path, files):
-            for documents in document_tables(file, ["text", *GROUPING], fields):
+            for documents in document_tables(file, ["text", *GROUPING], fields, stretch):
                 counting.batch(documents)
-            inputs += int(sha256_of(file), 16)
         facts = counting.facts
-        facts["inputs"] = f"{inputs % 2**256:064x}"
+        facts["inputs"] = "".join(f"{part % 2**64:016x}" for part in counting.digest.tolist())
         temporary = Path(folder) / "whole.parquet"
         writer = CountsWriter(temporary)
         rows: Iterable[pa.Table]
@@ -264,14 +276,16 @@ def count_documents(
     return facts
 
 
-def part_path(folder: Path, file: Path, config: CountConfig, fields: Fields = FIELDS) -> Path:
-    """Where the counts of one documents file are kept until all are merged.
+def part_path(
+    folder: Path, file: Path, config: CountConfig, fields: Fields = FIELDS, stretch: Stretch | None = None
+) -> Path:
+    """Where the counts of one documents file, or of a stretch of it, are kept until all are merged.
 
     The name is a fingerprint of the file (path, size, time of change), the names of its columns, and how it is counted: what
     lies there is whole (it is written atomically) and holds what counting again would give.
     """
     facts = file.stat()
-    known = [str(file.resolve()), facts.st_size, facts.st_mtime_ns, list(fields), counted_as(config)]
+    known = [str(file.resolve()), facts.st_size, facts.st_mtime_ns, stretch, list(fields), counted_as(config)]
     return folder / f"{hashlib.sha256(json.dumps(known).encode()).hexdigest()[:32]}.parquet"
 
 

@@ -143,10 +143,15 @@ def merged_facts(paths: Sequence[str | Path]) -> dict[str, Any]:
                 )
         for name in SUMS:
             first[name] += facts[name]
-        first["inputs"] = f"{(int(first['inputs'], 16) + int(facts['inputs'], 16)) % 2**256:064x}"
+        both = zip(_halves(first["inputs"]), _halves(facts["inputs"]), strict=True)
+        first["inputs"] = "".join(f"{(one + other) % 2**64:016x}" for one, other in both)
         first["pattern"] = min(first["pattern"], facts["pattern"])  # names of the same expression
         first["minimum_count"] = max(first["minimum_count"], facts["minimum_count"])
     return first
+
+
+def _halves(digest: str) -> tuple[int, int]:
+    return int(digest[:16], 16), int(digest[16:], 16)
 
 
 def merge_counts(paths: Sequence[str | Path], out: str | Path, minimum_count: int = 1) -> dict[str, Any]:
