@@ -11,12 +11,14 @@ import regex
 from tests.test_bpe import library, ours, table_of
 from tests.tokens_corpus import NASTY, python_texts
 from tokenizer_training.vocabulary.bpe import byte_ids, token_bytes, train_bpe
+from tokenizer_training.vocabulary.chunks import chunk_ends, chunk_rules
 from tokenizer_training.vocabulary.config import TokenizerConfig
 from tokenizer_training.vocabulary.folder import bpe_tokenizer
 from tokenizer_training.vocabulary.merging import replay
 from tokenizer_training.vocabulary.pairs import DONE, grow, new_merger
 from tokenizer_training.vocabulary.patterns import PATTERNS, split_rules
-from tokenizer_training.vocabulary.superword import chunk_rules, train_superwords
+from tokenizer_training.vocabulary.pretokenize import ends_of
+from tokenizer_training.vocabulary.superword import train_superwords
 
 WORDS = [
     "of",
@@ -100,6 +102,34 @@ def test_a_chunk_is_a_row_of_whole_pretokens(pattern, digits):
                 assert regex.fullmatch(r" [\p{L}\p{M}]+('\w+)?|'\w+", part)
                 assert not regex.search(r"[\p{N}\n.!?:]", piece[len(parts[0]) :])
     assert longest == 3
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_compiled_chunks_are_those_of_the_expression(pattern):
+    generator = random.Random(4)
+    alphabet = [
+        *"aAbZéſsStTreEmdlD1² \n\r/.,'_!-",
+        "中",
+        "ก",
+        "\u0301",
+        "\u00a0",
+        "ǅ",
+        "ʰ",
+        "   ",
+        " a",
+        " b",
+        "'s",
+        "'LL",
+    ]
+    rules = split_rules(pattern)
+    for words in (2, 4):
+        chunks = chunk_rules(rules, words)
+        for _ in range(400):
+            text = "".join(generator.choices(alphabet, k=60))
+            ends = chunk_ends(text.encode(), rules, words).tolist()
+            assert ends == ends_of(text, chunks).tolist()
+        for text in [*TEXTS, "a " * 9000, "a" * 9000 + " b c"]:
+            assert chunk_ends(text.encode(), rules, words).tolist() == ends_of(text, chunks).tolist()
 
 
 def segments(chunks, merges, special):

@@ -28,6 +28,7 @@ from tokenizer_training.corpus.documents import FIELDS, Fields, document_tables,
 from tokenizer_training.corpus.files import Stretch, open_parquet
 from tokenizer_training.dataset.layout import schema
 from tokenizer_training.vocabulary.characters import character_classes
+from tokenizer_training.vocabulary.chunks import chunk_ends, chunk_rules
 from tokenizer_training.vocabulary.count_table import PretokenTable, add_digest, read_only
 from tokenizer_training.vocabulary.patterns import CUSTOM, PATTERNS, Rules, split_rules
 from tokenizer_training.vocabulary.pretokenize import LONGEST_RUN, changed_by_nfc, ends_of, room_for_cuts, to_nfc
@@ -52,6 +53,9 @@ class CountConfig(BaseModel):
     digits: int | None = knob(None, "most digits in a pre-token: 1, 2 or 3; null: as the pattern has it", ge=1, le=3)
     regex: str | None = knob(None, f"the expression of the pattern {CUSTOM}, in the syntax of a tokenizer.json")
     normalization: Literal["none", "nfc"] = knob("none", "nfc: texts are brought to NFC before they are cut")
+    words: int | None = knob(
+        None, "count chunks of up to so many words, for a second stage of merges, instead of pre-tokens", ge=2, le=16
+    )
     memory_bytes: int = knob(
         512 << 20, "memory of the table of one process; beyond it sorted parts are written to disk", ge=1 << 20
     )
@@ -59,6 +63,14 @@ class CountConfig(BaseModel):
     @property
     def rules(self) -> Rules:
         """How text is cut; `TokenizerError` for what cannot be."""
+        rules = self.pretoken_rules
+        return rules if self.words is None else chunk_rules(rules, self.words)
+
+    @property
+    def pretoken_rules(self) -> Rules:
+        """How text is cut into pre-tokens."""
+        if self.words is not None and self.pattern == CUSTOM:
+            raise TokenizerError(f"words: chunks of words are known for named patterns, not for {CUSTOM}")
         return split_rules(self.pattern, self.digits, self.regex)
 
 
@@ -163,7 +175,7 @@ class _Counting:
             texts = _normalised(texts)
         data, offsets = string_buffers(texts)
         style = self.rules.style
-        ends = _all_ends(data, offsets, self.rules) if style < 0 else np.empty(0, np.int64)
+        ends = _all_ends(data, offsets, self.config) if style < 0 else np.empty(0, np.int64)
         self.facts["documents"] += len(texts)
         self.facts["bytes"] += int(offsets[-1] - offsets[0])
         groups = self._group_numbers(documents)
@@ -219,10 +231,14 @@ def _normalised(texts: pa.Array) -> pa.Array:
     return pc.replace_with_mask(texts, pa.array(changed), pa.array(made, texts.type))
 
 
-def _all_ends(data: np.ndarray, offsets: np.ndarray, rules: Rules) -> np.ndarray:
-    """The ends, in `data`, of the pre-tokens of all texts by a custom expression."""
-    places = offsets.tolist()
-    found = [ends_of(data[a:b].tobytes(), rules) + a for a, b in itertools.pairwise(places)]
+def _all_ends(data: np.ndarray, offsets: np.ndarray, config: CountConfig) -> np.ndarray:
+    """The ends, in `data`, of the pre-tokens of all texts by a custom expression, or of their chunks."""
+    rules, words = config.pretoken_rules, config.words
+    texts = ((data[a:b].tobytes(), a) for a, b in itertools.pairwise(offsets.tolist()))
+    if words is None:
+        found = [ends_of(raw, rules) + at for raw, at in texts]
+    else:
+        found = [chunk_ends(raw, rules, words) + at for raw, at in texts]
     return np.concatenate(found) if found else np.empty(0, np.int64)
 
 

@@ -13,10 +13,10 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 from tokenizer_training.config import TokenizerError
 from tokenizer_training.dataset.layout import atomic, sha256_of, write_json
 from tokenizer_training.vocabulary.bpe import BYTE_CHARACTERS, token_bytes
+from tokenizer_training.vocabulary.chunks import chunk_rules
 from tokenizer_training.vocabulary.config import TokenizerConfig
 from tokenizer_training.vocabulary.pretokenize import library_pre_tokenizer
 from tokenizer_training.vocabulary.special import CHAT_TEMPLATE, END_OF_DOCUMENT, padding_tokens
-from tokenizer_training.vocabulary.superword import chunk_rules
 
 TRAINING = "training.json"
 

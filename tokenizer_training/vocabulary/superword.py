@@ -1,9 +1,7 @@
-r"""A second stage of merges that may cross the spaces between words (SuperBPE, arXiv 2503.13423).
+"""A second stage of merges that may cross the spaces between words (SuperBPE, arXiv 2503.13423).
 
-Text is cut into chunks: up to `words` pre-tokens, each but the first a contraction, or a space and letters. So no chunk holds a
-line feed or digits, and punctuation only as an apostrophe, or as the one character before its first word that the pattern
-takes along. All other pre-tokens stay as they are. The first stage learns from pre-tokens. Then the chunks are segmented by
-its merges, in their order and without regard to words, as any encoder will, and merging goes on from there.
+The first stage learns from pre-tokens. Then chunks of text (`chunks.py`) are segmented by its merges, in their order and
+without regard to words, as any encoder will, and merging goes on from there.
 
 So encoding needs no second pass: the expression for chunks as the pre-tokenizer, and all merges by rank.
 """
@@ -17,43 +15,7 @@ import numpy as np
 from tokenizer_training.vocabulary.bpe import LONGEST_TOKEN, Progress, all_merges, byte_ids, check_table
 from tokenizer_training.vocabulary.merging import replay
 from tokenizer_training.vocabulary.pairs import DONE, MIN_FREQUENCY, grow, new_merger
-from tokenizer_training.vocabulary.patterns import (
-    CUSTOM,
-    GPT2_STYLE,
-    LLAMA3_STYLE,
-    O200K_STYLE,
-    QWEN35_STYLE,
-    TEKKEN_STYLE,
-    Rules,
-)
 from tokenizer_training.vocabulary.special import SPECIAL_TOKENS
-
-_GPT2_SHORT = "'s|'t|'re|'ve|'m|'ll|'d"
-_SHORT = f"(?i:{_GPT2_SHORT})"
-_BEFORE = r"[^\r\n\p{L}\p{N}]?"
-_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-
-
-def _cased(before: str, after: str) -> str:
-    return f"{before}{_UPPER}*{_LOWER}+{after}|{before}{_UPPER}+{_LOWER}*{after}"
-
-
-# How each style's expression begins (words), and those of these words that may follow another one.
-_WORDS = {
-    GPT2_STYLE: (rf"{_GPT2_SHORT}| ?\p{{L}}+", rf"{_GPT2_SHORT}| \p{{L}}+"),
-    LLAMA3_STYLE: (rf"{_SHORT}|{_BEFORE}\p{{L}}+", rf"{_SHORT}| \p{{L}}+"),
-    QWEN35_STYLE: (rf"{_SHORT}|{_BEFORE}[\p{{L}}\p{{M}}]+", rf"{_SHORT}| [\p{{L}}\p{{M}}]+"),
-    O200K_STYLE: (_cased(_BEFORE, _SHORT + "?"), _cased(" ", _SHORT + "?")),
-    TEKKEN_STYLE: (_cased(_BEFORE, ""), _cased(" ", "")),
-}
-
-
-def chunk_rules(rules: Rules, words: int) -> Rules:
-    """The rules that cut text into chunks of up to `words` words, from those of a named pattern."""
-    starting, following = _WORDS[rules.style]
-    assert rules.regex.startswith(starting + "|")
-    rest = rules.regex[len(starting) + 1 :]
-    return Rules(CUSTOM, f"(?:{starting})(?:{following}){{0,{words - 1}}}|{rest}", -1, 0)
 
 
 def train_superwords(

@@ -24,8 +24,7 @@ from tokenizer_training.vocabulary.counts_merge import merge_counts
 from tokenizer_training.vocabulary.counts_read import Weights, read_counts, read_counts_by
 from tokenizer_training.vocabulary.folder import bpe_tokenizer, save, sizes
 from tokenizer_training.vocabulary.parity import Table, read_development, train_parity
-from tokenizer_training.vocabulary.patterns import CUSTOM
-from tokenizer_training.vocabulary.superword import chunk_rules, train_superwords
+from tokenizer_training.vocabulary.superword import train_superwords
 
 COUNTS = "counts"  # folder of the tables, in the tokenizer's
 WORDS, CHUNKS = "words.parquet", "chunks.parquet"
@@ -35,15 +34,12 @@ Progress = Callable[[int, int], None]  # documents and bytes of text read so far
 
 def counting(config: TokenizerConfig, table: str) -> CountConfig:
     """How the corpus is counted for WORDS, or for CHUNKS where there is a second stage."""
-    if table == CHUNKS:
-        assert config.superword is not None
-        expression = chunk_rules(config.rules(), config.superword.words).regex
-        return CountConfig(pattern=CUSTOM, regex=expression, normalization=config.normalization)
     return CountConfig(
         pattern=config.pattern,
         digits=config.digits,
         regex=config.custom_pattern,
         normalization=config.normalization,
+        words=config.superword.words if table == CHUNKS and config.superword is not None else None,
     )
 
 
@@ -108,7 +104,7 @@ def train_from_parts(
             merged = Path(scratch) / COUNTS / name
             merged.parent.mkdir(exist_ok=True)
             if len(tables) == 1 and config.minimum_count == 1:
-                tables[0].replace(merged)
+                shutil.copyfile(tables[0], merged)  # it is the caller's
             else:
                 merge_counts(tables, merged, config.minimum_count)
         facts = train_from_counts(Path(scratch) / COUNTS, config, out)
