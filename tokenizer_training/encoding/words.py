@@ -442,7 +442,9 @@ def encode_rows(
                     end = at + 1
                     while end < stop and data[end] < 0x80 and classes[data[end]] == OTHER:
                         end += 1
-                    if (end == at + 1 and (space or end == stop or 0x61 <= (data[end] | 0x20) <= 0x7A)) or (end < stop and data[end] >= 0x80):
+                    if (end == at + 1 and (space or end == stop or 0x61 <= (data[end] | 0x20) <= 0x7A)) or (
+                        end < stop and data[end] >= 0x80
+                    ):
                         end = at
                     elif style != GPT2_STYLE:
                         while end < stop and (data[end] == 0x0A or data[end] == 0x0D or (cased and data[end] == 0x2F)):
