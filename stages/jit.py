@@ -27,9 +27,9 @@ class Kernel:
     for it.
     """
 
-    def __init__(self, function: Callable[..., Any], counts_references: bool = True) -> None:
+    def __init__(self, function: Callable[..., Any], **options: bool) -> None:
         self.py_func = function
-        self._options = {} if counts_references else {"_nrt": False}
+        self._options = options  # of numba.njit
         self._compiled: Any = None
         functools.update_wrapper(self, function)
 
@@ -62,7 +62,15 @@ def bare_kernel(function: F) -> F:
     """A `kernel` that makes no array and counts no references to those it is given: for small ones that others call for every
     few bytes, where the counting takes several times as long as the work. numba refuses one that makes an array.
     """
-    as_typed: Any = Kernel(function, counts_references=False)
+    as_typed: Any = Kernel(function, _nrt=False)
+    return as_typed  # type: ignore[no-any-return]
+
+
+def inlined_kernel(function: F) -> F:
+    """A `bare_kernel` whose code is put into that of each kernel that calls it: for the few that take arrays and are called most,
+    as every array is handed over in seven parts.
+    """
+    as_typed: Any = Kernel(function, _nrt=False, forceinline=True)
     return as_typed  # type: ignore[no-any-return]
 
 

@@ -6,10 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from tokenizer_training.commands import compare, convert, encode, evaluate, export, inspect, pack, train, verify
+from tokenizer_training.commands import compare, convert, count, encode, evaluate, export, inspect, pack, train, verify
 from tokenizer_training.config import TokenizerError
 
-COMMANDS = (train, export, evaluate, compare, encode, pack, verify, inspect, convert)
+COMMANDS = (count, train, export, evaluate, compare, encode, pack, convert, verify, inspect)
 
 
 def parser() -> argparse.ArgumentParser:

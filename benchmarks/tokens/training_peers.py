@@ -104,16 +104,16 @@ def run_sentencepiece(folder: Path, vocabulary: int) -> None:
         )
 
 
-def overflow_tokenizers() -> str:
-    """Words "ab" beyond 2^31 and "cd" a few times: is "ab" merged?"""
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+# One word that holds the pair (a, b) 2,200 times, a million times over; and "cd" three times.
+WORD, TIMES = "ab" * 2200, 1_000_000
 
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    many, each = 1000, 2_200_000
-    tokenizer.train_from_iterator(
-        (text for text in [*(["ab " * each] * many), "cd cd cd"]), trainers.BpeTrainer(show_progress=False)
-    )
+
+def overflow_tokenizers() -> str:
+    from tokenizers import Tokenizer, models, trainers
+
+    tokenizer = Tokenizer(models.BPE())  # every text is one word
+    words = (text for text in [*([WORD] * TIMES), "cd", "cd", "cd"])
+    tokenizer.train_from_iterator(words, trainers.BpeTrainer(show_progress=False, vocab_size=5))
     return str([tuple(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]])
 
 
@@ -121,11 +121,9 @@ def overflow_rustbpe() -> str:
     import rustbpe
 
     tokenizer = rustbpe.Tokenizer()
-    # one word of 2,200 pairs, a million times: 2.2 billion pairs from few words
-    word = "ab" * 2200
-    tokenizer.train_from_iterator((text for text in [*((word + " ") * 100 for _ in range(10_000)), "cd cd cd"]), 258)
-    ranks = [bytes(token) for token, rank in tokenizer.get_mergeable_ranks() if rank >= 256]
-    return str(ranks)
+    words = (text for text in [*([WORD] * TIMES), "cd", "cd", "cd"])
+    tokenizer.train_from_iterator(words, 257)
+    return str([bytes(token) for token, rank in tokenizer.get_mergeable_ranks() if rank >= 256])
 
 
 RUNS = {

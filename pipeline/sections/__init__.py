@@ -14,7 +14,7 @@ from pipeline.engine.journal import Manifest, Output, digest, version_of
 from pipeline.engine.phases import Work
 from pipeline.engine.schedule import RunFailed
 from pipeline.engine.store import Store, sha256_file
-from pipeline.sections.calls import documents, run_calls
+from pipeline.sections.calls import documents, part_digests, run_calls
 from pipeline.sections.pack import run_pack
 from pipeline.sections.pretrain import run_pretrain
 from pipeline.sections.tokenizer import run_tokenizer
@@ -24,19 +24,25 @@ KEPT = {
     "counts",
     "encoded",
 }  # units of sections with a file of their own below phases/, which a killed run leaves for the next
-VERSIONS = {"index": 1, "tokenizer": 1, "pack": 2, "pretrain": 1}  # raised whenever equal input would give other output
+VERSIONS = {"index": 1, "tokenizer": 2, "pack": 2, "pretrain": 1}  # raised whenever equal input would give other output
+
+
+WITHOUT_EFFECT = {"pack": {"encoder", "verify_every", "memory"}}  # knobs that change no byte of the output
 
 
 def components(name: str, config: RunConfig, work: Work, store: Store) -> dict[str, str] | None:
     """What a section's fingerprint is made of; None while it depends on work that is not done."""
     before: str | None
     section = getattr(config, name)
-    parts = {"version": str(VERSIONS[name]), name: digest(section.model_dump(mode="json", exclude={"memory"}))}
+    parts = {
+        "version": str(VERSIONS[name]),
+        name: digest(section.model_dump(mode="json", exclude=WITHOUT_EFFECT.get(name))),
+    }
     if name in ("index", "tokenizer", "pack"):
         manifests = work.final_manifests()
         if len(manifests) < len(work.shards):
             return None
-        parts["documents"] = digest([o.sha256 for m in manifests for o in m.outputs if o.path.startswith("documents/")])
+        parts["documents"] = digest(part_digests(work))
         libraries = index_section.LIBRARIES if name == "index" else ("tokenizers",)
         parts |= {library: version_of(library) for library in libraries}
     if name in ("pack", "pretrain"):
@@ -89,7 +95,7 @@ def run_section(
         raise RunFailed(f"{name}: no document was kept, so there is nothing to work on; `report.html` shows why")
     journal.forget(store, PHASE, name)
     facts, files = {"index": _index, "tokenizer": run_tokenizer, "pack": run_pack, "pretrain": run_pretrain}[name](
-        config, work, local, executor, parts, say
+        config, work, store, local, executor, parts, say
     )
     outputs = [Output(path, (local / path).stat().st_size, sha256_file(local / path)) for path in sorted(files)]
     journal.commit(store, Manifest(PHASE, name, digest(parts), parts, outputs, counts=facts))
@@ -97,7 +103,13 @@ def run_section(
 
 
 def _index(
-    config: RunConfig, work: Work, local: Path, executor: Executor, parts: dict[str, str], say: Callable[[str], None]
+    config: RunConfig,
+    work: Work,
+    store: Store,
+    local: Path,
+    executor: Executor,
+    parts: dict[str, str],
+    say: Callable[[str], None],
 ) -> tuple[dict[str, Any], list[str]]:
     assert config.index is not None
     facts = index_section.write_index(

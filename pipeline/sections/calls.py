@@ -89,6 +89,16 @@ def documents(work: Work, local: Path) -> list[Path]:
     return [local / f"documents/part-{unit_name(shard)}.parquet" for shard in work.shards]
 
 
+def part_digests(work: Work) -> list[str]:
+    """The SHA-256 of each part of documents/."""
+    return [
+        output.sha256
+        for manifest in work.final_manifests()
+        for output in manifest.outputs
+        if output.path.startswith("documents/")
+    ]
+
+
 def environment() -> dict[str, str]:
     """Environment of a process that must find this project's packages wherever it was started."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in [str(Path.cwd()), *sys.path] if p)}

@@ -21,7 +21,13 @@ from pipeline.sections.calls import environment, launch
 
 
 def run_pretrain(
-    config: RunConfig, work: Work, local: Path, executor: Executor, parts: dict[str, str], say: Callable[[str], None]
+    config: RunConfig,
+    work: Work,
+    store: Store,
+    local: Path,
+    executor: Executor,
+    parts: dict[str, str],
+    say: Callable[[str], None],
 ) -> tuple[dict[str, Any], list[str]]:
     """Pretrain on this machine; killed, the same run goes on from its last checkpoint."""
     assert config.pretrain is not None

@@ -14,7 +14,7 @@ from tokenizer_training.commands.knobs import add_fields, add_knobs, fields, kno
 from tokenizer_training.config import TokenizerError
 from tokenizer_training.dataset.config import PackConfig
 
-ENCODE_KNOBS = ("validation", "seed", "shard_tokens", "memory")
+ENCODE_KNOBS = ("validation", "seed", "shard_tokens", "memory", "encoder", "verify_every")
 
 
 def add(commands: Any) -> None:
@@ -56,8 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
                 pool.submit(encode_documents, file, arguments.tokenizer, to, config, fields(arguments))
                 for file, to in zip(files, encoded, strict=True)
             ]
-            for unit in waiting:
-                unit.result()
+            done = [unit.result()["encoding"] for unit in waiting]
             plan = plan_shards(encoded, config)
             begin_dataset(out)
             units = {
@@ -68,6 +67,12 @@ def run(arguments: argparse.Namespace) -> int:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     facts = finish_dataset(out, plan, splits)
+    sums = {name: sum(made[name] for made in done) for name in ("documents", "verified", "fell_back", "differed")}
+    engines = ", ".join(sorted({made["engine"] for made in done}))
+    print(
+        f"encoded by {engines}: {sums['documents']:,} documents, {sums['verified']:,} verified, "
+        f"{sums['fell_back'] + sums['differed']:,} encoded by tokenizers instead"
+    )
     for split, shards in facts["splits"].items():
         documents, tokens = (sum(shard[name] for shard in shards) for name in ("documents", "tokens"))
         print(f"{split}: {documents:,} documents, {tokens:,} tokens, {len(shards)} shards")

@@ -45,7 +45,7 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """`inspect`."""
     try:
-        folder = Path(arguments.dataset).is_dir()
+        folder = arguments.dataset != "" and Path(arguments.dataset).is_dir()
     except (OSError, ValueError):  # a text that cannot be a name
         folder = False
     foreign = [name for name in (OF_TEXTS if folder else OF_DATASETS) if getattr(arguments, name) is not None]

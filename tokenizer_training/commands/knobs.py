@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from typing import Any
 
+import yaml
 from pydantic import BaseModel, ValidationError
 
 from tokenizer_training.config import TokenizerError
 from tokenizer_training.corpus.documents import FIELDS, Fields
+
+_STRUCTURE = re.compile(r"dict\[|list\[|tuple\[|\.config\.")  # in the type of a field whose values are no plain ones
 
 
 def add_knobs(parser: argparse.ArgumentParser, model: type[BaseModel], names: Sequence[str]) -> None:
@@ -23,13 +27,28 @@ def add_knobs(parser: argparse.ArgumentParser, model: type[BaseModel], names: Se
 
 def knobs(arguments: argparse.Namespace, model: type[BaseModel], names: Sequence[str]) -> Any:
     """The config from the flags that were given."""
-    given = {name: getattr(arguments, name) for name in names if hasattr(arguments, name)}
+    given = {name: _value(model, name, getattr(arguments, name)) for name in names if hasattr(arguments, name)}
     try:
-        return model.model_validate({k: None if v == "null" else v for k, v in given.items()})
+        return model.model_validate(given)
     except ValidationError as error:
         first = error.errors()[0]
-        flag = "--" + str(first["loc"][0]).replace("_", "-")
+        if not first["loc"]:  # keys that do not go together: the message names them
+            raise TokenizerError(first["msg"]) from None
+        flag = "--" + str(first["loc"][0]).replace("_", "-") + "".join(f".{part}" for part in first["loc"][1:])
         raise TokenizerError(f"{flag} {first['input']}: {first['msg']}") from None
+
+
+def _value(model: type[BaseModel], name: str, text: str) -> Any:
+    """A flag's text; for a field that is no plain value, a YAML mapping or list such as {language: {de: 2}}."""
+    if text == "null":
+        return None
+    if not _STRUCTURE.search(str(model.model_fields[name].annotation)):
+        return text
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        flag = "--" + name.replace("_", "-")
+        raise TokenizerError(f"{flag} {text}: not YAML ({error}); expected a list or mapping") from None
 
 
 def add_fields(parser: argparse.ArgumentParser) -> None:

@@ -4,41 +4,138 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
-import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from tokenizer_training.commands.knobs import add_knobs, knobs
+from pydantic import ValidationError
+
+from tokenizer_training.commands.knobs import add_fields, add_knobs, fields, knobs
+from tokenizer_training.config import TokenizerError
 from tokenizer_training.vocabulary.config import TokenizerConfig
 
-TRAIN_KNOBS = tuple(TokenizerConfig.model_fields)
+TRAIN_KNOBS = tuple(name for name in TokenizerConfig.model_fields if name != "domain_field")
 
 
 def add(commands: Any) -> None:
     """Declare the command."""
-    parser = commands.add_parser("train", help="train a byte-level BPE tokenizer on documents")
-    parser.add_argument("documents", nargs="+", help="Parquet files with id and text, or folders of them")
+    parser = commands.add_parser("train", help="train a byte-level tokenizer on documents, or on their counts")
+    parser.add_argument("documents", nargs="*", help="Parquet or JSONL files with a text, or folders of them")
+    parser.add_argument("--counts", help="train on this counts table (see `count`) instead of documents")
     parser.add_argument("--output", required=True, help="folder of the tokenizer")
+    parser.add_argument(
+        "--sizes", help="several vocabulary sizes, 8192,16384: one folder OUTPUT-<size> each, one training"
+    )
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
+    add_fields(parser)
     add_knobs(parser, TokenizerConfig, TRAIN_KNOBS)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """`train`."""
-    from tokenizer_training.vocabulary.train import train_tokenizer
+    """`train`: counts in processes, then one that trains."""
+    from tokenizer_training.vocabulary.train import train_from_counts, train_tokenizer
 
     config = knobs(arguments, TokenizerConfig, TRAIN_KNOBS)
-    shown = [time.monotonic()]
-
-    def progress(documents: int, size: int) -> None:
-        if time.monotonic() - shown[0] > 5:
-            shown[0] = time.monotonic()
-            print(f"read {documents:,} documents, {size:,} bytes", file=sys.stderr)
-
-    facts = train_tokenizer(arguments.documents, config, arguments.output, progress=progress)
+    sizes = _sizes(arguments, config)
+    if sizes:
+        config = _with_size(config, sizes[-1])
+    if arguments.workers < 1:
+        raise TokenizerError(f"--workers {arguments.workers}: expected at least 1")
+    if bool(arguments.documents) == (arguments.counts is not None):
+        raise TokenizerError("give either documents or --counts TABLE")
+    out = Path(f"{arguments.output}-{sizes[-1]}" if sizes else arguments.output)
+    if arguments.counts is not None:
+        facts = train_from_counts(arguments.counts, config, out)
+    elif config.engine == "tokenizers":
+        facts = train_tokenizer(arguments.documents, config, out, progress=_say, fields=fields(arguments))
+    else:
+        facts = _from_documents(arguments, config, out)
     print(json.dumps(facts))
+    for size in sizes[:-1]:
+        from tokenizer_training.vocabulary.folder import truncate
+
+        print(json.dumps(truncate(out, size, f"{arguments.output}-{size}")))
     if facts["vocab_size"] < facts["vocab_size_wanted"]:
         print(
             f"the corpus gives {facts['vocab_size']} tokens, fewer than {facts['vocab_size_wanted']}", file=sys.stderr
         )
     return 0
+
+
+def _sizes(arguments: argparse.Namespace, config: TokenizerConfig) -> list[int]:
+    """The sizes asked for, ascending; checked before any work."""
+    if arguments.sizes is None:
+        return []
+    if hasattr(arguments, "vocab_size"):
+        raise TokenizerError("--sizes and --vocab-size: give one of them")
+    if config.engine != "gristmill":
+        raise TokenizerError("--sizes with --engine tokenizers: smaller vocabularies come from our own bpe only")
+    from tokenizer_training.vocabulary.folder import check_nests
+
+    check_nests(config)
+    try:
+        sizes = sorted({int(size) for size in arguments.sizes.split(",")})
+    except ValueError:
+        raise TokenizerError(
+            f"--sizes {arguments.sizes}: expected numbers with commas between, as 8192,16384"
+        ) from None
+    for size in sizes:
+        _with_size(config, size)
+    return sizes
+
+
+def _with_size(config: TokenizerConfig, size: int) -> TokenizerConfig:
+    try:
+        return TokenizerConfig.model_validate({**config.model_dump(), "vocab_size": size})
+    except ValidationError as error:
+        raise TokenizerError(f"--sizes: {size}: {error.errors()[0]['msg']}") from None
+
+
+def _from_documents(arguments: argparse.Namespace, config: TokenizerConfig, out: Path) -> dict[str, Any]:
+    from tokenizer_training.corpus.files import find_documents
+    from tokenizer_training.vocabulary import train
+    from tokenizer_training.vocabulary.counts import count_documents
+
+    files = find_documents(arguments.documents)
+    names = train.count_fields(config, fields(arguments))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    tables = train.tables_of(config)
+    with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
+        jobs = [
+            ([file], train.counting(config, name), Path(scratch) / f"{number:05d}.{name}", names)
+            for name in tables
+            for number, file in enumerate(files)
+        ]
+        documents = size = 0
+        workers = min(arguments.workers, len(jobs))
+        if workers == 1:
+            for job in jobs:
+                facts = count_documents(*job)
+                documents, size = documents + facts["documents"], size + facts["bytes"]
+                _say(documents, size)
+        else:
+            with ProcessPoolExecutor(workers, get_context("spawn"), _single_threaded) as pool:
+                units = [pool.submit(count_documents, *job) for job in jobs]
+                try:
+                    for unit in as_completed(units):
+                        facts = unit.result()
+                        documents, size = documents + facts["documents"], size + facts["bytes"]
+                        _say(documents, size)
+                except BaseException:
+                    pool.shutdown(cancel_futures=True)
+                    raise
+        parts = {name: [job[2] for job in jobs if job[2].name.endswith(f".{name}")] for name in tables}
+        return train.train_from_parts(parts, config, out, arguments.documents)
+
+
+def _single_threaded() -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # processes already use every core
+
+
+def _say(documents: int, size: int) -> None:
+    print(f"read {documents:,} documents, {size:,} bytes", file=sys.stderr)

@@ -70,11 +70,11 @@ def encode_documents(
 ) -> dict[str, Any]:
     """Encode one file of documents or conversations to one encoded file, written atomically.
 
-    Uses only `seed` and `memory` of the config. Returns counts: documents, copies, tokens (of copies, end tokens included),
+    Uses `seed`, `memory`, `encoder` and `verify_every` of the config. Returns counts: documents, copies, tokens (of copies, end tokens included),
     bytes, tokens by group of the mix, and the smallest and largest cluster hash (null without documents).
     """
     source, out = Path(documents_path), Path(out_path)
-    encoder = Encoder(tokenizer_dir)
+    encoder = Encoder(tokenizer_dir, config.encoder, config.verify_every)
     chat = holds_conversations(source, fields)
     phases = [] if chat else phase_names(source)
     counts: Counter[str] = Counter()
@@ -109,6 +109,7 @@ def encode_documents(
             "source": {"file": source.name, "sha256": sha256_of(source), "documents": counts["documents"]},
             **{name: counts[name] for name in ("documents", "copies", "tokens", "bytes")},
             **({"without_target": counts["without_target"]} if chat else {}),
+            "encoding": encoder.facts(),
             "mixture": dict(sorted((+mixture).items())),
             "cluster_min": min(lowest, default=None),
             "cluster_max": max(highest, default=None),

@@ -129,7 +129,7 @@ METRICS = (
         "Unreachable tokens",
         "enc(dec(i)) ≠ [i]",
         "tokens",
-        "of the token alone: UNREACHABLE_MULTI re-encodes as several tokens, UNREACHABLE_OTHER as another one, UNDECODEABLE is no whole UTF-8 and cannot be tested alone",
+        "of the token alone: UNREACHABLE_MULTI re-encodes as several tokens, UNREACHABLE_OTHER as another one, UNDECODEABLE is no whole UTF-8, CONTINUES_WORD stands only within a word: neither can be tested alone",
     ),
     Metric(
         "byte_fallback_rate",

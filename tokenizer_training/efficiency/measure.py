@@ -16,7 +16,7 @@ import numpy as np
 from tokenizer_training.corpus.documents import FIELDS, Fields
 from tokenizer_training.dataset.layout import sha256_of
 from tokenizer_training.efficiency import metrics
-from tokenizer_training.efficiency.counted import counted_totals
+from tokenizer_training.efficiency.counted import counted_totals, counts_files, misfit
 from tokenizer_training.efficiency.glitch import glitch_candidates
 from tokenizer_training.efficiency.nesting import cost_curve, size_curve
 from tokenizer_training.efficiency.parallel import Parallel, measure_parallel, shipped
@@ -58,7 +58,8 @@ def evaluate(
     """Measure a tokenizer on documents (Parquet or JSONL files or folders): the content of report.json.
 
     A corpus larger than `max_bytes` is sampled by document id, so that the result depends neither on the order nor on
-    the files. Exact totals come from a table of counted pre-tokens, given or in `counts` in the tokenizer's folder. Only `timed` facts
+    the files. Exact totals come from a table of counted pre-tokens, given, or in `counts` in the tokenizer's folder if it was counted with
+    the tokenizer's pattern. Only `timed` facts
     differ from run to run. Raises `TokenizerError` if there is no text.
     """
     started = time.perf_counter()
@@ -76,9 +77,12 @@ def evaluate(
     )
     if parallel is not None:
         facts["parallel_user"] = measure_parallel(peer, parallel)
-    table = Path(counts_table) if counts_table else Path(tokenizer_dir) / "counts"
-    if counts_table or (table.is_dir() and any(table.glob("*.parquet"))):
-        facts["counted"] = counted_totals(peer, table)
+    if counts_table:
+        facts["counted"] = counted_totals(peer, Path(counts_table))
+    else:
+        found = counts_files(Path(tokenizer_dir) / "counts")
+        if found and all(misfit(peer, file) is None for file in found):
+            facts["counted"] = counted_totals(peer, Path(tokenizer_dir) / "counts")
     return facts
 
 

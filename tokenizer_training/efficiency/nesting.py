@@ -18,19 +18,18 @@ LADDER = 24  # points of a curve
 def tokens_by_merges(counts: np.ndarray, merges: np.ndarray) -> np.ndarray:
     """int64[M + 1]: how many tokens a text has with the first k merges, for every k from 0 to M.
 
-    `counts` int64[V]: the tokens of the text under all merges; `merges` int64[M, 2]: merge m makes the token V - M + m of two
-    earlier ones. Special tokens come before the bytes.
+    `counts` int64[V]: the tokens of the text under all merges; `merges` int64[M, 3]: the ids of the left and the right part
+    and of what merge m makes of them, which no other merge makes.
     """
-    first = len(counts) - len(merges)
     uses = counts.tolist()  # how often each token is made, a part of longer ones included
     pairs = merges.tolist()
     for m in range(len(pairs) - 1, -1, -1):
-        n = uses[first + m]
+        left, right, made = pairs[m]
+        n = uses[made]
         if n:
-            left, right = pairs[m]
             uses[left] += n
             uses[right] += n
-    undone = np.array(uses[first:], np.int64)
+    undone = np.array(uses, np.int64)[merges[:, 2]]
     return int(counts.sum()) + np.concatenate([undone[::-1].cumsum()[::-1], [0]]).astype(np.int64)
 
 

@@ -14,6 +14,7 @@ from tokenizer_training.config import TokenizerError
 from tokenizer_training.corpus.pieces import cut
 from tokenizer_training.dataset.layout import sha256_of
 from tokenizer_training.efficiency.peer_files import KNOWN_NAMES, Ranks, read_js, read_ranks, read_tekken
+from tokenizer_training.encoding.bpe_file import token_bytes
 from tokenizer_training.encoding.encoder import Encoder, clean
 from tokenizer_training.vocabulary.special import END_OF_DOCUMENT
 
@@ -48,6 +49,7 @@ class Peer:
         self.name, self.kind, self.path = name, kind, path
         self.pieces, self.byte_exact = pieces, byte_exact
         self.special_ids = specials
+        self.continuing: set[int] = set()  # tokens of WordPiece that only stand within a word
         self.specials = set(specials.values())
         self.sha256 = sha256_of(path)
         self.vocab_size = len(pieces)
@@ -69,7 +71,7 @@ class Peer:
         return "none"
 
     def merges(self) -> np.ndarray | None:
-        """int64[M, 2] of token ids in order where token `first + m` is merge m, None if the vocabulary does not nest so."""
+        """int64[M, 3] of ids in the order of merges: left, right, made; None if it does not nest (see nesting.py)."""
         return None
 
     def encode_batch(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -120,6 +122,7 @@ class OwnPeer(Peer):
         pieces, byte_exact = _pieces(self.content, self.encoder.vocab_size)
         exact = byte_exact and self.content["normalizer"] is None
         super().__init__(name, "folder", folder / "tokenizer.json", pieces, self.encoder.special_ids, exact)
+        self.continuing = _continuing(self.content)
 
     def encode_batch(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """All tokens, and where each text's begin."""
@@ -158,6 +161,7 @@ class TokenizersPeer(Peer):
         specials = {token["content"]: token["id"] for token in self.content["added_tokens"] if token["special"]}
         exact = byte_exact and self.content["normalizer"] is None
         super().__init__(name, "tokenizers", path, pieces, specials, exact)
+        self.continuing = _continuing(self.content)
 
     def _encode(self, texts: list[str]) -> list[Any]:
         return [made.ids for made in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
@@ -315,23 +319,17 @@ def _normalization(part: Any) -> str:
     return " ".join(_types(part)) or "none"
 
 
-def byte_alphabet() -> dict[str, int]:
-    """The printable stand-in of each byte in byte-level vocabularies, as GPT-2 chose them."""
-    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in plain]
-    return {chr(byte): byte for byte in plain} | {chr(256 + at): byte for at, byte in enumerate(others)}
-
-
 def _pieces(content: dict[str, Any], size: int) -> tuple[list[bytes], bool]:
     """Bytes by token, and whether they are exactly those of a text (byte-level, without normalisation)."""
     vocabulary = content["model"]["vocab"]
     entries = vocabulary.items() if isinstance(vocabulary, dict) else ((t, i) for i, (t, _) in enumerate(vocabulary))
     byte_level = "ByteLevel" in _types(content["decoder"])
-    alphabet = byte_alphabet()
     pieces = [b""] * size
-    for token, number in entries:
-        if byte_level and all(letter in alphabet for letter in token):
-            pieces[number] = bytes(alphabet[letter] for letter in token)
+    prefix = _prefix(content)
+    for spelled, number in entries:
+        token = spelled.removeprefix(prefix)
+        if byte_level and (raw := token_bytes(token)) is not None:
+            pieces[number] = raw
         elif not byte_level and len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
             pieces[number] = bytes([int(token[3:5], 16)])
         else:
@@ -341,14 +339,26 @@ def _pieces(content: dict[str, Any], size: int) -> tuple[list[bytes], bool]:
     return pieces, byte_level
 
 
+def _prefix(content: dict[str, Any]) -> str:
+    return str(content["model"]["continuing_subword_prefix"]) if content["model"]["type"] == "WordPiece" else ""
+
+
+def _continuing(content: dict[str, Any]) -> set[int]:
+    prefix = _prefix(content)
+    return (
+        {number for token, number in content["model"]["vocab"].items() if token.startswith(prefix)} if prefix else set()
+    )
+
+
 def _merges(content: dict[str, Any]) -> np.ndarray | None:
     model = content["model"]
     if model["type"] != "BPE" or model.get("ignore_merges"):
         return None
     vocabulary = model["vocab"]
     pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
-    first = len(vocabulary) - len(pairs)
-    ids = [(vocabulary[a], vocabulary[b], vocabulary.get(a + b)) for a, b in pairs]
-    if any(made != first + at for at, (_, _, made) in enumerate(ids)):
+    try:
+        ids = [(vocabulary[a], vocabulary[b], vocabulary[a + b]) for a, b in pairs]
+    except KeyError:  # merges that continue words with a prefix, or of tokens that are not there
         return None
-    return np.array([(a, b) for a, b, _ in ids], np.int64).reshape(-1, 2)
+    found = np.array(ids, np.int64).reshape(-1, 3)
+    return found if len(np.unique(found[:, 2])) == len(found) else None

@@ -9,8 +9,8 @@ import numpy as np
 from tokenizer_training.efficiency.peers import Peer
 
 # After Land and Bartolo 2024, "Fishing for Magikarp" (arXiv 2405.05417), section on unreachable and partial tokens.
-CLASSES = ("OK", "SPECIAL", "UNDECODEABLE", "UNREACHABLE_MULTI", "UNREACHABLE_OTHER", "UNUSED_ID")
-OK, SPECIAL, UNDECODEABLE, MULTI, OTHER, UNUSED = range(len(CLASSES))
+CLASSES = ("OK", "SPECIAL", "UNDECODEABLE", "UNREACHABLE_MULTI", "UNREACHABLE_OTHER", "UNUSED_ID", "CONTINUES_WORD")
+OK, SPECIAL, UNDECODEABLE, MULTI, OTHER, UNUSED, CONTINUES = range(len(CLASSES))
 LONGEST_LISTED = 200
 
 
@@ -31,6 +31,7 @@ def partial_tokens(pieces: list[bytes]) -> np.ndarray:
 def reach_classes(peer: Peer) -> np.ndarray:
     """uint8[V] into CLASSES: what becomes of each token when it is decoded and encoded again, by itself."""
     classes = np.full(peer.vocab_size, OK, np.uint8)
+    classes[sorted(peer.continuing)] = CONTINUES
     partial = partial_tokens(peer.pieces)
     classes[partial] = UNDECODEABLE
     for number, piece in enumerate(peer.pieces):

@@ -16,7 +16,7 @@ BACKGROUNDS = (153, 223, 151, 183)  # of the 256 colours of terminals, behind bl
 def read_text(given: str) -> tuple[str, str]:
     """The text of a file, or the argument itself, and what it is in words."""
     try:
-        is_file = Path(given).is_file()
+        is_file = given != "" and Path(given).is_file()
     except (OSError, ValueError):  # too long for a name, or a NUL in it
         is_file = False
     if not is_file:

@@ -14,7 +14,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from tokenizer_training.config import TokenizerError
-from tokenizer_training.corpus.documents import hash64, read_documents, text_bytes
+from tokenizer_training.corpus.documents import FIELDS, Fields, hash64, read_documents, text_bytes
 from tokenizer_training.corpus.files import find_documents
 from tokenizer_training.corpus.pieces import cut
 from tokenizer_training.encoding.encoder import clean
@@ -37,6 +37,7 @@ def train_by_library(
     out_dir: str | Path,
     *,
     progress: Progress | None = None,
+    fields: Fields = FIELDS,
 ) -> dict[str, Any]:
     """Train on the `text` of documents with the library and write the tokenizer's folder; facts as `train_tokenizer`.
 
@@ -45,7 +46,7 @@ def train_by_library(
     """
     check_special(config)
     files = find_documents(documents)
-    total = sum(text_bytes(path) for path in files)
+    total = sum(text_bytes(path, fields) for path in files)
     if total == 0:
         raise TokenizerError(f"{', '.join(map(str, documents))}: no text to train a tokenizer on")
     most = config.max_bytes or LIBRARY_BYTES
@@ -54,7 +55,7 @@ def train_by_library(
 
     def texts() -> Iterator[list[str]]:
         for path in files:
-            for batch in read_documents(path):
+            for batch in read_documents(path, fields=fields):
                 used = [
                     clean(text)
                     for identity, text in zip(batch.ids, batch.texts, strict=True)

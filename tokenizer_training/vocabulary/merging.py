@@ -38,15 +38,15 @@ def settle(s: Any, pairs: int, events: int) -> None:
         key = s.key[at]
         s.marks[key >> 32, 0] = 0
         s.marks[key & 0xFFFFFFFF, 1] = 0
-        if not worth_keeping(s.forbidden, least, s.count[at], key):
+        if not worth_keeping(s.forbidden, least, s.frequency[at], key):
             s.final[pair] = 0
             continue
         s.final[pair] = kept
         size = s.size[at]
-        s.count[kept], s.key[kept], s.start[kept] = s.count[at], key, used
+        s.frequency[kept], s.key[kept], s.start[kept] = s.frequency[at], key, used
         s.size[kept] = 0
         used += size
-        enqueue(s.heads, s.link, kept, s.count[kept])
+        enqueue(s.heads, s.link, kept, s.frequency[kept])
         kept += 1
     for i in range(events):
         pair = s.events[i, 0]
@@ -106,7 +106,7 @@ def bring_top(s: Any) -> int:
         level = s.now[LEVEL]
         while s.heads[level] != 0:  # drain the bucket of this level into the heap
             slot = s.heads[level]
-            count = s.count[slot]
+            count = s.frequency[slot]
             if count < s.now[MIN_FREQUENCY]:
                 s.heads[level] = s.link[slot]
                 continue
@@ -135,7 +135,7 @@ def bring_top(s: Any) -> int:
             s.now[LEVEL] -= 1
             continue
         slot = s.heap_slot[0]
-        count = s.count[slot]
+        count = s.frequency[slot]
         if count == s.heap_count[0]:
             return 1
         if count >> level != 0 and count >= s.now[MIN_FREQUENCY]:
@@ -181,7 +181,7 @@ def apply_merge(s: Any, slot: int, key: int) -> int:
         if left >= 0:
             q = p - s.spans[left]
             broken = s.node[q, 1]
-            s.count[broken if broken >= 0 else base - broken - 1] -= count
+            s.frequency[broken if broken >= 0 else base - broken - 1] -= count
             pair = 0
             if s.widths[left] <= room:
                 pair = s.marks[left, 0]
@@ -189,10 +189,10 @@ def apply_merge(s: Any, slot: int, key: int) -> int:
                     pairs += 1
                     pair = pairs
                     s.marks[left, 0] = pair
-                    s.count[base + pair - 1] = 0
+                    s.frequency[base + pair - 1] = 0
                     s.size[base + pair - 1] = 0
                     s.key[base + pair - 1] = (np.int64(left) << 32) | token
-                s.count[base + pair - 1] += count
+                s.frequency[base + pair - 1] += count
                 s.size[base + pair - 1] += 1
                 s.events[events, 0] = pair
                 s.events[events, 1] = q
@@ -202,17 +202,17 @@ def apply_merge(s: Any, slot: int, key: int) -> int:
         pair = 0
         if right >= 0:
             broken = s.node[second, 1]
-            s.count[broken if broken >= 0 else base - broken - 1] -= count
+            s.frequency[broken if broken >= 0 else base - broken - 1] -= count
             if s.widths[right] <= room:
                 pair = s.marks[right, 1]
                 if pair == 0:
                     pairs += 1
                     pair = pairs
                     s.marks[right, 1] = pair
-                    s.count[base + pair - 1] = 0
+                    s.frequency[base + pair - 1] = 0
                     s.size[base + pair - 1] = 0
                     s.key[base + pair - 1] = (np.int64(token) << 32) | right
-                s.count[base + pair - 1] += count
+                s.frequency[base + pair - 1] += count
                 s.size[base + pair - 1] += 1
                 s.events[events, 0] = pair
                 s.events[events, 1] = p
@@ -222,7 +222,7 @@ def apply_merge(s: Any, slot: int, key: int) -> int:
         s.node[p, 0] = token
         s.node[after - 1, 0] = token
     s.size[slot] = 0
-    s.count[slot] = 0
+    s.frequency[slot] = 0
     settle(s, pairs, events)
     return total
 
@@ -231,7 +231,7 @@ def apply_merge(s: Any, slot: int, key: int) -> int:
 def room_for(s: Any, slot: int) -> int:
     """Whether a merge of this slot fits: DONE, else what is needed."""
     most = 2 * s.size[slot]
-    if s.now[SLOTS] + most > len(s.count):
+    if s.now[SLOTS] + most > len(s.frequency):
         return NEED_SLOTS
     if s.now[ARENA] + most > len(s.arena):
         return NEED_ARENA

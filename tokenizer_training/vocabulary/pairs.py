@@ -43,7 +43,7 @@ class Merger(NamedTuple):
     widths: np.ndarray  # int32[V]: its bytes
     merges: np.ndarray  # int32[wanted, 2]
     born: np.ndarray  # int64[V + 1]: the first slot made with each token
-    count: np.ndarray  # int64[slots]; slot 0 is for what is not counted
+    frequency: np.ndarray  # int64[slots]; slot 0 is for what is not counted
     key: np.ndarray  # int64[slots]: left id << 32 | right id
     start: np.ndarray  # int64[slots]: of its list in the arena
     size: np.ndarray  # int32[slots]: of its list
@@ -98,7 +98,7 @@ def new_merger(
         widths=np.concatenate([widths.astype(np.int32), np.zeros(wanted, np.int32)]),
         merges=np.zeros((wanted, 2), np.int32),
         born=np.ones(first + wanted + 1, np.int64),
-        count=np.zeros(slots, np.int64),
+        frequency=np.zeros(slots, np.int64),
         key=np.zeros(slots, np.int64),
         start=np.zeros(slots, np.int64),
         size=np.zeros(slots, np.int32),
@@ -141,7 +141,7 @@ def grow(merger: Merger, status: int) -> Merger:
         return merger._replace(heap_count=_longer(merger.heap_count), heap_slot=_longer(merger.heap_slot))
     if status == NEED_SLOTS:
         extra = len(merger.events)
-        names = ("count", "key", "start", "size", "link")
+        names = ("frequency", "key", "start", "size", "link")
         return merger._replace(**{name: _longer(getattr(merger, name), extra) for name in names})
     _compact(merger)
     if merger.now[ARENA] + len(merger.events) > 0.8 * len(merger.arena):
@@ -177,7 +177,7 @@ def _place_of(keys: Any, table: Any, key: int) -> int:
         at &= mask
         slot = table[at]
         if slot == 0 or keys[slot] == key:
-            return np.int64(at)
+            return np.int64(at)  # type: ignore[return-value]
         at += np.uint64(1)
 
 
@@ -203,16 +203,16 @@ def _count_pairs(s: Any, table: Any, begin: int) -> Any:
         slot = table[place]
         if slot == 0:
             slot = np.int32(s.now[SLOTS])
-            if slot == len(s.count):
+            if slot == len(s.frequency):
                 return NEED_SLOTS, p
             if 2 * slot > len(table):
                 return NEED_TABLE, p
             s.now[SLOTS] += 1
             table[place] = slot
             s.key[slot] = key
-            s.count[slot] = 0
+            s.frequency[slot] = 0
             s.size[slot] = 0
-        s.count[slot] += s.times[stretch]
+        s.frequency[slot] += s.times[stretch]
         s.size[slot] += 1
         s.node[p, 1] = slot
     return DONE, 0
@@ -225,12 +225,12 @@ def _keep_pairs(s: Any, final: Any) -> int:
     final[0] = 0
     for slot in range(1, len(final)):
         final[slot] = 0
-        if worth_keeping(s.forbidden, s.now[MIN_FREQUENCY], s.count[slot], s.key[slot]):
+        if worth_keeping(s.forbidden, s.now[MIN_FREQUENCY], s.frequency[slot], s.key[slot]):
             final[slot] = kept
-            s.count[kept], s.key[kept], s.start[kept] = s.count[slot], s.key[slot], used
+            s.frequency[kept], s.key[kept], s.start[kept] = s.frequency[slot], s.key[slot], used
             used += s.size[slot]
             s.size[kept] = 0
-            enqueue(s.heads, s.link, kept, s.count[kept])
+            enqueue(s.heads, s.link, kept, s.frequency[kept])
             kept += 1
     s.now[SLOTS] = kept
     s.now[ARENA] = used
@@ -292,7 +292,7 @@ def _compact(s: Any) -> None:
     for slot in range(1, s.now[SLOTS]):
         begin = s.start[slot]
         s.start[slot] = used
-        if s.count[slot] < s.now[MIN_FREQUENCY]:
+        if s.frequency[slot] < s.now[MIN_FREQUENCY]:
             s.size[slot] = 0
         for i in range(begin, begin + s.size[slot]):
             s.arena[used] = s.arena[i]

@@ -6,15 +6,19 @@ bytes to a token on the counts, or, with a parallel development set, how few tok
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from tokenizer_training.config import TokenizerError
 from tokenizer_training.vocabulary.bpe import LONGEST_TOKEN, Progress, byte_ids, check_table, token_bytes, train_bpe
+from tokenizer_training.vocabulary.config import TokenizerConfig
 from tokenizer_training.vocabulary.merging import apply_merge, bring_top, find_slot, room_for
 from tokenizer_training.vocabulary.pairs import DONE, NEED_HEAP, Merger, grow, new_merger
+from tokenizer_training.vocabulary.pretokenize import pretokens, to_nfc
 from tokenizer_training.vocabulary.special import SPECIAL_TOKENS
 
 
@@ -155,6 +159,29 @@ def _merge_by_turns(
         if progress is not None and len(made) % 1024 == 0:
             progress(len(made), wanted)
     return np.array(made, np.int32).reshape(-1, 2)
+
+
+def read_development(folder: str, languages: Sequence[str], config: TokenizerConfig) -> dict[str, Table]:
+    """A parallel development set, <language>.txt for each language, as tables; `TokenizerError` unless all have as many lines."""
+    found, lines = {}, {}
+    for name in languages:
+        file = Path(folder) / f"{name}.txt"
+        try:
+            text = file.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise TokenizerError(
+                f"parity.development: {file}: {error}; expected UTF-8 text of every language"
+            ) from None
+        text = to_nfc(text) if config.normalization == "nfc" else text
+        lines[name] = text.count("\n") + (text[-1:] not in ("", "\n"))
+        words = Counter(word.encode("utf-8") for word in pretokens(text, config.rules()))
+        offsets = np.zeros(len(words) + 1, np.int64)
+        np.cumsum([len(word) for word in words], out=offsets[1:])
+        data = np.frombuffer(b"".join(words), np.uint8)
+        found[name] = Table(data, offsets, np.array(list(words.values()), np.int64))
+    if len(set(lines.values())) > 1:
+        raise TokenizerError(f"parity.development: {folder}: the files have {lines} lines; parallel ones have as many")
+    return found
 
 
 def gini(values: Sequence[float]) -> float:
