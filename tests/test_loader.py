@@ -11,7 +11,7 @@ from tests.tokens_dataset import TEXTS, build_rows
 from tokenizer_training.config import TokenizerError
 from tokenizer_training.dataset import index_cache
 from tokenizer_training.dataset.layout import mask_bits
-from tokenizer_training.dataset.loader import Loader, permute, read_rows
+from tokenizer_training.dataset.loader import Loader, permute, read_rows, sample_row, sample_rows
 from tokenizer_training.dataset.read import PackedSplit
 
 
@@ -51,6 +51,12 @@ def test_any_number_of_processes_and_threads_reads_the_same(packed):
             for name in ("tokens", "documents", "positions", "mask", "rows"):
                 assert np.array_equal(np.concatenate([getattr(part, name) for part in parts]), getattr(whole, name))
             assert len({part.cu_seqlens.shape for part in parts}) == 1
+    held = alone.batch(3)
+    again = alone.batch(7, out=held)
+    assert all(np.array_equal(ours, theirs) for ours, theirs in zip(again, alone.batch(7), strict=True))
+    assert np.shares_memory(again.tokens, held.tokens)
+    with pytest.raises(TokenizerError, match="`out` is of"):
+        Loader(packed, 4, 5, segments=held.cu_seqlens.size - 1).batch(7, out=held)
     for threads in (1, 3):
         for step, batch in enumerate(alone.prefetch(4, 16, threads), 4):
             for ours, theirs in zip(batch, alone.batch(step), strict=True):
@@ -132,3 +138,11 @@ def test_phases_are_read_one_after_the_other(packed):
     loader = Loader(split, batch_rows=1, seed=9)
     rows = [loader.rows(step)[0] for step in range(len(split))]
     assert sorted(rows[:first]) == list(range(first)) and sorted(rows[first:]) == list(range(first, len(split)))
+
+
+def test_many_rows_at_once_are_those_one_by_one():
+    for rows, phases in ((1, ()), (7, (3, 4)), (64, (1, 0, 63)), (1000, ())):
+        for seed in (0, 5, 2**62 + 1):
+            for shuffle in (True, False):
+                plain = [sample_row(sample, rows, seed, shuffle, phases) for sample in range(3, 3 * rows + 20)]
+                assert sample_rows(3, len(plain), rows, seed, shuffle, phases).tolist() == plain

@@ -35,7 +35,7 @@ def cut(tokens, flags, starts, lengths, capacity, near, search, avail, turns, do
     place less than `search` short; else after `capacity` tokens. `search` 0: there at once. With `turns`, before a turn of a
     user if the row holds one.
     """
-    touched = 0
+    touched = np.int64(0)
     if search:  # the processor waits for many of these at once, but below for one after the other
         for document in range(len(starts)):
             if lengths[document] > capacity:

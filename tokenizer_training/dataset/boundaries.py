@@ -23,15 +23,15 @@ SPACES = " \t\u00a0\u3000" + LINE_ENDS
 
 def vocabulary_bytes(tokenizer: Tokenizer, vocab_size: int) -> list[bytes]:
     """The UTF-8 bytes of each token of a byte-level vocabulary (of others: of its spelling); none of special tokens."""
-    byte_of = {character: byte for byte, character in _alphabet().items()}
+    to_bytes = str.maketrans({character: chr(byte) for byte, character in _alphabet().items()})
     special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
     found = [b""] * vocab_size
     for token, number in tokenizer.get_vocab(with_added_tokens=True).items():
         if number not in special:
-            known = all(character in byte_of for character in token)
-            found[number] = (
-                bytes(byte_of[c] for c in token) if known else token.replace("\u2581", " ").encode("utf-8", "replace")
-            )
+            try:
+                found[number] = token.translate(to_bytes).encode("latin-1")
+            except UnicodeEncodeError:  # a spelling with characters that stand for no byte
+                found[number] = token.replace("\u2581", " ").encode("utf-8", "replace")
     return found
 
 
@@ -48,12 +48,16 @@ def token_flags(tokens: Sequence[bytes], turns: Sequence[int] = ()) -> str:
     A mark cut by a token's edge is not seen.
     """
     digits = []
+    line_ends = tuple(LINE_ENDS)
     for number, raw in enumerate(tokens):
+        if raw.isalnum() and number not in turns:
+            digits.append("0")
+            continue
         text = raw.decode("utf-8", "replace")
         spaceless = text.rstrip(" \t")
         bare = spaceless.rstrip(CLOSING)
         flags = 0
-        if text.endswith(tuple(LINE_ENDS)) or (bare and bare[-1] in FULL_STOPS):
+        if text.endswith(line_ends) or (bare and bare[-1] in FULL_STOPS):
             flags |= ENDS
         elif bare and bare[-1] in STOPS:
             flags |= ENDS if len(spaceless) < len(text) else MAY_END

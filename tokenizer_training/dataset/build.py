@@ -38,6 +38,7 @@ from tokenizer_training.dataset.layout import (
 )
 from tokenizer_training.dataset.shard import ShardWriter
 
+SMALL = ["key", "id", "copy", "source", "group", "repeat", "bytes", "length"]
 BUCKET_BITS = 20  # shards are cut between buckets of places that share these leading bits
 
 SAME = (
@@ -139,10 +140,12 @@ def begin_dataset(out_dir: str | Path) -> None:
 
 
 class Part(NamedTuple):
-    """Rows of one run that go into a stretch of places."""
+    """Rows of one run that go into a stretch of places: which, and their small columns. Nothing of the file stays mapped."""
 
-    batch: pa.RecordBatch  # of the stretch, those of other splits too
-    mine: np.ndarray  # int64, which of its rows are in the split
+    path: Path
+    run: int
+    rows: np.ndarray  # int64, of the run
+    small: pa.Table
 
 
 def build_shard(
@@ -201,7 +204,7 @@ def _stretches(files: list[Path], plan: dict[str, Any], shard: dict[str, int]) -
 
 
 def _token_bytes(plan: dict[str, Any]) -> int:
-    """Bytes that a token takes while a stretch is put in order: mapped, and written."""
+    """Bytes that a token may take while a stretch is put in order: in the block, as a mask, and as much again for one run's part."""
     return 2 * np.dtype(plan["dtype"]).itemsize + (2 if plan["kind"] == "chat" else 0)
 
 
@@ -222,8 +225,10 @@ def _parts(files: list[Path], plan: dict[str, Any], split: str, first: int, stop
                 batch = batch.slice(start, end - start)
                 held = held_out(batch.column("cluster").to_numpy(), plan["clusters"])
                 mine = held & (batch.column("copy").to_numpy() == 0) if split == "validation" else ~held
-                if mine.any():
-                    yield Part(batch, np.flatnonzero(mine))
+                rows = np.flatnonzero(mine)
+                if len(rows):
+                    small = pa.Table.from_batches([batch.select(SMALL)]).take(pa.array(rows))
+                    yield Part(path, number, rows + start, small)
 
 
 @kernel
@@ -239,14 +244,10 @@ def _scatter(tokens, starts, lengths, places, end_token, block):  # type: ignore
 
 def _append(writer: ShardWriter, parts: list[Part], plan: dict[str, Any]) -> None:
     """Put the rows of a stretch in order and append them to the shard."""
+    small = pa.concat_tables([part.small for part in parts])
     names = ("key", "length", "copy", "bytes", "repeat")
-    keys, lengths, copies, sizes, repeats = (
-        np.concatenate([part.batch.column(name).to_numpy()[part.mine] for part in parts]) for name in names
-    )
-    texts = {
-        name: pa.chunked_array([part.batch.column(name).take(pa.array(part.mine)) for part in parts]).combine_chunks()
-        for name in ("id", "source", "group")
-    }
+    keys, lengths, copies, sizes, repeats = (small.column(name).to_numpy() for name in names)
+    texts = {name: small.column(name).combine_chunks() for name in ("id", "source", "group")}
     order = _in_order(keys, copies, texts["id"])
     lengths = lengths + 1
     places = np.empty(len(order), np.int64)
@@ -254,10 +255,10 @@ def _append(writer: ShardWriter, parts: list[Part], plan: dict[str, Any]) -> Non
     block = np.empty(int(lengths.sum()), np.dtype(plan["dtype"]).newbyteorder("<"))
     at = 0
     for part in parts:
-        lists = part.batch.column("tokens")
-        offsets = lists.offsets.to_numpy()  # into the values of the whole run
-        mine = slice(at, at + len(part.mine))
-        _scatter(lists.values.to_numpy(), offsets[part.mine], lengths[mine] - 1, places[mine], plan["eos_id"], block)
+        lists = open_encoded(part.path).get_batch(part.run).column("tokens")
+        offsets = lists.offsets.to_numpy()[part.rows]
+        mine = slice(at, at + len(part.rows))
+        _scatter(lists.values.to_numpy(), offsets, lengths[mine] - 1, places[mine], plan["eos_id"], block)
         at = mine.stop
     chosen = pa.array(order)
     writer.add(

@@ -67,6 +67,62 @@ def sample_row(sample: int, rows: int, seed: int, shuffle: bool = True, phases: 
     return permute(index, rows, (seed << 32) + epoch)
 
 
+@kernel
+def _permute_range(start, size, states, first, out):  # type: ignore[no-untyped-def]
+    """`permute` of `start` and the numbers after it, plus `first`; `states`: uint64[4], what `_mix` makes of each round's key."""
+    half = 1
+    while 1 << (2 * half) < size:
+        half += 1
+    low = np.uint64((1 << half) - 1)
+    for at in range(len(out)):
+        index = np.uint64(start + at)
+        while True:
+            left, right = index >> np.uint64(half), index & low
+            for number in range(4):
+                x = states[number] + right + np.uint64(0x9E3779B97F4A7C15)
+                x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+                x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+                x = x ^ (x >> np.uint64(31))
+                left, right = right, left ^ (x & low)
+            index = (left << np.uint64(half)) | right
+            if index < np.uint64(size):
+                break
+        out[at] = np.int64(index) + first
+
+
+def _round_state(key: int) -> int:
+    """`_mix` of a key before a value is added."""
+    x = ((key & _MASK) + (key >> 64) + 0x9E3779B97F4A7C15) & _MASK
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK
+    return x ^ (x >> 31)
+
+
+def sample_rows(
+    first: int, count: int, rows: int, seed: int, shuffle: bool = True, phases: Sequence[int] = ()
+) -> np.ndarray:
+    """`sample_row` of `count` samples from `first` on, as int64."""
+    out = np.empty(count, np.int64)
+    sizes = [size for size in phases if size] if shuffle and sum(phases) == rows else [rows]
+    at = 0
+    while at < count:
+        epoch, index = divmod(first + at, rows)
+        begin = 0
+        for size in sizes:
+            if index < begin + size:
+                break
+            begin += size
+        part = out[at : at + begin + size - index]
+        if shuffle:
+            key = ((seed << 32) + epoch) << 2
+            states = np.array([_round_state(key + number) for number in range(4)], np.uint64)
+            _permute_range(index - begin, size, states, begin, part)
+        else:
+            part[:] = np.arange(index, index + len(part))
+        at += len(part)
+    return out
+
+
 def step_rows(
     step: int,
     rows: int,
@@ -79,8 +135,7 @@ def step_rows(
 ) -> list[int]:
     """The rows that process `rank` of `world` reads at `step`: its own stretch of the step's samples."""
     share = batch_rows // world
-    first = step * batch_rows + rank * share
-    return [sample_row(first + j, rows, seed, shuffle, phases) for j in range(share)]
+    return sample_rows(step * batch_rows + rank * share, share, rows, seed, shuffle, phases).tolist()
 
 
 class Batch(NamedTuple):
@@ -107,7 +162,7 @@ def _copy(payload, starts, places, lengths, tokens):  # type: ignore[no-untyped-
 
 @kernel
 def _describe(tokens, places, lengths, counts, capacity, eos, documents, positions, mask, cu_seqlens):  # type: ignore[no-untyped-def]
-    """Document numbers, positions and bounds of rows whose spans stand in `tokens`; pads what is left of each.
+    """Document numbers, positions, mask (uint8) and bounds of rows whose spans stand in `tokens`; pads what is left of each.
 
     Returns the number of bounds, which go on being counted when `cu_seqlens` is full.
     """
@@ -115,36 +170,33 @@ def _describe(tokens, places, lengths, counts, capacity, eos, documents, positio
     room = len(cu_seqlens)
     for row in range(len(counts)):
         at, stop = row * capacity, (row + 1) * capacity
-        number = -1
+        number = 0
         for _ in range(counts[row]):
             end = places[span] + lengths[span]
-            begins = True
-            position = 0
             while at < end:
-                if begins:
-                    number += 1
-                    position = 0
-                    if bounds < room:
-                        cu_seqlens[bounds] = at
-                    bounds += 1
-                documents[at] = number
-                positions[at] = position
-                mask[at] = True
-                position += 1
-                begins = tokens[at] == eos
-                at += 1
+                after = at
+                while after < end - 1 and tokens[after] != eos:
+                    after += 1
+                after += 1
+                if bounds < room:
+                    cu_seqlens[bounds] = at
+                bounds += 1
+                for place in range(at, after):
+                    documents[place] = number
+                    positions[place] = place - at
+                    mask[place] = 1
+                number += 1
+                at = after
             span += 1
         if at < stop:
             if bounds < room:
                 cu_seqlens[bounds] = at
             bounds += 1
-            first = at
-            while at < stop:
-                tokens[at] = eos
-                documents[at] = -1
-                positions[at] = at - first
-                mask[at] = False
-                at += 1
+            for place in range(at, stop):
+                tokens[place] = eos
+                documents[place] = -1
+                positions[place] = place - at
+                mask[place] = 0
     for left in range(bounds, room):
         cu_seqlens[left] = len(tokens)
     return bounds
@@ -156,7 +208,7 @@ def _apply_bits(bits, starts, places, lengths, mask):  # type: ignore[no-untyped
     for span in range(len(starts)):
         for at in range(lengths[span]):
             place = starts[span] + at
-            mask[places[span] + at] = (bits[place >> 3] >> (place & 7)) & 1 == 1
+            mask[places[span] + at] = (bits[place >> 3] >> (place & 7)) & 1
 
 
 @dataclass(frozen=True)
@@ -189,9 +241,9 @@ class Loader:
         phases = [rows for _, rows in self.split.phases]
         return step_rows(step, len(self.split), self.batch_rows, self.seed, self.shuffle, self.rank, self.world, phases)
 
-    def batch(self, step: int) -> Batch:
-        """What this process reads at a step."""
-        return read_rows(self.split, self.rows(step), self.wide, self._segments())
+    def batch(self, step: int, out: Batch | None = None) -> Batch:
+        """What this process reads at a step. `out`: an earlier batch of this loader whose arrays are written over."""
+        return read_rows(self.split, self.rows(step), self.wide, self._segments(), out)
 
     def _segments(self) -> int:
         share = self.batch_rows // self.world
@@ -218,8 +270,17 @@ class Loader:
                     future.cancel()
 
 
-def read_rows(split: PackedSplit, rows: Sequence[int], wide: bool = True, segments: int | None = None) -> Batch:
-    """A batch of the rows with these numbers. `segments` None: `cu_seqlens` is as long as it must be."""
+def read_rows(
+    split: PackedSplit,
+    rows: Sequence[int],
+    wide: bool = True,
+    segments: int | None = None,
+    out: Batch | None = None,
+) -> Batch:
+    """A batch of the rows with these numbers. `segments` None: `cu_seqlens` is as long as it must be.
+
+    `out`: a batch of the same shapes and types to write over; new arrays cost about as much as filling them.
+    """
     count, length = len(rows), split.sequence_length
     numbers = np.asarray(rows, np.int64)
     shards, starts, sizes, counts = split.spans_of(numbers)
@@ -227,10 +288,15 @@ def read_rows(split: PackedSplit, rows: Sequence[int], wide: bool = True, segmen
     before = np.concatenate([[0], ends])[np.concatenate([[0], np.cumsum(counts)])[:-1]]  # tokens of the rows before
     row = np.repeat(np.arange(count), counts)
     places = ends - sizes - before[row] + row * length
-    tokens = np.empty(count * length, np.int64 if wide else np.int32)
-    documents, positions = np.empty(count * length, np.int32), np.empty(count * length, np.int32)
-    mask = np.empty(count * length, bool)
-    bounds = np.empty(count * length if segments is None else segments + 1, np.int32)
+    kinds = (np.int64 if wide else np.int32, np.int32, np.int32, np.uint8)
+    if out is not None and segments is not None:
+        tokens, documents, positions, mask = (a.reshape(-1).view(k) for a, k in zip(out[:4], kinds, strict=True))
+        bounds = out.cu_seqlens
+        if len(tokens) != count * length or len(bounds) != segments + 1:
+            raise TokenizerError(f"`out` is of {len(tokens)} positions, {count * length} are read")
+    else:
+        tokens, documents, positions, mask = (np.empty(count * length, kind) for kind in kinds)
+        bounds = np.empty(count * length if segments is None else segments + 1, np.int32)
     which = np.unique(shards).tolist()
     parts = {shard: slice(None) if len(which) == 1 else np.flatnonzero(shards == shard) for shard in which}
     for shard, part in parts.items():
@@ -248,7 +314,12 @@ def read_rows(split: PackedSplit, rows: Sequence[int], wide: bool = True, segmen
             _apply_bits(split.mask_bytes(shard), starts[part], places[part], sizes[part], mask)
     shape = (count, length)
     return Batch(
-        tokens.reshape(shape), documents.reshape(shape), positions.reshape(shape), mask.reshape(shape), bounds, numbers
+        tokens.reshape(shape),
+        documents.reshape(shape),
+        positions.reshape(shape),
+        mask.view(bool).reshape(shape),
+        bounds,
+        numbers,
     )
 
 
