@@ -1,1 +1,1 @@
-"""Tokenizer training, the efficiency report, encoding, packing, and the token dataset. See docs/tokens.md."""
+"""Tokenizer training, the efficiency report, encoding, packing, and the token dataset. See docs/tokenizer.md."""
