@@ -106,6 +106,7 @@ def main() -> None:
         for _ in range(arguments.runs):
             for system, done in runs.items():
                 done.append(measured(command_of(system, folder, arguments.vocab, arguments.peers)))
+                print(f"{system}: {done[-1]}", file=sys.stderr)
         print(f"{size / 1e6:,.0f} MB of text, vocabulary {arguments.vocab:,}, medians of {arguments.runs}\n")
         print("| system | CPU-s | wall s | peak RSS MiB | merges |\n|---|---|---|---|---|")
         for system, done in runs.items():
