@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from stages.jit import kernel
+from stages.jit import bare_kernel, kernel
 
 NONE: Any = np.int64(2**63 - 1)  # no merge; above every rank
 FREE: Any = np.int64(-1)
 PAIR_MIX: Any = np.int64(0x1E3779B97F4A7C15)  # odd, for multiplicative hashing
 
 
-@kernel
+@bare_kernel
 def pair_of(pairs: Any, left: Any, right: Any) -> Any:
     """`rank << 32 | merged id` of two neighbouring ids, or NONE."""
     mask = (pairs.shape[0] >> 1) - 1
@@ -44,7 +44,7 @@ def put_pairs(pairs: Any, lefts: Any, rights: Any, merged: Any) -> None:
         pairs[2 * slot + 1] = (np.int64(rank) << 32) | np.int64(merged[rank])
 
 
-@kernel
+@bare_kernel
 def merge_scanning(pairs: Any, symbols: Any, count: Any, ranks: Any) -> Any:
     """Merge `symbols[:count]` in place, always the leftmost of the lowest rank; returns how many remain."""
     for i in range(count - 1):
@@ -69,7 +69,7 @@ def merge_scanning(pairs: Any, symbols: Any, count: Any, ranks: Any) -> Any:
     return count
 
 
-@kernel
+@bare_kernel
 def push(heap: Any, size: Any, value: Any) -> Any:
     """Add to a binary heap of int64, smallest first; returns its new size."""
     at = size
@@ -83,7 +83,7 @@ def push(heap: Any, size: Any, value: Any) -> Any:
     return size + 1
 
 
-@kernel
+@bare_kernel
 def pop(heap: Any, size: Any) -> Any:
     """Take the smallest away; returns it. The heap is then one smaller."""
     smallest = heap[0]
@@ -102,7 +102,7 @@ def pop(heap: Any, size: Any) -> Any:
     return smallest
 
 
-@kernel
+@bare_kernel
 def merge_by_heap(pairs: Any, symbols: Any, count: Any, before: Any, after: Any, heap: Any) -> Any:
     """The same for long words: a heap of rank and place over a linked list. `heap` has room for 3 * count."""
     size = 0

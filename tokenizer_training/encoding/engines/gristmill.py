@@ -8,12 +8,12 @@ from tokenizer_training.encoding.bpe_file import BytePairs
 from tokenizer_training.encoding.engines.engine import Unavailable
 from tokenizer_training.encoding.merges import pair_table, slots
 from tokenizer_training.encoding.texts import Texts
-from tokenizer_training.encoding.words import encode_rows, put_tokens
+from tokenizer_training.encoding.words import HOT, encode_rows, put_tokens
 from tokenizer_training.vocabulary.characters import character_classes
 from tokenizer_training.vocabulary.patterns import GPT2_STYLE
 
 CHUNK_BYTES = 1 << 20  # of text encoded at once: with its pre-tokens and ids it stays in the processor's caches
-CACHED_WORDS = 1 << 18  # beside the vocabulary. Room for them: 8 bytes of long words, and 4 ids, each
+CACHED_WORDS = 1 << 20  # beside the vocabulary. Room for them: 8 bytes of long words, and 4 ids, each
 LONGEST_USUAL = 8200  # bytes; no pre-token is longer where endless runs are cut
 PADDING = 32  # bytes after the texts that the kernels may read
 
@@ -21,7 +21,7 @@ PADDING = 32  # bytes after the texts that the kernels may read
 class GristmillEngine:
     """Exact for byte-level BPE with one of the named patterns. On the calling thread; the cache lasts as long as the engine.
 
-    Memory: 32 bytes for each slot of the cache, of which there are at least twice as many as words and tokens.
+    Memory: 32 bytes for each slot of the cache, of which there are at least one and a half times as many as words and tokens: 64 MB.
     """
 
     name = "gristmill"
@@ -38,10 +38,11 @@ class GristmillEngine:
         known = len(model.tokens) + cached_words
         spelled = sum(map(len, model.tokens))
         self.limits = np.array([known, 4 * known + spelled, 8 * known + spelled], np.int64)
-        self.table = np.zeros(4 * slots(2 * known), np.uint64)
+        self.table = np.zeros(4 * slots(known + known // 2), np.uint64)
         self.ids = np.empty(self.limits[1], np.int32)
         self.arena = np.empty(self.limits[2], np.uint8)
         self.used = np.zeros(4, np.int64)
+        self.hot = np.zeros(4 * HOT, np.uint64)
         self._buffer = np.zeros(CHUNK_BYTES + PADDING, np.uint8)
         self._out = np.empty(CHUNK_BYTES, np.int32)
         self._scratch = np.empty(6 * LONGEST_USUAL, np.int64)
@@ -58,6 +59,7 @@ class GristmillEngine:
     def _put_vocabulary(self) -> None:
         """Begin with a cache of the tokens alone, so that a pre-token that is a token is found at once."""
         self.table[:] = 0
+        self.hot[:] = 0
         self.used[:] = 0
         data, words, ends = self._padded(self._vocabulary)
         put_tokens(
@@ -102,7 +104,7 @@ class GristmillEngine:
             count = encode_rows(
                 data, words, row_ends, character_classes(), self.style, self.digits, self.before_word,
                 self.byte_ids, self.pairs, self.table, self.ids, self.arena, self.used, self.limits,
-                self._scratch, self._out, offsets,
+                self._scratch, self.hot, self._out, offsets,
             )  # fmt: skip
             if count < 0:
                 self._scratch = np.empty(-6 * 2 * count, np.int64)
