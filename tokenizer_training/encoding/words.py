@@ -233,7 +233,7 @@ def encode_rows(
     fold = ZERO if cased else CASES
     made: Any = 0
     at: Any = 0
-    warm = 0
+    warm: Any = 0
     for row in range(row_ends.shape[0]):
         stop = row_ends[row]
         while at < stop:
