@@ -199,3 +199,15 @@ def test_missing_paths_and_equal_names(ours, tmp_path):
     peers = [open_peer(str(ours)) for _ in range(3)]
     distinct_names(peers)
     assert [peer.name for peer in peers] == ["t", "t (2)", "t (3)"]
+
+
+def test_an_export_of_ours_brings_its_pattern(ours, tmp_path):
+    from tokenizer_training.vocabulary.exports.tiktoken import export_tiktoken
+
+    export_tiktoken(ours, tmp_path)
+    file = tmp_path / "tokenizer.tiktoken"
+    own, peer = open_peer(str(ours)), open_peer(str(file))
+    assert [pieces_of(peer, text) for text in TEXTS] == [pieces_of(own, text) for text in TEXTS]
+    file.write_bytes(file.read_bytes() + b"IQ== 100000\n")  # no longer what the file beside it describes
+    with pytest.raises(TokenizerError, match="without a known split pattern"):
+        open_peer(str(file))

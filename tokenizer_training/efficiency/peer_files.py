@@ -34,11 +34,15 @@ class Ranks(NamedTuple):
 
 
 def read_ranks(path: Path, pattern: str | None) -> Ranks:
-    """A `.tiktoken` file: base64 of the bytes, a space, the rank, a line each. Raises `TokenizerError` for any other content."""
+    """A `.tiktoken` file: base64 of the bytes, a space, the rank, a line each. Raises `TokenizerError` for any other content.
+
+    The pattern is the given one, else that of a file that is known by its SHA-256 or was exported here, else by its name.
+    """
     raw = path.read_bytes()
-    known = KNOWN_RANKS.get(hashlib.sha256(raw).hexdigest())
+    digest = hashlib.sha256(raw).hexdigest()
+    known = KNOWN_RANKS.get(digest)
     by_name = next((p for name, p in KNOWN_NAMES.items() if path.name.startswith(name)), None)
-    found = pattern or (known[1] if known else by_name)
+    found = pattern or (known[1] if known else _exported_pattern(path, digest) or by_name)
     if found is None:
         raise TokenizerError(
             f"{path}: ranks without a known split pattern; give --pattern NAME ({', '.join(KNOWN_NAMES)}) or a regular expression"
@@ -53,6 +57,15 @@ def read_ranks(path: Path, pattern: str | None) -> Ranks:
         except (ValueError, binascii.Error):
             raise TokenizerError(f"{path}: line {number} is not base64 and a rank") from None
     return Ranks(known[0] if known else path.stem, found, _checked(ranks, path), {})
+
+
+def _exported_pattern(path: Path, digest: str) -> str | None:
+    """The pattern that `export --format tiktoken` wrote beside these ranks, if it did."""
+    try:
+        facts = json.loads((path.parent / "encoding.json").read_text("utf-8"))
+        return str(facts["pat_str"]) if facts["sha256"] == digest else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def read_js(path: Path) -> Ranks:
