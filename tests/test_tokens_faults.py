@@ -13,7 +13,7 @@ from tests.tokens_corpus import ARTICLES, identity, rows_of, write_documents
 from tests.tokens_dataset import CONFIG, MODULES, all_documents, build, build_rows, corpus
 from tokenizer_training.cli import main
 from tokenizer_training.config import TokenizerError
-from tokenizer_training.dataset.build import begin_dataset, build_split, plan_shards
+from tokenizer_training.dataset.build import begin_dataset, plan_shards
 from tokenizer_training.dataset.encode import encode_documents
 from tokenizer_training.dataset.layout import dtype_of, sha256_of
 from tokenizer_training.dataset.read import PackedSplit, TokenDataset
@@ -75,12 +75,6 @@ def test_a_new_build_replaces_an_old_one(dataset, tokenizer, tmp_path):
     build(folder, tokenizer, documents)
     assert verify(folder) == []
     assert len(list(folder.glob("train-*.bin"))) == 1 and (folder / "notes.txt").read_text() == "mine"
-
-
-def test_build_split_is_plan_and_shards(dataset, tokenizer, tmp_path):
-    encoded = tmp_path / "e.parquet"
-    encode_documents(write_documents(tmp_path / "d", corpus())[0], tokenizer, encoded, CONFIG)
-    assert build_split([encoded], "train", tmp_path / "t", CONFIG) == dataset.splits["train"]
 
 
 def wide_tokenizer(tokenizer, tmp_path):

@@ -289,14 +289,6 @@ def _in_order(keys: np.ndarray, copies: np.ndarray, ids: Any) -> np.ndarray:
     return order
 
 
-def build_split(
-    encoded_paths: Sequence[str | Path], split: str, out_dir: str | Path, config: PackConfig
-) -> list[dict[str, Any]]:
-    """All shards of a split, one after the other: `plan_shards` and `build_shard` in one call."""
-    plan = plan_shards(encoded_paths, config)
-    return [build_shard(encoded_paths, plan, split, number, out_dir) for number in range(len(plan["shards"][split]))]
-
-
 def finish_dataset(
     out_dir: str | Path,
     plan: dict[str, Any],
