@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from pipeline.config import RunConfig
@@ -14,7 +13,7 @@ from pipeline.engine.journal import Manifest, Output, digest, version_of
 from pipeline.engine.phases import Work
 from pipeline.engine.schedule import RunFailed
 from pipeline.engine.store import Store, sha256_file
-from pipeline.sections.calls import documents, part_digests, run_calls
+from pipeline.sections.calls import Job, documents, part_digests, run_calls
 from pipeline.sections.pack import run_pack
 from pipeline.sections.pretrain import run_pretrain
 from pipeline.sections.tokenizer import run_tokenizer
@@ -95,25 +94,23 @@ def run_section(
         raise RunFailed(f"{name}: no document was kept, so there is nothing to work on; `report.html` shows why")
     journal.forget(store, PHASE, name)
     facts, files = {"index": _index, "tokenizer": run_tokenizer, "pack": run_pack, "pretrain": run_pretrain}[name](
-        config, work, store, local, executor, parts, say
+        Job(config, work, store, local, executor, parts, say)
     )
     outputs = [Output(path, (local / path).stat().st_size, sha256_file(local / path)) for path in sorted(files)]
     journal.commit(store, Manifest(PHASE, name, digest(parts), parts, outputs, counts=facts))
     return facts
 
 
-def _index(
-    config: RunConfig,
-    work: Work,
-    store: Store,
-    local: Path,
-    executor: Executor,
-    parts: dict[str, str],
-    say: Callable[[str], None],
-) -> tuple[dict[str, Any], list[str]]:
-    assert config.index is not None
+def _index(job: Job) -> tuple[dict[str, Any], list[str]]:
+    assert job.config.index is not None
     facts = index_section.write_index(
-        config.index, config.name, documents(work, local), local, lambda title, calls: run_calls(title, calls, executor)
+        job.config.index,
+        job.config.name,
+        documents(job.work, job.local),
+        job.local,
+        lambda title, calls: run_calls(title, calls, job.executor),
     )
-    say(f"index: {facts['documents']:,} documents of {config.name} in {config.index.path}, {facts['bytes']:,} bytes")
+    job.say(
+        f"index: {facts['documents']:,} documents of {job.config.name} in {job.config.index.path}, {facts['bytes']:,} bytes"
+    )
     return facts, []

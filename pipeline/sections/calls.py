@@ -7,12 +7,13 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.config import RunConfig
 from pipeline.engine import journal
 from pipeline.engine.executors import Executor
 from pipeline.engine.journal import Manifest, digest
@@ -21,6 +22,19 @@ from pipeline.engine.progress import Progress
 from pipeline.engine.schedule import run_tasks
 from pipeline.engine.store import Store
 from pipeline.engine.work import Call
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a section is given to do its work."""
+
+    config: RunConfig
+    work: Work
+    store: Store
+    local: Path  # the run directory
+    executor: Executor
+    parts: dict[str, str]  # what its fingerprint is made of
+    say: Callable[[str], None]
 
 
 @dataclass(frozen=True)

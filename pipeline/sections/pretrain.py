@@ -5,42 +5,29 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import yaml
 
-from pipeline.config import RunConfig
-from pipeline.engine.executors import Executor
 from pipeline.engine.journal import digest
-from pipeline.engine.phases import Work
 from pipeline.engine.schedule import RunFailed, Terminated
 from pipeline.engine.store import Store
-from pipeline.sections.calls import environment, launch
+from pipeline.sections.calls import Job, environment, launch
 
 
-def run_pretrain(
-    config: RunConfig,
-    work: Work,
-    store: Store,
-    local: Path,
-    executor: Executor,
-    parts: dict[str, str],
-    say: Callable[[str], None],
-) -> tuple[dict[str, Any], list[str]]:
+def run_pretrain(job: Job) -> tuple[dict[str, Any], list[str]]:
     """Pretrain on this machine; killed, the same run goes on from its last checkpoint."""
-    assert config.pretrain is not None
-    folder = local / "model"
+    assert job.config.pretrain is not None
+    folder = job.local / "model"
     folder.mkdir(exist_ok=True)
-    mark = folder / ".gristmill-fingerprint"  # of the data and config that the checkpoints in the folder belong to
-    if not mark.exists() or mark.read_text() != digest(parts):
-        Store(str(local)).remove("model")
+    mark = folder / ".gristmill-fingerprint"  # of the data and job.config that the checkpoints in the folder belong to
+    if not mark.exists() or mark.read_text() != digest(job.parts):
+        Store(str(job.local)).remove("model")
         folder.mkdir()
-        mark.write_text(digest(parts))
-    settings = local / "phases" / "pretrain.yaml"
+        mark.write_text(digest(job.parts))
+    settings = job.local / "phases" / "pretrain.yaml"
     settings.parent.mkdir(exist_ok=True)
-    settings.write_text(yaml.safe_dump(config.pretrain.model_dump(mode="json", exclude_unset=True)))
+    settings.write_text(yaml.safe_dump(job.config.pretrain.model_dump(mode="json", exclude_unset=True)))
     command = [
         sys.executable,
         "-m",
@@ -48,9 +35,9 @@ def run_pretrain(
         "pretrain",
         str(settings),
         "--tokens",
-        str(local / "tokens"),
+        str(job.local / "tokens"),
         "--tokenizer",
-        str(local / "tokenizer"),
+        str(job.local / "tokenizer"),
         "--output",
         str(folder),
     ]
@@ -85,7 +72,7 @@ def run_pretrain(
     facts = {k: v for k, v in facts.items() if k != "config"}
     facts["sample"] = {"prompt": "The", "text": sample.stdout.strip()} if sample.returncode == 0 else None
     lasting = [
-        p.relative_to(local).as_posix()
+        p.relative_to(job.local).as_posix()
         for p in folder.rglob("*")
         if p.is_file() and p.suffix in (".json", ".safetensors") and "trainer_state" not in p.parts
     ]

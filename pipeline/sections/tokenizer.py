@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import RunConfig
 from pipeline.engine.executors import Executor
 from pipeline.engine.journal import digest
 from pipeline.engine.phases import Work
 from pipeline.engine.store import Store
 from pipeline.engine.work import Call
-from pipeline.sections.calls import KeptCall, documents, forget_kept, part_digests, run_calls, run_kept_calls
+from pipeline.sections.calls import Job, KeptCall, documents, forget_kept, part_digests, run_calls, run_kept_calls
 from tokenizer_training.efficiency.measure import evaluate, write_report
 from tokenizer_training.vocabulary.config import TokenizerConfig
 from tokenizer_training.vocabulary.counts import count_documents, counted_as
@@ -37,28 +35,24 @@ def make_tokenizer(
     return {**trained, **{k: v for k, v in facts.items() if not isinstance(v, list | dict)}}
 
 
-def run_tokenizer(
-    config: RunConfig,
-    work: Work,
-    store: Store,
-    local: Path,
-    executor: Executor,
-    parts: dict[str, str],
-    say: Callable[[str], None],
-) -> tuple[dict[str, Any], list[str]]:
+def run_tokenizer(job: Job) -> tuple[dict[str, Any], list[str]]:
     """Train and measure a tokenizer."""
-    assert config.tokenizer is not None
-    folder = local / "tokenizer"
-    counts = _count(config.tokenizer, work, store, local, executor) if config.tokenizer.engine == "gristmill" else {}
+    assert job.config.tokenizer is not None
+    folder = job.local / "tokenizer"
+    counts = (
+        _count(job.config.tokenizer, job.work, job.store, job.local, job.executor)
+        if job.config.tokenizer.engine == "gristmill"
+        else {}
+    )
     arguments = {
-        "parts": documents(work, local),
+        "parts": documents(job.work, job.local),
         "counts": counts,
-        "config": config.tokenizer,
+        "config": job.config.tokenizer,
         "folder": folder,
     }
-    (facts,) = run_calls("tokenizer", [Call("tokenizer", make_tokenizer, arguments)], executor)
-    forget_kept(COUNTS, store)
-    files = [p.relative_to(local).as_posix() for p in folder.rglob("*") if p.is_file()]
+    (facts,) = run_calls("tokenizer", [Call("tokenizer", make_tokenizer, arguments)], job.executor)
+    forget_kept(COUNTS, job.store)
+    files = [p.relative_to(job.local).as_posix() for p in folder.rglob("*") if p.is_file()]
     return facts, files
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -36,11 +37,11 @@ LOSS_PROBES = {
 }
 
 
-class Peer:
+class Peer(ABC):
     """A tokenizer to measure.
 
     `pieces[i]` are the bytes of token i (empty for special tokens), `byte_exact` whether the bytes of a text's tokens are always
-    its own; special tokens are never read out of text. Subclasses implement `_encode` and `decode`.
+    its own; special tokens are never read out of text. Subclasses say how it is done.
     """
 
     def __init__(
@@ -55,16 +56,17 @@ class Peer:
         self.vocab_size = len(pieces)
         self.lengths = np.array([len(piece) for piece in pieces], np.int64)  # bytes of each token
 
-    def _encode(self, texts: list[str]) -> list[Any]:
-        raise NotImplementedError
+    @abstractmethod
+    def encode_batch(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """All tokens (int32), and int64[n + 1] where each text's begin."""
 
+    @abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids."""
-        raise NotImplementedError
 
+    @abstractmethod
     def pattern(self) -> str:
         """How text is cut before merging, for the report."""
-        raise NotImplementedError
 
     def normalization(self) -> str:
         """What is done to text before it is cut, for the report."""
@@ -73,25 +75,6 @@ class Peer:
     def merges(self) -> np.ndarray | None:
         """int64[M, 3] of ids in the order of merges: left, right, made; None if it does not nest (see nesting.py)."""
         return None
-
-    def encode_batch(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """All tokens (int32), and int64[n + 1] where each text's begin. Texts are cut as corpus/pieces.py says."""
-        found: list[np.ndarray] = []
-        counts: list[int] = []
-        waiting: list[str] = []
-        size = 0
-        for text in texts:
-            parts = cut(clean(text))
-            counts.append(len(parts))
-            waiting.extend(parts)
-            size += len(text)
-            if size >= BATCH_CHARACTERS:
-                found.extend(np.asarray(ids, np.int32) for ids in self._encode(waiting))
-                waiting, size = [], 0
-        found.extend(np.asarray(ids, np.int32) for ids in self._encode(waiting))
-        ends = np.cumsum([0] + [len(ids) for ids in found])
-        offsets = ends[np.cumsum([0, *counts])].astype(np.int64)
-        return (np.concatenate(found) if found else np.zeros(0, np.int32)), offsets
 
     def encode(self, text: str) -> list[int]:
         """The ids of one text."""
@@ -142,7 +125,34 @@ class OwnPeer(Peer):
         return _merges(self.content)
 
 
-class TokenizersPeer(Peer):
+class LibraryPeer(Peer):
+    """A tokenizer that another library runs: texts are cut as corpus/pieces.py says, and given to it many at a time."""
+
+    @abstractmethod
+    def _encode(self, texts: list[str]) -> list[Any]:
+        """The ids of each text."""
+
+    def encode_batch(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """All tokens (int32), and int64[n + 1] where each text's begin."""
+        found: list[np.ndarray] = []
+        counts: list[int] = []
+        waiting: list[str] = []
+        size = 0
+        for text in texts:
+            parts = cut(clean(text))
+            counts.append(len(parts))
+            waiting.extend(parts)
+            size += len(text)
+            if size >= BATCH_CHARACTERS:
+                found.extend(np.asarray(ids, np.int32) for ids in self._encode(waiting))
+                waiting, size = [], 0
+        found.extend(np.asarray(ids, np.int32) for ids in self._encode(waiting))
+        ends = np.cumsum([0] + [len(ids) for ids in found])
+        offsets = ends[np.cumsum([0, *counts])].astype(np.int64)
+        return (np.concatenate(found) if found else np.zeros(0, np.int32)), offsets
+
+
+class TokenizersPeer(LibraryPeer):
     """A tokenizer.json of anyone's, through `tokenizers`."""
 
     def __init__(self, name: str, path: Path) -> None:
@@ -180,7 +190,7 @@ class TokenizersPeer(Peer):
         return _merges(self.content)
 
 
-class RanksPeer(Peer):
+class RanksPeer(LibraryPeer):
     """Ranks of byte strings, through tiktoken."""
 
     def __init__(self, name: str | None, kind: str, path: Path, ranks: Ranks) -> None:
@@ -216,7 +226,7 @@ class RanksPeer(Peer):
         return self._pattern
 
 
-class SentencePiecePeer(Peer):
+class SentencePiecePeer(LibraryPeer):
     """A `.model` of sentencepiece, through its own library."""
 
     def __init__(self, name: str, path: Path) -> None:
