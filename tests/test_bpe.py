@@ -14,7 +14,8 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
 
 from tests.tokens_corpus import ARTICLES, NASTY, python_texts
 from tokenizer_training.config import TokenizerError
-from tokenizer_training.vocabulary.bpe import BYTE_CHARACTERS, BYTES_BY_ID, token_bytes, train_bpe
+from tokenizer_training.vocabulary.bpe import BYTES_BY_ID, token_bytes, train_bpe
+from tokenizer_training.vocabulary.byte_level import CHARACTER_OF_BYTE
 from tokenizer_training.vocabulary.special import SPECIAL_TOKENS
 
 SEPARATOR = "\ue000"
@@ -41,7 +42,7 @@ def library(counter, vocab_size, min_frequency=2, longest=None):
 
     def texts():
         for word, count in counter.items():
-            spelled = "".join(BYTE_CHARACTERS[byte] for byte in word)
+            spelled = "".join(CHARACTER_OF_BYTE[byte] for byte in word)
             for done in range(0, count, 1000):
                 yield SEPARATOR.join([spelled] * min(1000, count - done))
 

@@ -382,7 +382,7 @@ def test_a_worker_that_dies_is_explained(tmp_path, capsys, monkeypatch):
     def die(*_):
         raise BrokenProcessPool
 
-    monkeypatch.setattr("tokenizer_training.commands.count.ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1))
+    monkeypatch.setattr("tokenizer_training.commands.processes.ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1))
     monkeypatch.setattr("tokenizer_training.vocabulary.counts.count_documents", die)
     for name in "de":
         write(tmp_path / f"{name}.parquet", rows(0, 3))

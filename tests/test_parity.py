@@ -11,7 +11,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from tests.test_bpe import FIRST, invented, ours, stretch, table_of
 from tokenizer_training.config import TokenizerError
-from tokenizer_training.vocabulary.bpe import BYTE_CHARACTERS, BYTES_BY_ID, token_bytes
+from tokenizer_training.vocabulary.bpe import BYTES_BY_ID, token_bytes
+from tokenizer_training.vocabulary.byte_level import CHARACTER_OF_BYTE
 from tokenizer_training.vocabulary.parity import Table, gini, train_parity
 
 RANK = {byte: FIRST + number for number, byte in enumerate(BYTES_BY_ID.tolist())}
@@ -100,7 +101,7 @@ def library(words, merges, development=None):
 
 
 def spelled(merges):
-    tokens = ["".join(BYTE_CHARACTERS[byte] for byte in token) for token in token_bytes(np.array(merges))]
+    tokens = ["".join(CHARACTER_OF_BYTE[byte] for byte in token) for token in token_bytes(np.array(merges))]
     return [(tokens[left], tokens[right]) for left, right in merges]
 
 

@@ -1,4 +1,4 @@
-"""Command line: parse, call, print, exit code (0 done, 1 faults found by `verify`, 2 arguments or input wrong)."""
+"""Command line: parse, call, print, exit code (0 done, 1 faults found by `verify`, 2 arguments or input wrong, 130 after Ctrl-C)."""
 
 from __future__ import annotations
 
@@ -33,6 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # who reads what is printed has had enough, as `head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except KeyboardInterrupt:
+        return 130
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

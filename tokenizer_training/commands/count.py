@@ -7,13 +7,12 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from concurrent.futures import as_completed
 from pathlib import Path
 from typing import Any
 
 from tokenizer_training.commands.knobs import add_fields, add_knobs, fields, knobs
+from tokenizer_training.commands.processes import processes
 from tokenizer_training.config import TokenizerError
 from tokenizer_training.vocabulary.counts import CountConfig
 
@@ -84,20 +83,8 @@ def _counted(jobs: dict[Any, tuple[Any, ...]], workers: int) -> Iterator[tuple[P
         return
     if not jobs:
         return
-    with ProcessPoolExecutor(min(workers, len(jobs)), get_context("spawn"), _single_threaded) as pool:
+    advice = "what is counted is kept; run again with fewer --workers or a lower --memory-bytes"
+    with processes(min(workers, len(jobs)), advice) as pool:
         units = {pool.submit(count_documents, *job): file for (file, _), job in jobs.items()}
-        try:
-            for unit in as_completed(units):
-                yield units[unit], unit.result()["bytes"]
-        except BrokenProcessPool:
-            raise TokenizerError(
-                "a worker was killed, mostly for want of memory: what is counted is kept; run again with fewer "
-                "--workers or a lower --memory-bytes"
-            ) from None
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
-def _single_threaded() -> None:
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # processes already use every core
+        for unit in as_completed(units):
+            yield units[unit], unit.result()["bytes"]

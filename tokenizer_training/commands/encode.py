@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from tokenizer_training.commands.knobs import add_fields, add_knobs, fields, knobs
+from tokenizer_training.commands.processes import processes
 from tokenizer_training.config import TokenizerError
 from tokenizer_training.dataset.config import PackConfig
 
@@ -31,10 +30,6 @@ def add(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def _single_threaded() -> None:
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # processes already use every core
-
-
 def run(arguments: argparse.Namespace) -> int:
     """`encode`: the units of encode.py and build.py in processes."""
     from tokenizer_training.corpus.files import find_documents
@@ -51,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     folder.mkdir(parents=True)
     encoded = [folder / f"{number:05d}.arrow" for number in range(len(files))]
     try:
-        with ProcessPoolExecutor(arguments.workers, get_context("spawn"), _single_threaded) as pool:
+        with processes(arguments.workers, "run again with fewer --workers or less --memory") as pool:
             waiting = [
                 pool.submit(encode_documents, file, arguments.tokenizer, to, config, fields(arguments))
                 for file, to in zip(files, encoded, strict=True)

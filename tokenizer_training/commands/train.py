@@ -6,8 +6,7 @@ import argparse
 import json
 import os
 import sys
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from concurrent.futures import as_completed
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from tokenizer_training.commands.knobs import add_fields, add_knobs, fields, knobs
+from tokenizer_training.commands.processes import processes
 from tokenizer_training.config import TokenizerError
 from tokenizer_training.vocabulary.config import TokenizerConfig
 
@@ -119,22 +119,13 @@ def _from_documents(arguments: argparse.Namespace, config: TokenizerConfig, out:
                 documents, size = documents + facts["documents"], size + facts["bytes"]
                 _say(documents, size)
         else:
-            with ProcessPoolExecutor(workers, get_context("spawn"), _single_threaded) as pool:
-                counting = [pool.submit(count_documents, *job) for job in jobs]
-                try:
-                    for done in as_completed(counting):
-                        facts = done.result()
-                        documents, size = documents + facts["documents"], size + facts["bytes"]
-                        _say(documents, size)
-                except BaseException:
-                    pool.shutdown(cancel_futures=True)
-                    raise
+            with processes(workers, "run again with fewer --workers") as pool:
+                for done in as_completed([pool.submit(count_documents, *job) for job in jobs]):
+                    facts = done.result()
+                    documents, size = documents + facts["documents"], size + facts["bytes"]
+                    _say(documents, size)
         parts = {name: [job[2] for job in jobs if job[2].name.endswith(f".{name}")] for name in tables}
         return train.train_from_parts(parts, config, out, arguments.documents)
-
-
-def _single_threaded() -> None:
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # processes already use every core
 
 
 def _say(documents: int, size: int) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from tokenizer_training.dataset.bins import ENDS, MAY_END, STARTS, TURN
+from tokenizer_training.vocabulary.byte_level import CHARACTER_OF_BYTE
 
 LINE_ENDS = "\n\r\u2028\u2029"
 FULL_STOPS = "。！？｡．‼⁇⁈⁉།༎။።፧၊"  # no space follows these
@@ -23,7 +24,7 @@ SPACES = " \t\u00a0\u3000" + LINE_ENDS
 
 def vocabulary_bytes(tokenizer: Tokenizer, vocab_size: int) -> list[bytes]:
     """The UTF-8 bytes of each token of a byte-level vocabulary (of others: of its spelling); none of special tokens."""
-    to_bytes = str.maketrans({character: chr(byte) for byte, character in _alphabet().items()})
+    to_bytes = str.maketrans({character: chr(byte) for byte, character in enumerate(CHARACTER_OF_BYTE)})
     special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
     found = [b""] * vocab_size
     for token, number in tokenizer.get_vocab(with_added_tokens=True).items():
@@ -33,13 +34,6 @@ def vocabulary_bytes(tokenizer: Tokenizer, vocab_size: int) -> list[bytes]:
             except UnicodeEncodeError:  # a spelling with characters that stand for no byte
                 found[number] = token.replace("\u2581", " ").encode("utf-8", "replace")
     return found
-
-
-def _alphabet() -> dict[int, str]:
-    """GPT-2's character for each byte: printable Latin-1 stands for itself, the others follow from U+0100 on."""
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = [byte for byte in range(256) if byte not in printable]
-    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + at) for at, byte in enumerate(others)}
 
 
 def token_flags(tokens: Sequence[bytes], turns: Sequence[int] = ()) -> str:

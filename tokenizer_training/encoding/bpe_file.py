@@ -9,14 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tokenizer_training.config import TokenizerError
+from tokenizer_training.vocabulary.byte_level import BYTE_OF_CHARACTER
 from tokenizer_training.vocabulary.patterns import GPT2, PATTERNS, Rules, split_rules
-
-# The characters that stand for bytes in byte-level vocabularies (OpenAI, GPT-2 encoder.py): printable Latin-1 for itself,
-# the others in order from U+0100.
-_PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-_OTHERS = [byte for byte in range(256) if byte not in set(_PRINTABLE)]
-CHARACTER_OF_BYTE = {byte: chr(byte) for byte in _PRINTABLE} | {byte: chr(256 + i) for i, byte in enumerate(_OTHERS)}
-BYTE_OF_CHARACTER = {character: byte for byte, character in CHARACTER_OF_BYTE.items()}
 
 
 class NotByteLevel(TokenizerError):

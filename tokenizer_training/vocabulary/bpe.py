@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from tokenizer_training.config import TokenizerError
+from tokenizer_training.vocabulary.byte_level import CHARACTER_OF_BYTE
 from tokenizer_training.vocabulary.merging import run_merges
 from tokenizer_training.vocabulary.pairs import DONE, MERGES, Merger, grow, new_merger
 from tokenizer_training.vocabulary.special import SPECIAL_TOKENS
@@ -22,19 +23,8 @@ LONGEST_TOKEN = 2**31 - 1
 Progress = Callable[[int, int], None]  # merges made so far, merges wanted
 
 
-def byte_alphabet() -> tuple[np.ndarray, list[str]]:
-    """The 256 bytes in the order of their ids, and the character that stands for each byte (GPT-2, `bytes_to_unicode`)."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in set(printable)]
-    characters = [""] * 256
-    for byte in printable:
-        characters[byte] = chr(byte)
-    for number, byte in enumerate(others):
-        characters[byte] = chr(256 + number)
-    return np.array(sorted(range(256), key=lambda byte: characters[byte]), np.uint8), characters
-
-
-BYTES_BY_ID, BYTE_CHARACTERS = byte_alphabet()
+# the bytes in the order of their ids, as `tokenizers` gives them: by the characters that stand for them
+BYTES_BY_ID = np.array(sorted(range(256), key=CHARACTER_OF_BYTE.__getitem__), np.uint8)
 _RANK_OF_BYTE = np.argsort(BYTES_BY_ID).astype(np.int32)
 
 

@@ -12,7 +12,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 
 from tokenizer_training.config import TokenizerError
 from tokenizer_training.dataset.layout import atomic, sha256_of, write_json
-from tokenizer_training.vocabulary.bpe import BYTE_CHARACTERS, token_bytes
+from tokenizer_training.vocabulary.bpe import token_bytes
+from tokenizer_training.vocabulary.byte_level import CHARACTER_OF_BYTE
 from tokenizer_training.vocabulary.chunks import chunk_rules
 from tokenizer_training.vocabulary.config import TokenizerConfig
 from tokenizer_training.vocabulary.pretokenize import library_pre_tokenizer
@@ -36,7 +37,7 @@ def bpe_tokenizer(config: TokenizerConfig, merges: np.ndarray) -> Tokenizer:
     """The tokenizer of a config and its merges (int32[M, 2])."""
     special = config.leading_special()
     tokens = token_bytes(merges, special)
-    names = special + ["".join([BYTE_CHARACTERS[byte] for byte in token]) for token in tokens[len(special) :]]
+    names = special + ["".join([CHARACTER_OF_BYTE[byte] for byte in token]) for token in tokens[len(special) :]]
     assert len(set(names)) == len(names)  # a token has one way to be made: see `merges_hold` in superword.py
     pairs = [(names[left], names[right]) for left, right in merges.tolist()]
     padding = padding_tokens(len(names), config.pad_to_multiple)

@@ -18,7 +18,8 @@ from tokenizer_training.corpus.documents import FIELDS, Fields, hash64, read_doc
 from tokenizer_training.corpus.files import find_documents
 from tokenizer_training.corpus.pieces import cut
 from tokenizer_training.encoding.encoder import clean
-from tokenizer_training.vocabulary.bpe import BYTE_CHARACTERS, BYTES_BY_ID
+from tokenizer_training.vocabulary.bpe import BYTES_BY_ID
+from tokenizer_training.vocabulary.byte_level import CHARACTER_OF_BYTE
 from tokenizer_training.vocabulary.config import LIBRARY_BYTES, TokenizerConfig
 from tokenizer_training.vocabulary.folder import new_tokenizer, save, sizes
 from tokenizer_training.vocabulary.special import padding_tokens
@@ -125,7 +126,7 @@ def _unigram(config: TokenizerConfig, texts: Iterator[list[str]]) -> Tokenizer:
 
 
 def _wordpiece(config: TokenizerConfig, texts: Iterator[list[str]]) -> Tokenizer:
-    characters = [BYTE_CHARACTERS[byte] for byte in BYTES_BY_ID.tolist()]
+    characters = [CHARACTER_OF_BYTE[byte] for byte in BYTES_BY_ID.tolist()]
     marked = [MARK + character for character in characters]
     tokenizer = new_tokenizer(config, models.WordPiece({}, unk_token=config.leading_special()[0]))
     trainer = trainers.WordPieceTrainer(

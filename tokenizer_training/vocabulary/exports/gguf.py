@@ -9,7 +9,8 @@ from typing import Any
 
 from tokenizer_training.config import TokenizerError
 from tokenizer_training.dataset.layout import atomic
-from tokenizer_training.encoding.bpe_file import CHARACTER_OF_BYTE, BytePairs, read_byte_pairs
+from tokenizer_training.encoding.bpe_file import BytePairs, read_byte_pairs
+from tokenizer_training.vocabulary.byte_level import CHARACTER_OF_BYTE
 from tokenizer_training.vocabulary.exports.source import read_settings, special_id, tokenizer_file
 from tokenizer_training.vocabulary.patterns import (
     GPT2_STYLE,
