@@ -11,8 +11,8 @@ import pytest
 from tests.training_common import EOS, make, texts
 from training.config import TrainingError
 from training.data import load_batch, open_dataset, permute, sample_row, step_rows
+from training.loss import IGNORED
 from training.metrics import MetricsFile, token_counts, unigram_bits_per_byte
-from training.model import IGNORED
 from training.vocabulary import byte_alphabet, encode_text, load_tokenizer, token_bytes
 
 

@@ -26,7 +26,7 @@ from training.generate import (
     with_top_k,
     with_top_p,
 )
-from training.model import Llama, ModelConfig
+from training.model import Decoder, ModelConfig
 from training.pretrain import pretrain
 from training.vocabulary import load_tokenizer
 
@@ -220,7 +220,7 @@ def test_parameter_counts_of_presets():
     for name, (low, high) in expected.items():
         config, vocab = resolve({"preset": name}), {"small": 50_304, "1b": 128_256}.get(name, 8_192)
         with torch.device("meta"):
-            model = Llama(
+            model = Decoder(
                 ModelConfig(
                     vocab, 512, config.layers, config.width, config.heads, config.kv_heads, config.mlp_width,
                     config.width // config.heads,
@@ -232,7 +232,7 @@ def test_parameter_counts_of_presets():
 def test_saved_specials_parse_as_transformers_does(folders, tmp_path):
     """An exported folder keeps the tokenizer as it was given, byte for byte."""
     config = ModelConfig(400, 64, 1, 16, 2, 2, 32, 8)
-    save_model(tmp_path, Llama(config).initialise(0), folders[1], EOS_ID)
+    save_model(tmp_path, Decoder(config).initialise(0), folders[1], EOS_ID)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         assert (tmp_path / name).read_bytes() == (folders[1] / name).read_bytes()
     assert not [name for name in os.listdir(tmp_path) if name.endswith(".tmp")]

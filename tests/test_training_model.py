@@ -9,7 +9,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from tests.training_common import make
 from training.checkpoint import load_model, save_model
 from training.config import TrainingError
-from training.model import IGNORED, KeyValueCache, Llama, ModelConfig, document_mask, document_positions
+from training.loss import IGNORED
+from training.model import Decoder, KeyValueCache, ModelConfig, document_mask, document_positions
 
 
 def shape(**changes) -> ModelConfig:
@@ -17,9 +18,9 @@ def shape(**changes) -> ModelConfig:
     return ModelConfig(**{**values, **changes})
 
 
-def random_model(config: ModelConfig) -> Llama:
+def random_model(config: ModelConfig) -> Decoder:
     """Weights that are far from the initial ones, norms included, so that every part matters."""
-    model = Llama(config).initialise(3)
+    model = Decoder(config).initialise(3)
     generator = torch.Generator().manual_seed(4)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -118,7 +119,7 @@ def test_loss_is_that_of_the_logits_and_nothing_where_ignored():
     targets = x.roll(-1, 1)
     targets[:, -1] = IGNORED
     with torch.no_grad():
-        nll, logits = model(x, targets), model(x)
+        nll, logits = model(x, targets).nll, model(x)
     assert (nll[:, -1] == 0).all()
     expected = -logits.log_softmax(-1)[:, :-1].gather(-1, targets[:, :-1, None])[..., 0]
     assert torch.allclose(nll[:, :-1], expected, atol=1e-5)
@@ -135,9 +136,9 @@ def test_cache_gives_the_logits_of_the_whole_prefix():
 
 def test_initial_weights_are_private_to_the_seed():
     torch.manual_seed(0)
-    first = Llama(shape()).initialise(5).state_dict()
+    first = Decoder(shape()).initialise(5).state_dict()
     torch.manual_seed(1)
-    again, other = Llama(shape()).initialise(5).state_dict(), Llama(shape()).initialise(6).state_dict()
+    again, other = Decoder(shape()).initialise(5).state_dict(), Decoder(shape()).initialise(6).state_dict()
     assert all(torch.equal(first[name], again[name]) for name in first)
     name = "model.layers.0.self_attn.q_proj.weight"
     assert not torch.equal(first[name], other[name])
@@ -147,14 +148,14 @@ def test_initial_weights_are_private_to_the_seed():
 
 def test_bfloat16_computes_in_bfloat16_with_float32_weights():
     model = random_model(shape())
-    half = Llama(shape(), torch.bfloat16)
+    half = Decoder(shape(), torch.bfloat16)
     half.load_state_dict(model.state_dict())
     x = tokens(2, 16)
     with torch.no_grad():
         full, low = model(x), half(x)
     assert low.dtype == torch.float32 and not torch.equal(full, low)
     assert torch.allclose(full, low, atol=0.25)
-    half(x, x).sum().backward()
+    half(x, x).objective.backward()
     assert all(parameter.grad.dtype == parameter.dtype == torch.float32 for parameter in half.parameters())
 
 

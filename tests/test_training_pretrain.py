@@ -21,10 +21,13 @@ from training.checkpoint import checkpoints
 from training.config import TrainingError, resolve
 from training.data import load_batch, open_dataset, step_rows
 from training.device import place
+from training.loss import IGNORED
 from training.metrics import bits_per_byte
-from training.model import IGNORED, Llama, document_positions
-from training.optimizer import build_optimizer, learning_rate
-from training.pretrain import BadRows, Stopped, _shape, pretrain, train_step, validate
+from training.model import Decoder, document_positions
+from training.optimizer import build_optimizer
+from training.pretrain import Stopped, _shape, pretrain, validate
+from training.schedule import learning_rate
+from training.step import BadRows, train_step
 from training.vocabulary import token_bytes
 
 ROOT = Path(__file__).parent.parent
@@ -61,7 +64,7 @@ def first_step(config, folders, **batch_changes):
     """Gradients and result of one step from initial weights."""
     data = open_dataset(folders[0], None)
     with place(config) as here:
-        model = Llama(_shape(config, data)).initialise(config.seed)
+        model = Decoder(_shape(config, data)).initialise(config.seed)
         optimizer = build_optimizer(model, config)
         batch = load_batch(data.train, list(range(8)), config.document_mask)
         result = train_step(model, optimizer, batch._replace(**batch_changes), config, here, 1e-3)
@@ -87,7 +90,7 @@ def test_loss_is_the_mean_over_all_targets_and_the_gradient_is_clipped(folders):
     data = open_dataset(folders[0], None)
     config = small(grad_clip=0.01)
     result, gradients, _ = first_step(config, folders)
-    fresh = Llama(_shape(config, data)).initialise(config.seed)
+    fresh = Decoder(_shape(config, data)).initialise(config.seed)
     batch = load_batch(data.train, list(range(8)), True)
     with torch.no_grad():
         logits = fresh(batch.tokens, documents=batch.documents)
@@ -127,7 +130,7 @@ def test_schedule_is_that_of_transformers(warmup):
 
 def test_matrices_decay_and_norms_do_not(folders):
     config = small(weight_decay=0.3, beta1=0.8, beta2=0.9)
-    model = Llama(_shape(config, open_dataset(folders[0], None)))
+    model = Decoder(_shape(config, open_dataset(folders[0], None)))
     decay = {
         id(p): group["weight_decay"] for group in build_optimizer(model, config).param_groups for p in group["params"]
     }
@@ -313,15 +316,15 @@ def test_a_loss_that_is_no_number_names_step_and_documents(folders, tmp_path, mo
     step = 1 + read.index(bad_row) // 4
     assert step > 2
     expected = data.documents_of(bad_row)
-    real = Llama.forward
+    real = Decoder.forward
 
     def poisoned(self, tokens, targets=None, documents=None, cache=None):
-        nll = real(self, tokens, targets, documents, cache)
+        losses = real(self, tokens, targets, documents, cache)
         poison = torch.from_numpy(data.train.row(bad_row)[0])
         hit = (tokens == poison).all(dim=1)
-        return nll * torch.where(hit, torch.nan, 1.0)[:, None]
+        return losses._replace(nll=losses.nll * torch.where(hit, torch.nan, 1.0)[:, None])
 
-    monkeypatch.setattr(Llama, "forward", poisoned)
+    monkeypatch.setattr(Decoder, "forward", poisoned)
     with pytest.raises(TrainingError) as error:
         pretrain(small(eval_every=100), *folders, tmp_path, log=silent)
     assert metrics(tmp_path)[-1]["step"] == step - 1
@@ -350,7 +353,7 @@ def summary_vocab(tokens: Path) -> int:
 def test_validation_does_not_depend_on_micro_batches(undisturbed, folders):
     data = open_dataset(folders[0], None)
     config = small()
-    model = Llama(_shape(config, data)).initialise(0)
+    model = Decoder(_shape(config, data)).initialise(0)
     lengths = token_bytes(folders[1], data.tokens.vocab_size)
     with place(config) as here:
         results = [validate(model, data.validation, lengths, small(micro_batch_rows=n), here) for n in (1, 3, 8)]

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from training.config import TrainingError
-from training.model import Llama, ModelConfig
+from training.model import Decoder, ModelConfig
 
 FORMAT = 1  # of trainer_state/ and training.json
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
@@ -50,7 +50,7 @@ def _sync(path: Path) -> None:
 # The Hugging Face folder
 
 
-def save_model(folder: Path, model: Llama, tokenizer_dir: Path, eos_id: int) -> None:
+def save_model(folder: Path, model: Decoder, tokenizer_dir: Path, eos_id: int) -> None:
     """Write config, float32 weights and tokenizer as transformers' `LlamaForCausalLM` loads them."""
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "model.safetensors", lambda file: _write_tensors(file, weights(model)))
@@ -61,7 +61,7 @@ def save_model(folder: Path, model: Llama, tokenizer_dir: Path, eos_id: int) -> 
     write_json(folder / "config.json", config_json(model.config, eos_id))
 
 
-def weights(model: Llama) -> dict[str, Tensor]:
+def weights(model: Decoder) -> dict[str, Tensor]:
     """The float32 weights by name, on the CPU; a tied output projection is left out, as transformers does."""
     return {name: parameter.detach().float().cpu().contiguous() for name, parameter in model.named_parameters()}
 
@@ -135,18 +135,18 @@ def read_model_config(folder: Path) -> tuple[ModelConfig, list[int]]:
     return config, end if isinstance(end, list) else [] if end is None else [end]
 
 
-def load_model(folder: Path, device: torch.device, dtype: torch.dtype = torch.float32) -> tuple[Llama, list[int]]:
+def load_model(folder: Path, device: torch.device, dtype: torch.dtype = torch.float32) -> tuple[Decoder, list[int]]:
     """A model folder's decoder with float32 weights, computing in `dtype`, and its end-of-text ids."""
     config, end = read_model_config(folder)
     with torch.device("meta"):  # no time for random weights that are replaced at once
-        model = Llama(config, dtype)
+        model = Decoder(config, dtype)
     model = model.to_empty(device=device)
     model.tie()
     fill_weights(model, folder / "model.safetensors")
     return model.eval(), end
 
 
-def fill_weights(model: Llama, path: Path) -> None:
+def fill_weights(model: Decoder, path: Path) -> None:
     """Copy the weights in a file into the model. Raises `TrainingError` if names or shapes are not the model's."""
     found = _read_tensors(path)
     wanted = {name: parameter for name, parameter in model.named_parameters()}
@@ -178,7 +178,9 @@ def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
 # trainer_state/: step-NNNNNNNN/ with model.safetensors, optimizer.safetensors, state.json
 
 
-def save_state(folder: Path, model: Llama, optimizer: torch.optim.Optimizer, state: dict[str, Any], keep: int) -> None:
+def save_state(
+    folder: Path, model: Decoder, optimizer: torch.optim.Optimizer, state: dict[str, Any], keep: int
+) -> None:
     """Write the checkpoint after `state["step"]` updates, whole, and remove all but the `keep` newest."""
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"step-{state['step']:08d}"
@@ -218,7 +220,7 @@ def read_state(folder: Path) -> dict[str, Any]:
     return state
 
 
-def load_state(folder: Path, model: Llama, optimizer: torch.optim.Optimizer) -> None:
+def load_state(folder: Path, model: Decoder, optimizer: torch.optim.Optimizer) -> None:
     """Put model, optimizer and torch's random state back to where they were when the checkpoint was written."""
     fill_weights(model, folder / "model.safetensors")
     path = folder / "optimizer.safetensors"
@@ -235,7 +237,7 @@ def load_state(folder: Path, model: Llama, optimizer: torch.optim.Optimizer) -> 
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 
-def _optimizer_tensors(model: Llama, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def _optimizer_tensors(model: Decoder, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     tensors = {"rng.cpu": torch.get_rng_state()}
     if torch.cuda.is_initialized():
         tensors["rng.cuda"] = torch.cuda.get_rng_state()
@@ -246,6 +248,6 @@ def _optimizer_tensors(model: Llama, optimizer: torch.optim.Optimizer) -> dict[s
     return tensors
 
 
-def _names_in_order(model: Llama, optimizer: torch.optim.Optimizer) -> list[str]:
+def _names_in_order(model: Decoder, optimizer: torch.optim.Optimizer) -> list[str]:
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     return [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]

@@ -16,7 +16,7 @@ from torch import Tensor
 from tokenizer_training.dataset.loader import permute, read_rows, sample_row, step_rows
 from tokenizer_training.dataset.read import PackedSplit, TokenDataset
 from training.config import TrainingError
-from training.model import IGNORED
+from training.loss import IGNORED
 
 __all__ = ["Batch", "Dataset", "Rows", "load_batch", "open_dataset", "permute", "sample_row", "step_rows"]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from training.checkpoint import load_model
 from training.config import TrainingError
-from training.model import KeyValueCache, Llama
+from training.model import Decoder, KeyValueCache
 from training.vocabulary import encode_text, load_tokenizer
 
 Sampler = Callable[[Tensor], Tensor]  # logits float32 [B, V] -> token ids int64 [B]
@@ -67,7 +67,7 @@ def random_sampler(
 
 @torch.no_grad()
 def generate_tokens(
-    model: Llama, prompt: list[int], sampler: Sampler, max_new_tokens: int, end: list[int], samples: int = 1
+    model: Decoder, prompt: list[int], sampler: Sampler, max_new_tokens: int, end: list[int], samples: int = 1
 ) -> list[list[int]]:
     """Continue a prompt `samples` times. Each continuation ends before the first id in `end`, or after `max_new_tokens`.
 

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-IGNORED = -100  # a target that is not predicted
+from training.loss import token_losses
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ class Layer(nn.Module):
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
-class Decoder(nn.Module):
+class Trunk(nn.Module):
     """Embedding, layers and the last norm: `model.*` in the names of transformers."""
 
     def __init__(self, config: ModelConfig) -> None:
@@ -154,13 +155,13 @@ class Decoder(nn.Module):
         self.norm = RMSNorm(config.width, config.norm_eps)
 
 
-class Llama(nn.Module):
-    """The decoder with its output projection. `dtype` is that of activations and matrix products, not of the weights."""
+class Decoder(nn.Module):
+    """The layers with the output projection. `dtype` is that of activations and matrix products, not of the weights."""
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.config, self.dtype = config, dtype
-        self.model = Decoder(config)
+        self.model = Trunk(config)
         self.lm_head = Linear(config.width, config.vocab_size)
         self.tie()
 
@@ -169,7 +170,7 @@ class Llama(nn.Module):
         if self.config.tie_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
 
-    def initialise(self, seed: int) -> Llama:
+    def initialise(self, seed: int) -> Decoder:
         """Draw all weights from a private generator: normal, 0.02; projections into the residual stream smaller.
 
         The scale 1 / sqrt(2 * layers) of the latter keeps the residual's variance at start (Radford et al. 2019, GPT-2).
@@ -190,15 +191,14 @@ class Llama(nn.Module):
         targets: Tensor | None = None,
         documents: Tensor | None = None,
         cache: KeyValueCache | None = None,
-    ) -> Tensor:
+    ) -> Any:
         """Predict the next token at every position.
 
         tokens: int64 `[B, L]`. targets: int64 `[B, L]`, `IGNORED` where nothing is predicted. documents: integers
         `[B, L]` as the packer gives them; if given, a position sees only its own document and positions restart at 0
         in each. cache: keys and values of earlier positions of the same rows (not together with `documents`).
 
-        Returns float32 logits `[B, L, V]`, or with `targets` the negative log-likelihood of each in nats `[B, L]`,
-        0 where ignored.
+        Returns float32 logits `[B, L, V]`, or with `targets` `loss.Losses`.
         """
         length = tokens.shape[1]
         past = 0 if cache is None else cache.length
@@ -216,11 +216,10 @@ class Llama(nn.Module):
             x = layer(x, cos, sin, mask, cache, number)
         if cache is not None:
             cache.length += length
-        logits = self.lm_head(self.model.norm(x)).float()
+        x = self.model.norm(x)
         if targets is None:
-            return logits
-        nll = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none")
-        return nll.view_as(targets)
+            return self.lm_head(x).float()
+        return token_losses(x, self.lm_head.weight, targets)
 
 
 def rotary(positions: Tensor, head_width: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

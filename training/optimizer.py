@@ -1,4 +1,4 @@
-"""AdamW with decay groups, the learning-rate schedule, and gradient clipping."""
+"""AdamW with decay groups, and gradient clipping."""
 
 from __future__ import annotations
 
@@ -18,20 +18,6 @@ def build_optimizer(model: nn.Module, config: PretrainConfig) -> torch.optim.Ada
         {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
-
-
-def learning_rate(step: int, steps: int, config: PretrainConfig) -> float:
-    """The learning rate of update `step` (from 0) of `steps`: a straight rise to the peak, then a cosine to the floor.
-
-    The first update already moves, and the last one stands exactly on the floor.
-    """
-    warmup = round(config.warmup_ratio * steps)
-    done = step + 1
-    if done <= warmup:
-        return config.learning_rate * done / warmup
-    progress = min(1.0, (done - warmup) / max(1, steps - warmup))
-    cosine = 0.5 * (1 + math.cos(math.pi * progress))
-    return config.learning_rate * (config.min_lr_ratio + (1 - config.min_lr_ratio) * cosine)
 
 
 def clip_gradient(model: nn.Module, limit: float) -> Tensor:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,11 +24,14 @@ from training.checkpoint import (
     write_json,
 )
 from training.config import PretrainConfig, TrainingError
-from training.data import Batch, Dataset, Rows, load_batch, open_dataset, step_rows
+from training.data import Dataset, Rows, load_batch, open_dataset, step_rows
 from training.device import Place, place
+from training.loss import IGNORED
 from training.metrics import MetricsFile, bits_per_byte, token_counts, unigram_bits_per_byte
-from training.model import IGNORED, Llama, ModelConfig
-from training.optimizer import build_optimizer, clip_gradient, learning_rate
+from training.model import Decoder, ModelConfig
+from training.optimizer import build_optimizer
+from training.schedule import learning_rate
+from training.step import BadRows, micro_batches, train_step
 from training.vocabulary import token_bytes, tokenizer_sha256
 
 
@@ -46,27 +48,11 @@ class Progress:
     seconds: float = 0.0
 
 
-class StepResult(NamedTuple):
-    """Of one optimizer step, over all processes: mean loss in nats a target, gradient norm before clipping, tokens read."""
-
-    loss: float
-    grad_norm: float
-    tokens: int
-
-
 class Validation(NamedTuple):
     """Mean loss in nats a target, and bits per byte of text; None where there is nothing to measure."""
 
     validation_loss: float | None
     bits_per_byte: float | None
-
-
-class BadRows(Exception):
-    """A step that must not be taken: why, and the rows of this process that are to blame, or may be."""
-
-    def __init__(self, why: str, rows: list[int]) -> None:
-        super().__init__(why)
-        self.rows = rows
 
 
 def pretrain(
@@ -97,7 +83,7 @@ def pretrain(
         if here.rank > 0:
             log = _silent
         torch.manual_seed(config.seed)
-        model = Llama(_shape(config, data), here.dtype).initialise(config.seed).to(here.device)
+        model = Decoder(_shape(config, data), here.dtype).initialise(config.seed).to(here.device)
         optimizer = build_optimizer(model, config)
         identity = {"fingerprint": fingerprint, "threads": here.threads}
         progress = _resume(out_dir, model, optimizer, identity, log)
@@ -199,59 +185,6 @@ def pretrain(
         return summary
 
 
-def train_step(
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batch: Batch,
-    config: PretrainConfig,
-    here: Place,
-    rate: float,
-) -> StepResult:
-    """One update from this process's rows of the batch, in micro-batches.
-
-    The loss of a step is the sum over all its targets divided by their number, over all processes: how rows are cut
-    into micro-batches and processes changes neither loss nor gradient. Raises `BadRows`, and updates nothing, if there
-    is no target or the loss or gradient is not finite.
-    """
-    tokens = int((batch.documents >= 0).sum())
-    targets = int((batch.targets != IGNORED).sum())
-    counts = here.sum(torch.tensor([tokens, targets], dtype=torch.int64, device=here.device)).tolist()
-    if counts[1] == 0:
-        raise BadRows("there is nothing to predict", batch.rows)
-
-    optimizer.zero_grad(set_to_none=True)
-    total = torch.zeros((), dtype=torch.float64, device=here.device)
-    row_losses = []
-    parts = list(micro_batches(batch, config.micro_batch_rows, here.device))
-    for number, part in enumerate(parts):
-        if isinstance(network, DistributedDataParallel):
-            network.require_backward_grad_sync = number == len(parts) - 1
-        nll = network(part.tokens, part.targets, part.documents if config.document_mask else None)
-        # DistributedDataParallel averages gradients over processes; the sum is wanted
-        (nll.sum() * (here.world / counts[1])).backward()
-        row_losses.append(nll.detach().sum(dim=1))
-        total += nll.detach().sum().double()
-    norm = clip_gradient(network, config.grad_clip)
-    loss = float(here.sum(total)) / counts[1]
-    if not (math.isfinite(loss) and math.isfinite(float(norm))):
-        bad = ~torch.isfinite(torch.cat(row_losses)).cpu().numpy()
-        rows = [row for row, is_bad in zip(batch.rows, bad, strict=True) if is_bad]
-        why = f"the loss is {loss} and the norm of the gradient {float(norm)}"
-        raise BadRows(why, batch.rows if math.isfinite(loss) else rows)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    optimizer.step()
-    return StepResult(loss, float(norm), counts[0])
-
-
-def micro_batches(batch: Batch, rows: int, device: torch.device) -> Iterator[Batch]:
-    """Cut a batch into stretches of at most `rows` rows, on the device."""
-    for start in range(0, len(batch.rows), rows):
-        part = slice(start, start + rows)
-        tokens, targets, documents = (tensor[part].to(device, non_blocking=True) for tensor in batch[:3])
-        yield Batch(tokens, targets, documents, batch.rows[part])
-
-
 @torch.no_grad()
 def validate(network: nn.Module, split: Rows, lengths: np.ndarray, config: PretrainConfig, here: Place) -> Validation:
     """Loss and bits per byte over the first `eval_rows` rows of a split, shared out among the processes.
@@ -265,7 +198,7 @@ def validate(network: nn.Module, split: Rows, lengths: np.ndarray, config: Pretr
         batch = load_batch(split, mine[start : start + config.micro_batch_rows], config.document_mask)
         part = next(micro_batches(batch, len(batch.rows), here.device))
         module = network.module if isinstance(network, DistributedDataParallel) else network
-        nll = module(part.tokens, part.targets, part.documents if config.document_mask else None).double()
+        nll = module(part.tokens, part.targets, part.documents if config.document_mask else None).nll.double()
         size = torch.where(part.targets == IGNORED, 0, per_id[part.targets.clamp(min=0)])
         sums += torch.stack([nll.sum(), (part.targets != IGNORED).sum(), nll[size > 0].sum(), size.sum()]).double()
     nats, targets, text_nats, text_bytes = here.sum(sums).tolist()
@@ -323,7 +256,7 @@ def _other_run(folder: Path) -> str:
 
 
 def _resume(
-    out_dir: Path, model: Llama, optimizer: torch.optim.Optimizer, identity: dict[str, Any], log: Callable[[str], Any]
+    out_dir: Path, model: Decoder, optimizer: torch.optim.Optimizer, identity: dict[str, Any], log: Callable[[str], Any]
 ) -> Progress:
     """Load the newest checkpoint, if there is one, and say how far it is."""
     out_dir.mkdir(parents=True, exist_ok=True)

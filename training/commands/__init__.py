@@ -1,0 +1,1 @@
+"""The commands of `python -m training`, one file each: `add` declares it, `run` returns the exit code."""

@@ -1,0 +1,46 @@
+"""`pretrain`."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from training.commands.arguments import add_config, config_from
+
+
+def add(commands: Any) -> None:
+    """Declare the command."""
+    parser = commands.add_parser("pretrain", help="train a model on a token dataset")
+    add_config(parser)
+    parser.add_argument("--tokens", required=True, type=Path, metavar="DIR", help="token dataset (dataset.json)")
+    parser.add_argument("--tokenizer", required=True, type=Path, metavar="DIR", help="tokenizer folder")
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="model folder to write or go on with")
+    parser.set_defaults(command=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train. SIGTERM and the first Ctrl-C save at the end of the running step."""
+    config = config_from(options)
+    from training.pretrain import Stopped, pretrain
+
+    signals: list[int] = []
+
+    def remember(number: int, _: object) -> None:
+        signals.append(number)
+        signal.signal(number, signal.SIG_DFL)  # the second one ends the process at once
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, remember)
+    try:
+        pretrain(config, options.tokens, options.tokenizer, options.output, log=_log, stop=lambda: bool(signals))
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return 128 + (signals[0] if signals else signal.SIGTERM)  # without any: another process of this run was asked
+    return 0
+
+
+def _log(line: str) -> None:
+    print(line, flush=True)

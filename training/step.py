@@ -1,0 +1,86 @@
+"""One optimizer step: micro-batches forward and backward, the gradient's norm, the update."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from training.config import PretrainConfig
+from training.data import Batch
+from training.device import Place
+from training.loss import IGNORED
+from training.optimizer import clip_gradient
+
+
+class StepResult(NamedTuple):
+    """Of one optimizer step, over all processes: mean loss in nats a target, gradient norm before clipping, tokens read."""
+
+    loss: float
+    grad_norm: float
+    tokens: int
+
+
+class BadRows(Exception):
+    """A step that must not be taken: why, and the rows of this process that are to blame, or may be."""
+
+    def __init__(self, why: str, rows: list[int]) -> None:
+        super().__init__(why)
+        self.rows = rows
+
+
+def train_step(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    config: PretrainConfig,
+    here: Place,
+    rate: float,
+) -> StepResult:
+    """One update from this process's rows of the batch, in micro-batches.
+
+    The loss of a step is the sum over all its targets divided by their number, over all processes: how rows are cut
+    into micro-batches and processes changes neither loss nor gradient. Raises `BadRows`, and updates nothing, if there
+    is no target or the loss or gradient is not finite.
+    """
+    tokens = int((batch.documents >= 0).sum())
+    targets = int((batch.targets != IGNORED).sum())
+    counts = here.sum(torch.tensor([tokens, targets], dtype=torch.int64, device=here.device)).tolist()
+    if counts[1] == 0:
+        raise BadRows("there is nothing to predict", batch.rows)
+
+    optimizer.zero_grad(set_to_none=True)
+    total = torch.zeros((), dtype=torch.float64, device=here.device)
+    row_losses = []
+    parts = list(micro_batches(batch, config.micro_batch_rows, here.device))
+    for number, part in enumerate(parts):
+        if isinstance(network, DistributedDataParallel):
+            network.require_backward_grad_sync = number == len(parts) - 1
+        losses = network(part.tokens, part.targets, part.documents if config.document_mask else None)
+        # DistributedDataParallel averages gradients over processes; the sum is wanted
+        (losses.objective * (here.world / counts[1])).backward()
+        row_losses.append(losses.nll.sum(dim=1))
+        total += losses.nll.sum().double()
+    norm = clip_gradient(network, config.grad_clip)
+    loss = float(here.sum(total)) / counts[1]
+    if not (math.isfinite(loss) and math.isfinite(float(norm))):
+        bad = ~torch.isfinite(torch.cat(row_losses)).cpu().numpy()
+        rows = [row for row, is_bad in zip(batch.rows, bad, strict=True) if is_bad]
+        why = f"the loss is {loss} and the norm of the gradient {float(norm)}"
+        raise BadRows(why, batch.rows if math.isfinite(loss) else rows)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.step()
+    return StepResult(loss, float(norm), counts[0])
+
+
+def micro_batches(batch: Batch, rows: int, device: torch.device) -> Iterator[Batch]:
+    """Cut a batch into stretches of at most `rows` rows, on the device."""
+    for start in range(0, len(batch.rows), rows):
+        part = slice(start, start + rows)
+        tokens, targets, documents = (tensor[part].to(device, non_blocking=True) for tensor in batch[:3])
+        yield Batch(tokens, targets, documents, batch.rows[part])
