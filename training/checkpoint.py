@@ -52,7 +52,7 @@ def _sync(path: Path) -> None:
 
 
 def save_model(folder: Path, model: Decoder, tokenizer_dir: Path, eos_id: int) -> None:
-    """Write config, float32 weights and tokenizer as transformers' `LlamaForCausalLM` loads them."""
+    """Write config, float32 weights and tokenizer as transformers loads them."""
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "model.safetensors", lambda file: _write_tensors(file, weights(model)))
     for name in TOKENIZER_FILES:
@@ -69,7 +69,7 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype = torch.fl
         model = Decoder(config, dtype)
     model = model.to_empty(device=device)
     model.tie()
-    fill_weights(model, folder / "model.safetensors")
+    fill_weights(model, folder)
     return model.eval(), end
 
 
