@@ -107,7 +107,11 @@ def train_from_parts(
                 shutil.copyfile(tables[0], merged)  # it is the caller's
             else:
                 merge_counts(tables, merged, config.minimum_count)
-        facts = train_from_counts(Path(scratch) / COUNTS, config, out)
+        try:
+            facts = train_from_counts(Path(scratch) / COUNTS, config, out)
+        except TokenizerError as error:  # the caller knows the documents, not this copy of their counts
+            named = str(error).replace(str(Path(scratch) / COUNTS / WORDS), ", ".join(map(str, documents)))
+            raise TokenizerError(named) from None
         shutil.rmtree(out / COUNTS, ignore_errors=True)
         (Path(scratch) / COUNTS).replace(out / COUNTS)
         return facts
