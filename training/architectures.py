@@ -13,11 +13,15 @@ from torch import Tensor
 
 from training.config import TrainingError
 from training.model import Decoder, ModelConfig
+from training.parallel import whole
 
 
 def weights(model: Decoder) -> dict[str, Tensor]:
-    """The float32 weights by name, on the CPU; a tied output projection is left out, as transformers does."""
-    return {name: parameter.detach().float().cpu().contiguous() for name, parameter in model.named_parameters()}
+    """The float32 weights by name, on the CPU; a tied output projection is left out, as transformers does.
+
+    Of a sharded model all processes must call this.
+    """
+    return {name: whole(parameter.detach()).float().cpu().contiguous() for name, parameter in model.named_parameters()}
 
 
 def config_json(config: ModelConfig, eos_id: int) -> dict[str, Any]:
