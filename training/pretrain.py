@@ -30,6 +30,7 @@ from training.loss import IGNORED
 from training.metrics import MetricsFile, bits_per_byte, token_counts, unigram_bits_per_byte
 from training.model import Decoder, ModelConfig
 from training.optimizer import build_optimizer
+from training.planning.check import check_here
 from training.schedule import learning_rate
 from training.step import BadRows, micro_batches, train_step
 from training.vocabulary import token_bytes, tokenizer_sha256
@@ -82,6 +83,7 @@ def pretrain(
     with place(config) as here, torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         if here.rank > 0:
             log = _silent
+        check_here(config, data.tokens.vocab_size, data.sequence_length, here)
         torch.manual_seed(config.seed)
         model = Decoder(_shape(config, data), here.dtype).initialise(config.seed).to(here.device)
         optimizer = build_optimizer(model, config)
