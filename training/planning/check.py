@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from training.config import PretrainConfig, TrainingError
-from training.planning.memory import GIB, Memory, estimate
+from training.planning.memory import GIB, Memory, Way, estimate
 from training.planning.shapes import shape_of
 
 if TYPE_CHECKING:
@@ -30,19 +30,27 @@ def check(
     available: bytes of the device, or on the CPU of the machine, which `processes_here` processes share.
     bytes_per_element: of activations, 2 for bfloat16, 4 for float32. world: processes of the run.
     """
-    rows = min(config.micro_batch_rows, -(-config.batch_rows // world))
-    need = estimate(
-        shape_of(config, vocab_size, sequence_length),
-        rows,
-        bytes_per_element=bytes_per_element,
-        document_mask=config.document_mask,
-        device=device,
-        world=world,
-    )
+    way = way_of(config, bytes_per_element=bytes_per_element, device=device, world=world)
+    need = estimate(shape_of(config, vocab_size, sequence_length), way)
     share = available // processes_here
     if need.total > share:
-        raise TrainingError(_refusal(config, need, share, rows, device))
+        raise TrainingError(_refusal(config, need, share, way))
     return need
+
+
+def way_of(config: PretrainConfig, *, bytes_per_element: int, device: Literal["cpu", "cuda"], world: int) -> Way:
+    """How a config computes in one of `world` processes."""
+    mine = -(-config.batch_rows // world)
+    rows = min(config.micro_batch_rows, mine)
+    return Way(
+        rows=rows,
+        bytes_per_element=bytes_per_element,
+        document_mask=config.document_mask,
+        parallel="ddp" if world > 1 else "none",
+        world=world,
+        micro_batches=-(-mine // rows),
+        device=device,
+    )
 
 
 def check_here(config: PretrainConfig, vocab_size: int, sequence_length: int, here: Place) -> Memory | None:
@@ -81,15 +89,15 @@ def cpu_memory() -> int:
     return total
 
 
-def _refusal(config: PretrainConfig, need: Memory, share: int, rows: int, device: str) -> str:
+def _refusal(config: PretrainConfig, need: Memory, share: int, way: Way) -> str:
     parts = sorted(need.parts().items(), key=lambda part: -part[1])
     largest = ", ".join(f"{name.replace('_', ' ')} {size / GIB:.1f}" for name, size in parts if size >= 0.05 * GIB)
     advice = []
-    if rows > 1:
+    if way.rows > 1:
         advice.append(f"a smaller micro_batch_rows (now {config.micro_batch_rows}; the result stays the same)")
     advice.append("a smaller model or sequence_length")
     advice.append("memory_check: false, if you know better")
     return (
-        f"this run needs about {need.total / GIB:.1f} GiB in a process and {device} has {share / GIB:.1f} "
+        f"this run needs about {need.total / GIB:.1f} GiB in a process and {way.device} has {share / GIB:.1f} "
         f"({largest}). What helps: {'; '.join(advice)}"
     )
