@@ -42,8 +42,8 @@ def effective_tokens(tokens: float, unique: float) -> float:
 def repeated_loss(parameters: float, tokens: float, unique: float) -> float:
     """Loss of `parameters` after `tokens` out of `unique` ones (Muennighoff et al. 2023, equations 5, 6 and 17).
 
-    Parameters lose worth as well where they exceed what is compute-optimal for the unique tokens. Fitted on C4, 7M to
-    9B parameters, up to 1,500 epochs.
+    Parameters lose worth as well where they exceed what is compute-optimal for the unique tokens. Fitted on C4 with
+    models of 7M to 9B parameters.
     """
     unique = min(unique, tokens)
     fitting = min(parameters, optimal_parameters(MUENNIGHOFF, unique))

@@ -131,7 +131,9 @@ def layer_activations(shape: Shape, size: int) -> int:
     """Bytes a token that one layer keeps."""
     norms = 2 * (2 * shape.width * FLOAT32 + FLOAT32)  # input and normalised input in float32, 1 / rms
     inputs = 2 * shape.width * size  # of the projections to query, key and value, and of gate and up
-    attention = 4 * shape.query_width * size + shape.heads * FLOAT32  # query, key, value for all heads, output; log sums
+    attention = (
+        4 * shape.query_width * size + shape.heads * FLOAT32
+    )  # query, key, value for all heads, output; log sums
     mlp = 4 * shape.mlp_width * size  # gate, silu(gate), up, their product
     return norms + inputs + attention + mlp
 

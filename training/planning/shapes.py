@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from training.config import PretrainConfig
@@ -84,3 +85,42 @@ def count(shape: Shape) -> Parameters:
         mlp=shape.layers * 3 * shape.width * shape.mlp_width,
         norms=(2 * shape.layers + 1) * shape.width,
     )
+
+
+def flops_per_token(shape: Shape) -> float:
+    """FLOPs of training on one token: 6 a matrix element, and 12 x query width x row length a layer for attention.
+
+    The row's length is counted whole, masked or not (the convention of PaLM, Chowdhery et al. 2022, appendix B).
+    """
+    products = count(shape).matrices + shape.vocab_size * shape.width
+    return 6 * products + 12 * shape.layers * shape.query_width * shape.context_length
+
+
+def knobs_at_depth(depth: int) -> dict[str, int]:
+    """The knobs of a decoder of `depth` layers: 64 times as wide, heads of 64 or 128, gated MLP of 8/3 the width."""
+    width = 64 * depth
+    head_width = 128 if width >= 2048 and width % 128 == 0 else 64
+    heads = width // head_width
+    return {
+        "layers": depth,
+        "width": width,
+        "heads": heads,
+        "kv_heads": heads,
+        "mlp_width": 64 * round(8 * width / 3 / 64),
+    }
+
+
+def nearest_depth(parameters: float, vocab_size: int, context_length: int, embeddings: bool = True) -> int:
+    """The depth whose model comes nearest to that many parameters, with embeddings or without, by ratio."""
+
+    def error(depth: int) -> float:
+        found = count(at_depth(depth, vocab_size, context_length))
+        return abs(math.log((found.total if embeddings else found.without_embeddings) / parameters))
+
+    return min(range(1, 257), key=error)
+
+
+def at_depth(depth: int, vocab_size: int, context_length: int) -> Shape:
+    """The shape of `knobs_at_depth`, with the projection tied to the embedding."""
+    knobs = knobs_at_depth(depth)
+    return Shape(vocab_size, context_length, head_width=knobs["width"] // knobs["heads"], tie_embeddings=True, **knobs)
