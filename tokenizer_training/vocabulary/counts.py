@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -42,6 +42,8 @@ COUNTS = schema(source=pa.string(), domain=pa.string(), language=pa.string(), pr
 SETTINGS = ("format", "regex", "normalization", "longest_run", "characters")
 SUMS = ("documents", "bytes", "pretokens", "dropped_rows", "dropped_pretokens")
 Group = tuple[str, str, str]
+Unit = tuple[Path, Stretch | None]  # a file of documents, or a stretch of it
+Done = Callable[[int, int], None]  # documents and bytes of text counted so far
 
 
 class CountConfig(BaseModel):
@@ -257,11 +259,18 @@ def count_documents(
     fields: Fields = FIELDS,
     stretch: Stretch | None = None,
 ) -> dict[str, Any]:
-    """Count the pre-tokens of documents files (Parquet or JSONL), or of one stretch of each, into the counts table `out`.
+    """`count_units` of documents files (Parquet or JSONL), or of one stretch of each."""
+    return count_units([(Path(file), stretch) for file in files], config, out, fields)
 
-    Each document counts once, whatever its `repeat`. Memory: `config.memory_bytes`, a batch of documents, and as much again as
-    a table of that size for sorting; what does not fit is spilled beside `out` and merged. A unit of work: it depends on
-    nothing but its files, and writes atomically. Returns the metadata.
+
+def count_units(
+    units: Sequence[Unit], config: CountConfig, out: str | Path, fields: Fields = FIELDS, done: Done | None = None
+) -> dict[str, Any]:
+    """Count the pre-tokens of documents files, or stretches of them, into the counts table `out`.
+
+    Each document counts once, whatever its `repeat`. Memory: `config.memory_bytes`, a batch of documents, and half as much again
+    as the table for sorting; what does not fit is spilled beside `out` and merged. It depends on nothing but its
+    files, and writes atomically. `done` is told the documents and bytes so far after each unit. Returns the metadata.
     """
     from tokenizer_training.vocabulary.counts_merge import merge_rows
 
@@ -269,10 +278,12 @@ def count_documents(
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
         counting = _Counting(config, Path(folder))
-        for file in map(Path, files):
+        facts = counting.facts
+        for file, stretch in units:
             for documents in document_tables(file, ["text", *GROUPING], fields, stretch):
                 counting.batch(documents)
-        facts = counting.facts
+            if done is not None:
+                done(facts["documents"], facts["bytes"])
         facts["inputs"] = "".join(f"{part % 2**64:016x}" for part in counting.digest.tolist())
         temporary = Path(folder) / "whole.parquet"
         writer = CountsWriter(temporary)
