@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from tokenizer_training.config import TokenizerError
 from tokenizer_training.vocabulary.count_table import PretokenTable
-from tokenizer_training.vocabulary.counts import COUNTS, GROUPING, Group, counts_facts, string_buffers
+from tokenizer_training.vocabulary.counts import COUNTS, GROUPING, Group, counts_facts, numbers, string_buffers
 from tokenizer_training.vocabulary.counts_merge import BATCH_ROWS, stretches
 
 Weights = Mapping[
@@ -42,7 +42,7 @@ class _Sums:
         places = self.table.number(string_buffers(rows.column(3)), np.zeros(rows.num_rows, np.int64))
         while len(self.table) > len(self.sums):
             self.sums = np.concatenate([self.sums, np.zeros_like(self.sums)])
-        counts = rows.column(4).to_numpy()
+        counts = numbers(rows.column(4))
         np.add.at(self.sums, places, counts if self.sums.dtype == np.int64 else counts * factors)
 
     def counts(self) -> Counts:
@@ -82,7 +82,7 @@ def _all_rows(path: str | Path, factor: float) -> Counts:
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(BATCH_ROWS, columns=["pretoken", "count"]):
             raw, places = string_buffers(batch.column("pretoken"))
-            found = batch.column("count").to_numpy()
+            found = numbers(batch.column("count"))
             found = found if factor == 1 else _rounded(found * factor)
             sizes = np.diff(places)
             if factor != 1 and not found.all():
