@@ -23,7 +23,7 @@ from training.device import Place, place
 from training.lock import only_run
 from training.loss import IGNORED
 from training.metrics import MetricsFile, bits_per_byte, token_counts, unigram_bits_per_byte
-from training.model import Decoder, ModelConfig
+from training.model import Decoder, ModelConfig, model_config
 from training.optimizer import build_optimizer
 from training.parallel import distribute, unwrap, wrap
 from training.planning.check import check_here
@@ -324,18 +324,7 @@ def _silent(_: Any) -> None:
 
 
 def _shape(config: PretrainConfig, data: Dataset) -> ModelConfig:
-    return ModelConfig(
-        vocab_size=data.tokens.vocab_size,
-        context_length=data.sequence_length,
-        layers=config.layers,
-        width=config.width,
-        heads=config.heads,
-        kv_heads=config.kv_heads,
-        mlp_width=config.mlp_width,
-        head_width=config.width // config.heads,
-        rope_theta=config.rope_theta,
-        tie_embeddings=config.tie_embeddings,
-    )
+    return model_config(config, data.tokens.vocab_size, data.sequence_length)
 
 
 def _inputs(data: Dataset, tokenizer_dir: Path) -> list[str]:
