@@ -26,6 +26,7 @@ from training.metrics import MetricsFile, bits_per_byte, token_counts, unigram_b
 from training.model import Decoder, ModelConfig
 from training.optimizer import build_optimizer
 from training.parallel import distribute, unwrap, wrap
+from training.planning.check import check_here
 from training.saver import Saver
 from training.schedule import learning_rate
 from training.step import BadRows, micro_batches, train_step
@@ -94,6 +95,7 @@ def pretrain(
             raise TrainingError("the processes of this run were given different configs, datasets or tokenizers")
         if here.rank > 0:
             log = _silent
+        check_here(config, data.tokens.vocab_size, data.sequence_length, here)
         model = Decoder(_shape(config, data), here.dtype).initialise(config.seed)
         parameters = sum(parameter.numel() for parameter in model.parameters())
         kind = distribute(model, config, here)
