@@ -90,6 +90,12 @@ RUNTIME_KNOBS = (
     "save_every",
     "keep_checkpoints",
     "log_every",
+    "sample_prompts",
+    "sample_every",
+    "sample_tokens",
+    "sample_temperature",
+    "tracker",
+    "peak_flops",
 )
 
 
@@ -144,6 +150,16 @@ class PretrainConfig(BaseModel):
     save_every: int = knob(125, "steps between checkpoints to resume from; the last step is always saved", ge=1)
     keep_checkpoints: int = knob(2, "checkpoints to keep", ge=1)
     log_every: int = knob(25, "steps between printed lines; metrics.jsonl has every step", ge=1)
+    sample_prompts: tuple[str, ...] = knob(("The",), "texts that the model continues during the run; [] for none")
+    sample_every: int | None = knob(None, "steps between samples; by default with each validation", ge=1)
+    sample_tokens: int = knob(48, "tokens of a sample, at most; the row length is a limit too", ge=1)
+    sample_temperature: float = knob(0.8, "of samples; 0 takes the likeliest token always", ge=0)
+    tracker: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = knob(
+        (), "where metrics go beside metrics.jsonl (extra `trackers`)"
+    )
+    peak_flops: float | None = knob(
+        None, "peak FLOP/s of one device, for MFU; by default from a table of GPUs, on the CPU measured", gt=0
+    )
 
     @model_validator(mode="before")
     @classmethod

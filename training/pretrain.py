@@ -7,9 +7,8 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -24,14 +23,16 @@ from training.checkpoint import (
     write_json,
 )
 from training.config import PretrainConfig, TrainingError
-from training.data import Dataset, Rows, load_batch, open_dataset, step_rows
+from training.data import Dataset, load_batch, open_dataset, step_rows
 from training.device import Place, place
-from training.loss import IGNORED
-from training.metrics import MetricsFile, bits_per_byte, token_counts, unigram_bits_per_byte
+from training.held_out import label_rows, validate
+from training.lineage import lineage, write_run
+from training.metrics import token_counts, unigram_bits_per_byte
 from training.model import Decoder, ModelConfig
+from training.monitor import Monitor, Step
 from training.optimizer import build_optimizer
 from training.schedule import learning_rate
-from training.step import BadRows, micro_batches, train_step
+from training.step import BadRows, train_step
 from training.vocabulary import token_bytes, tokenizer_sha256
 
 
@@ -48,31 +49,28 @@ class Progress:
     seconds: float = 0.0
 
 
-class Validation(NamedTuple):
-    """Mean loss in nats a target, and bits per byte of text; None where there is nothing to measure."""
-
-    validation_loss: float | None
-    bits_per_byte: float | None
-
-
 def pretrain(
     config: PretrainConfig,
     tokens_dir: str | Path,
     tokenizer_dir: str | Path,
     out_dir: str | Path,
+    documents_dir: str | Path | None = None,
     *,
     log: Callable[[str], Any] = print,
+    show: Callable[[str], Any] | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> dict[str, Any]:
     """Train a decoder on a token dataset; leave a Hugging Face folder with metrics.jsonl and trainer_state/.
 
     Run again after a stop or a crash it goes on from the newest checkpoint: on the CPU, with equal threads, to equal
     bits. A finished `out_dir` is left as it is. `stop` is asked after each step. Under torchrun all processes call this.
+    `documents_dir`: the Parquet files that were encoded, for languages and URLs. `show` replaces the line it wrote last.
 
     Returns what training.json holds (losses, bits per byte, tokens, seconds, and the config). Raises `TrainingError`
     for a bad config, dataset or checkpoint and for a loss that is no number; `Stopped` once `stop` said so.
     """
     tokens_dir, tokenizer_dir, out_dir = Path(tokens_dir), Path(tokenizer_dir), Path(out_dir)
+    documents_dir = Path(documents_dir) if documents_dir else None
     data = open_dataset(tokens_dir, config.sequence_length)
     fingerprint = config.fingerprint(*_inputs(data, tokenizer_dir))
     if finished := _finished(out_dir, fingerprint):
@@ -81,17 +79,20 @@ def pretrain(
 
     with place(config) as here, torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         if here.rank > 0:
-            log = _silent
+            log, show = _silent, None
         torch.manual_seed(config.seed)
         model = Decoder(_shape(config, data), here.dtype).initialise(config.seed).to(here.device)
         optimizer = build_optimizer(model, config)
         identity = {"fingerprint": fingerprint, "threads": here.threads}
         progress = _resume(out_dir, model, optimizer, identity, log)
-        record = MetricsFile(out_dir / "metrics.jsonl", progress.step).write if here.rank == 0 else _silent
+        about = lineage(out_dir, data, tokenizer_dir, documents_dir, fingerprint)
+        if here.rank == 0:
+            write_run(out_dir, config, about)
 
         lengths = token_bytes(tokenizer_dir, data.tokens.vocab_size)
         counts = token_counts(data.tokens, "train")
         unigram = unigram_bits_per_byte(counts, lengths, data.validation, config.eval_rows, config.document_mask)
+        labels = label_rows(data.tokens, data.validation, config.eval_rows, documents_dir, here)
         steps = config.total_steps(data.sequence_length)
         parameters = sum(parameter.numel() for parameter in model.parameters())
         log(f"{parameters:,} parameters on {here.describe()}")
@@ -106,6 +107,9 @@ def pretrain(
         if here.world > 1:
             network = DistributedDataParallel(network)
 
+        monitor = Monitor(
+            config, data, model, here, tokenizer_dir, out_dir, steps=steps, done=progress.step, log=log, show=show
+        )  # fmt: skip
         phases = [rows for _, rows in data.train.phases]
         validation = None
         while progress.step < steps:
@@ -115,6 +119,7 @@ def pretrain(
                 step, len(data.train), config.batch_rows, config.seed, config.shuffle, here.rank, here.world, phases
             )
             batch = load_batch(data.train, rows, config.document_mask)
+            waited = time.perf_counter() - began
             rate = learning_rate(step, steps, config)
             try:
                 result = train_step(network, optimizer, batch, config, here, rate)
@@ -124,26 +129,23 @@ def pretrain(
             progress = Progress(step + 1, progress.tokens + result.tokens, progress.seconds + took)
             stopping = _agreed(stop, here)
 
-            record(
-                {
-                    "step": progress.step,
-                    "loss": result.loss,
-                    "learning_rate": rate,
-                    "grad_norm": result.grad_norm,
-                    "tokens": progress.tokens,
-                    "seconds": progress.seconds,
-                    "tokens_per_second": result.tokens / took,
-                }
-            )
-            if _due(progress.step, steps, config.log_every) or progress.step == 1:
-                log(
-                    f"step {progress.step:,}/{steps:,}  loss {result.loss:.4f}  lr {rate:.2e}  "
-                    f"grad {result.grad_norm:.2f}  {result.tokens / took:,.0f} tok/s"
+            monitor.step(
+                Step(
+                    step + 1,
+                    result.loss,
+                    rate,
+                    result.grad_norm,
+                    result.tokens,
+                    took,
+                    waited,
+                    progress.tokens,
+                    progress.seconds,
                 )
+            )
             if _due(progress.step, steps, config.eval_every) and len(data.validation):
-                validation = validate(network, data.validation, lengths, config, here)
-                record({"step": progress.step, **validation._asdict(), "unigram_bits_per_byte": unigram})
-                log(f"step {progress.step:,}/{steps:,}  {_describe(validation, unigram)}")
+                validation = validate(network, data.validation, lengths, config, here, labels)
+                monitor.validation(progress.step, validation, unigram)
+            monitor.sample(progress.step, model)
             if stopping or _due(progress.step, steps, config.save_every):
                 if here.rank == 0:
                     save_state(
@@ -154,13 +156,15 @@ def pretrain(
                         config.keep_checkpoints,
                     )
                 if stopping and progress.step < steps:
+                    monitor.close()
                     here.wait_for_all()
                     raise Stopped(
                         f"saved after step {progress.step:,} of {steps:,}; the same command goes on from there"
                     )
 
         if validation is None:  # killed between the last checkpoint and the model folder, or no validation rows
-            validation = validate(network, data.validation, lengths, config, here)
+            validation = validate(network, data.validation, lengths, config, here, labels)
+        monitor.close()
         summary = {
             "format": FORMAT,
             "fingerprint": fingerprint,
@@ -168,7 +172,7 @@ def pretrain(
             "steps": steps,
             "tokens": progress.tokens,
             "seconds": progress.seconds,
-            "tokens_per_second": progress.tokens / progress.seconds,
+            **monitor.summary(progress.tokens, progress.seconds),
             **validation._asdict(),
             "unigram_bits_per_byte": unigram,
             "sequence_length": data.sequence_length,
@@ -176,35 +180,14 @@ def pretrain(
             "dtype": str(here.dtype).removeprefix("torch."),
             "threads": here.threads,
             "processes": here.world,
-            "config": config.model_dump(),
+            "lineage": about,
+            "config": config.model_dump(mode="json"),
         }
         if here.rank == 0:
             save_model(out_dir, model, tokenizer_dir, data.tokens.eos_id)
             write_json(out_dir / "training.json", summary)  # last: it says that the rest is there
         here.wait_for_all()
         return summary
-
-
-@torch.no_grad()
-def validate(network: nn.Module, split: Rows, lengths: np.ndarray, config: PretrainConfig, here: Place) -> Validation:
-    """Loss and bits per byte over the first `eval_rows` rows of a split, shared out among the processes.
-
-    lengths: bytes of each token id. Loss is over all targets, bits per byte over those that stand for text.
-    """
-    per_id = torch.from_numpy(lengths).to(here.device)
-    sums = torch.zeros(4, dtype=torch.float64, device=here.device)  # nats, targets, nats of text, bytes of text
-    mine = list(range(here.rank, min(config.eval_rows, len(split)), here.world))
-    for start in range(0, len(mine), config.micro_batch_rows):
-        batch = load_batch(split, mine[start : start + config.micro_batch_rows], config.document_mask)
-        part = next(micro_batches(batch, len(batch.rows), here.device))
-        module = network.module if isinstance(network, DistributedDataParallel) else network
-        nll = module(part.tokens, part.targets, part.documents if config.document_mask else None).nll.double()
-        size = torch.where(part.targets == IGNORED, 0, per_id[part.targets.clamp(min=0)])
-        sums += torch.stack([nll.sum(), (part.targets != IGNORED).sum(), nll[size > 0].sum(), size.sum()]).double()
-    nats, targets, text_nats, text_bytes = here.sum(sums).tolist()
-    if not targets or not text_bytes:
-        return Validation(None, None)
-    return Validation(nats / targets, bits_per_byte(text_nats, int(text_bytes)))
 
 
 def _silent(_: Any) -> None:
@@ -275,15 +258,6 @@ def _resume(
 
 def _due(step: int, steps: int, every: int) -> bool:
     return step % every == 0 or step == steps
-
-
-def _describe(validation: Validation, unigram: float | None) -> str:
-    if validation.bits_per_byte is None or unigram is None:
-        return "nothing to predict in the validation rows"
-    return (
-        f"validation loss {validation.validation_loss:.4f}, {validation.bits_per_byte:.4f} bits per byte "
-        f"(token unigrams: {unigram:.4f})"
-    )
 
 
 def _agreed(stop: Callable[[], bool] | None, here: Place) -> bool:
