@@ -26,7 +26,7 @@ from training.metrics import token_counts, unigram_bits_per_byte
 from training.model import Decoder, ModelConfig
 from training.monitor import Monitor, Step
 from training.optimizer import build_optimizer
-from training.parallel import distribute, wrap
+from training.parallel import distribute, settle, wrap
 from training.planning.check import check_here
 from training.resume import Progress, go_back, other_run, resume
 from training.saver import Saver
@@ -162,6 +162,7 @@ def pretrain(
                 validation = validate(network, data.validation, lengths, config, here, labels)
                 monitor.validation(progress.step, validation, unigram)
             monitor.sample(progress.step, model)
+            settle(model)
             kept = config.keep_every is not None and progress.step % config.keep_every == 0
             if stopping or kept or _due(progress.step, steps, config.save_every):
                 export = None
@@ -180,6 +181,7 @@ def pretrain(
         if validation is None:  # killed between the last checkpoint and the model folder, or no validation rows
             validation = validate(network, data.validation, lengths, config, here, labels)
         monitor.close()
+        settle(model)
         summary = {
             "format": FORMAT,
             "fingerprint": fingerprint,
