@@ -1,4 +1,4 @@
-"""Checkpoints: the Hugging Face folder that others read, and trainer_state/ from which a run goes on exactly.
+"""Checkpoints: the Hugging Face folder that others read, and reading trainer_state/, from which a run goes on exactly.
 
 Everything is safetensors and JSON; nothing is unpickled. Files and folders get their names only when they are whole.
 """
@@ -8,20 +8,25 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed.checkpoint as dcp
+import xxhash
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 
+from training.architectures import config_json, fill_weights, read_model_config, weights
 from training.config import TrainingError
-from training.model import Decoder, ModelConfig
+from training.model import Decoder
 
-FORMAT = 1  # of trainer_state/ and training.json
+FORMAT = 2  # of trainer_state/ and training.json
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
@@ -29,9 +34,9 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     """Let `write` fill a temporary file, sync it, then give it its name: a reader never meets half of it."""
     temporary = path.with_name(path.name + ".tmp")
     write(temporary)
-    _sync(temporary)
+    sync(temporary)
     temporary.replace(path)
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def write_json(path: Path, values: Any) -> None:
@@ -39,7 +44,8 @@ def write_json(path: Path, values: Any) -> None:
     write_whole(path, lambda file: file.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8"))
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Return when a file or folder is on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -50,89 +56,20 @@ def _sync(path: Path) -> None:
 # The Hugging Face folder
 
 
-def save_model(folder: Path, model: Decoder, tokenizer_dir: Path, eos_id: int) -> None:
-    """Write config, float32 weights and tokenizer as transformers' `LlamaForCausalLM` loads them."""
+def save_model(
+    folder: Path, model: Decoder, tokenizer_dir: Path, eos_id: int, tensors: dict[str, Tensor] | None = None
+) -> None:
+    """Write config, float32 weights and tokenizer as transformers loads them.
+
+    `tensors`: what `weights(model)` gave, where it was called before: in all processes, if the model is sharded.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / "model.safetensors", lambda file: _write_tensors(file, weights(model)))
+    write_whole(folder / "model.safetensors", lambda file: write_tensors(file, tensors or weights(model)))
     for name in TOKENIZER_FILES:
         if (tokenizer_dir / name).exists():
             write_whole(folder / name, partial(shutil.copyfile, tokenizer_dir / name))
     write_json(folder / "generation_config.json", {"eos_token_id": eos_id, "pad_token_id": eos_id})
     write_json(folder / "config.json", config_json(model.config, eos_id))
-
-
-def weights(model: Decoder) -> dict[str, Tensor]:
-    """The float32 weights by name, on the CPU; a tied output projection is left out, as transformers does."""
-    return {name: parameter.detach().float().cpu().contiguous() for name, parameter in model.named_parameters()}
-
-
-def config_json(config: ModelConfig, eos_id: int) -> dict[str, Any]:
-    """config.json of a `LlamaForCausalLM`.
-
-    `rope_theta` is where transformers 4 looks, `rope_parameters` where 5 does. No `pad_token_id`: transformers would
-    freeze that embedding, and ours is the end-of-document token.
-    """
-    return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.width,
-        "intermediate_size": config.mlp_width,
-        "num_hidden_layers": config.layers,
-        "num_attention_heads": config.heads,
-        "num_key_value_heads": config.kv_heads,
-        "head_dim": config.head_width,
-        "hidden_act": "silu",
-        "max_position_embeddings": config.context_length,
-        "rms_norm_eps": config.norm_eps,
-        "rope_theta": config.rope_theta,
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
-        "rope_scaling": None,
-        "attention_bias": False,
-        "attention_dropout": 0.0,
-        "mlp_bias": False,
-        "tie_word_embeddings": config.tie_embeddings,
-        "bos_token_id": None,
-        "eos_token_id": eos_id,
-        "torch_dtype": "float32",
-        "use_cache": True,
-    }
-
-
-def read_model_config(folder: Path) -> tuple[ModelConfig, list[int]]:
-    """The shape and the end-of-text ids in a folder's config.json. Raises `TrainingError` for what we cannot run."""
-    path = folder / "config.json"
-    try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-        family = about["architectures"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TrainingError(f"{folder} is no model folder: cannot read architectures in {path}: {error}") from None
-    if family != ["LlamaForCausalLM"]:
-        raise TrainingError(f"{path}: the architecture is {family}; this program runs ['LlamaForCausalLM']")
-    rope = {**(about.get("rope_scaling") or {}), **(about.get("rope_parameters") or {})}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    unsupported = [key for key in ("attention_bias", "mlp_bias") if about.get(key)]
-    if kind != "default" or unsupported or about.get("hidden_act", "silu") != "silu":
-        what = ", ".join([*unsupported, f"rope type {kind}", f"hidden_act {about.get('hidden_act')}"])
-        raise TrainingError(f"{path}: this program has no Llama with {what}; it runs the plain one")
-    try:
-        config = ModelConfig(
-            vocab_size=about["vocab_size"],
-            context_length=about["max_position_embeddings"],
-            layers=about["num_hidden_layers"],
-            width=about["hidden_size"],
-            heads=about["num_attention_heads"],
-            kv_heads=about.get("num_key_value_heads") or about["num_attention_heads"],
-            mlp_width=about["intermediate_size"],
-            head_width=about.get("head_dim") or about["hidden_size"] // about["num_attention_heads"],
-            rope_theta=float(rope.get("rope_theta") or about.get("rope_theta") or 10_000.0),
-            norm_eps=about.get("rms_norm_eps", 1e-6),
-            tie_embeddings=about.get("tie_word_embeddings", False),
-        )
-    except KeyError as error:
-        raise TrainingError(f"{path} lacks the key {error}") from None
-    end = about.get("eos_token_id")
-    return config, end if isinstance(end, list) else [] if end is None else [end]
 
 
 def load_model(folder: Path, device: torch.device, dtype: torch.dtype = torch.float32) -> tuple[Decoder, list[int]]:
@@ -146,58 +83,15 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype = torch.fl
     return model.eval(), end
 
 
-def fill_weights(model: Decoder, path: Path) -> None:
-    """Copy the weights in a file into the model. Raises `TrainingError` if names or shapes are not the model's."""
-    found = _read_tensors(path)
-    wanted = {name: parameter for name, parameter in model.named_parameters()}
-    if model.config.tie_embeddings:
-        found.pop("lm_head.weight", None)
-    if odd := sorted(wanted.keys() ^ found.keys()):
-        raise TrainingError(f"{path}: missing or unexpected weights: {', '.join(odd[:5])} ({len(odd)} in all)")
-    with torch.no_grad():
-        for name, parameter in wanted.items():
-            if parameter.shape != found[name].shape:
-                raise TrainingError(f"{path}: {name} is {list(found[name].shape)}, expected {list(parameter.shape)}")
-            parameter.copy_(found[name])
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise TrainingError(f"cannot read the weights in {path}: {error}") from None
-
-
-def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """One safetensors file. Raises `OSError` if it cannot be written."""
     try:
         save_file(tensors, path, {"format": "pt"})
     except SafetensorError as error:  # a full disk, say, which the library wraps
         raise OSError(f"cannot write {path}: {error}") from None
 
 
-# trainer_state/: step-NNNNNNNN/ with model.safetensors, optimizer.safetensors, state.json
-
-
-def save_state(
-    folder: Path, model: Decoder, optimizer: torch.optim.Optimizer, state: dict[str, Any], keep: int
-) -> None:
-    """Write the checkpoint after `state["step"]` updates, whole, and remove all but the `keep` newest."""
-    folder.mkdir(parents=True, exist_ok=True)
-    final = folder / f"step-{state['step']:08d}"
-    temporary = folder / (final.name + ".tmp")
-    for left in folder.glob("step-*.tmp"):  # by a kill in the middle of this function
-        shutil.rmtree(left)
-    temporary.mkdir()
-    _write_tensors(temporary / "model.safetensors", weights(model))
-    _write_tensors(temporary / "optimizer.safetensors", _optimizer_tensors(model, optimizer))
-    (temporary / "state.json").write_text(json.dumps({"format": FORMAT, **state}, indent=2) + "\n", encoding="utf-8")
-    for file in (*temporary.iterdir(), temporary):
-        _sync(file)
-    shutil.rmtree(final, ignore_errors=True)
-    temporary.rename(final)
-    _sync(folder)
-    for old in checkpoints(folder)[:-keep]:
-        shutil.rmtree(old)
+# trainer_state/: step-NNNNNNNN/ with safetensors (see saver.py) and state.json
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -210,44 +104,68 @@ def read_state(folder: Path) -> dict[str, Any]:
     path = folder / "state.json"
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
-        version = state["format"]
+        version, _ = state["format"], state["files"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TrainingError(
-            f"the checkpoint {folder} is broken ({error}); remove it to go on from the one before"
-        ) from None
+        raise _broken(folder, f"state.json: {error}") from None
     if version > FORMAT:
         raise TrainingError(f"{path} is of format {version}, this program knows {FORMAT}: use a newer gristmill")
     return state
 
 
+def checksum(path: Path) -> dict[str, Any]:
+    """Size and XXH3-128 of a file: against rot, not against malice."""
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while block := file.read(1 << 24):
+            digest.update(block)
+    return {"bytes": path.stat().st_size, "xxh3": digest.hexdigest()}
+
+
+def verify(folder: Path, state: dict[str, Any], share: int = 0, shares: int = 1) -> None:
+    """Hold every `shares`-th file of a checkpoint against its checksum. Raises `TrainingError` that names a broken one."""
+    for name, expected in sorted(state["files"].items())[share::shares]:
+        try:
+            found = checksum(folder / name)
+        except OSError as error:
+            raise _broken(folder, f"{name}: {error.strerror}") from None
+        if found["bytes"] != expected["bytes"]:
+            raise _broken(folder, f"{name} has {found['bytes']:,} bytes, {expected['bytes']:,} were written")
+        if found["xxh3"] != expected["xxh3"]:
+            raise _broken(folder, f"{name} is not what was written: its checksum differs")
+
+
 def load_state(folder: Path, model: Decoder, optimizer: torch.optim.Optimizer) -> None:
-    """Put model, optimizer and torch's random state back to where they were when the checkpoint was written."""
-    fill_weights(model, folder / "model.safetensors")
-    path = folder / "optimizer.safetensors"
-    found = _read_tensors(path)
-    names = _names_in_order(model, optimizer)
-    fields = ("step", "exp_avg", "exp_avg_sq")
+    """Put model and optimizer back to where they were, whole or sharded now, whatever wrote the checkpoint.
+
+    By `torch.distributed.checkpoint`, which reads of the safetensors what this process holds; nothing is exchanged.
+    """
+    reader = HuggingFaceStorageReader(str(folder))
     try:
-        torch.set_rng_state(found["rng.cpu"])
-        if "rng.cuda" in found:
-            torch.cuda.set_rng_state(found["rng.cuda"])
-        state = {i: {field: found[f"{field}.{name}"] for field in fields} for i, name in enumerate(names)}
-    except KeyError as error:
-        raise TrainingError(f"{path} lacks {error}; remove {folder} to go on from the checkpoint before") from None
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+        stored = reader.read_metadata().state_dict_metadata
+        names = dict(model.named_parameters())
+        moments: dict[str, dict[str, Tensor]] = {name: {} for name in names}
+        wanted: dict[str, Tensor] = {name: parameter.detach() for name, parameter in names.items()}
+        for key, about in stored.items():
+            field, separator, name = key.partition("/")
+            if separator:
+                wanted[key] = moments[name][field] = _empty_like(names[name], about)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # it says that there is one process
+            dcp.load(wanted, storage_reader=reader, no_dist=True)
+    except (OSError, KeyError, ValueError, RuntimeError, SafetensorError, dcp.api.CheckpointException) as error:
+        raise _broken(folder, " ".join(str(error).split())[:300]) from None
+    order = {id(parameter): name for name, parameter in names.items()}
+    groups = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    state = {number: moments[order[id(parameter)]] for number, parameter in enumerate(groups)}
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": {i: fields for i, fields in state.items() if fields}})
 
 
-def _optimizer_tensors(model: Decoder, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    tensors = {"rng.cpu": torch.get_rng_state()}
-    if torch.cuda.is_initialized():
-        tensors["rng.cuda"] = torch.cuda.get_rng_state()
-    state = optimizer.state_dict()["state"]
-    for i, name in enumerate(_names_in_order(model, optimizer)):
-        for field, value in state[i].items():
-            tensors[f"{field}.{name}"] = value.detach().cpu().contiguous()
-    return tensors
+def _empty_like(parameter: Tensor, about: Any) -> Tensor:
+    """Room for a stored part of the optimizer's state: laid out as its parameter, or a number of its own."""
+    if tuple(about.size) == tuple(parameter.shape):
+        return torch.zeros_like(parameter, dtype=about.properties.dtype, requires_grad=False)
+    return torch.zeros(tuple(about.size), dtype=about.properties.dtype)
 
 
-def _names_in_order(model: Decoder, optimizer: torch.optim.Optimizer) -> list[str]:
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    return [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
+def _broken(folder: Path, why: str) -> TrainingError:
+    return TrainingError(f"the checkpoint {folder} is broken ({why}); remove it to go on from the one before")

@@ -18,7 +18,7 @@ from training.config import TrainingError
 from training.data import Rows, load_batch
 
 # values of metrics.jsonl that come from clocks and the machine; all others are equal in equal runs
-TIMED = frozenset({"seconds", "tokens_per_second", "mfu", "memory_bytes", "waiting_share", "seconds_left"})
+TIMED = frozenset({"seconds", "tokens_per_second", "mfu", "memory_bytes", "data_wait", "seconds_left"})
 COUNTED = 2**28  # tokens of the train split that the unigram baseline looks at; documents stand in shuffled order
 
 
@@ -106,10 +106,14 @@ class MetricsFile:
     def __init__(self, path: Path, resume_step: int) -> None:
         """Cut off the lines of steps after `resume_step`, and a half-written last line, then append."""
         self.path = path
-        kept = [line for line in _whole_lines(path) if _step_of(line) <= resume_step]
-        temporary = path.with_name(path.name + ".tmp")
+        self.cut(resume_step)
+
+    def cut(self, step: int) -> None:
+        """Drop the lines of steps after `step`, of which the run went back."""
+        kept = [line for line in _whole_lines(self.path) if _step_of(line) <= step]
+        temporary = self.path.with_name(self.path.name + ".tmp")
         temporary.write_bytes(b"".join(kept))
-        temporary.replace(path)
+        temporary.replace(self.path)
 
     def write(self, values: dict[str, Any]) -> None:
         """Append one line by a single write."""

@@ -57,11 +57,10 @@ class Monitor:
         self,
         config: PretrainConfig,
         data: Dataset,
-        model: Decoder,
+        shape: ModelConfig,
         here: Place,
         tokenizer_dir: Path,
         out_dir: Path,
-        *,
         steps: int,
         done: int,
         log: Callable[[str], Any],
@@ -72,14 +71,15 @@ class Monitor:
         `show` replaces the line that it wrote last, as a terminal can; without it a line is logged every `log_every` steps.
         """
         self.config, self.here, self.steps, self.log, self.show = config, here, steps, log, show
-        self.compute = measure_compute(config, data, model.config, here)
-        self.samples = Samples(config, model, tokenizer_dir, data.tokens.eos_id, out_dir, here, done, log)
+        self.compute = measure_compute(config, data, shape, here)
+        self.samples = Samples(
+            config, shape.context_length, tokenizer_dir, data.tokens.eos_id, out_dir, here, done, log
+        )
         self.first = here.rank == 0
         self.file = MetricsFile(out_dir / "metrics.jsonl", done) if self.first else None
         self.trackers = open_trackers(config, out_dir, done) if self.first else []
         self.left = TimeLeft()
         self.since: list[Step] = []  # the last line
-        self.waited = self.stepped = 0.0  # seconds of this process
         reset_peak_memory(here.device)
         if self.compute.peak_flops is None:
             log(f"the peak FLOP/s of {here.describe()} are not known, so no MFU; give peak_flops")
@@ -93,7 +93,6 @@ class Monitor:
 
     def step(self, now: Step) -> None:
         """After each step."""
-        self.waited, self.stepped = self.waited + now.waited, self.stepped + now.step_seconds
         speed = now.step_tokens / now.step_seconds
         left = self.left.after(time.perf_counter(), self.steps - now.step)
         self.record(
@@ -107,7 +106,7 @@ class Monitor:
                 "tokens_per_second": speed,
                 "mfu": utilisation(speed, self.compute.flops_per_token, self.compute.peak_flops),
                 "memory_bytes": peak_memory(self.here.device),
-                "waiting_share": now.waited / now.step_seconds,
+                "data_wait": now.waited / now.step_seconds,
                 "seconds_left": left,
             }
         )
@@ -134,6 +133,13 @@ class Monitor:
         ]
         return "  ".join(parts)
 
+    def cut(self, step: int) -> None:
+        """The run goes back to behind `step`: the lines of later steps are taken back, where that can be done."""
+        if self.file is not None:
+            self.file.cut(step)
+        self.samples.cut(step)
+        self.since.clear()
+
     def validation(self, step: int, found: Validation, unigram: float | None) -> None:
         """After each validation."""
         self.record({"step": step, **found._asdict(), "unigram_bits_per_byte": unigram})
@@ -145,7 +151,7 @@ class Monitor:
             self.samples.draw(step, model)
 
     def summary(self, tokens: int, seconds: float) -> dict[str, Any]:
-        """What training.json holds of all this: means over the whole run; memory and waiting of this process since its start."""
+        """What training.json holds of all this: means over the whole run; memory of this process, on CUDA since the last line."""
         speed, compute = tokens / seconds, self.compute
         return {
             "tokens_per_second": speed,
@@ -155,7 +161,6 @@ class Monitor:
             "mfu": utilisation(speed, compute.flops_per_token, compute.peak_flops),
             "mfu_whole_rows": utilisation(speed, compute.flops_per_token_whole_rows, compute.peak_flops),
             "memory_bytes": peak_memory(self.here.device),
-            "waiting_share": self.waited / self.stepped if self.stepped else None,
             "samples": self.samples.last,
         }
 
