@@ -86,6 +86,7 @@ RUNTIME_KNOBS = (
     "micro_batch_rows",
     "device",
     "threads",
+    "memory_check",
     "compile",
     "parallel",
     "reshard",
@@ -151,6 +152,7 @@ class PretrainConfig(BaseModel):
         "auto", "of activations and matrix products; weights stay float32; auto takes bfloat16 where it is native"
     )
     threads: int | None = knob(None, "CPU threads of one process; by default all that this process may use", ge=1)
+    memory_check: bool = knob(True, "refuse to start where the estimated memory is more than the device has")
     compile: bool = knob(False, "torch.compile: starts a minute later, needs a C++ compiler on the CPU")
 
     parallel: Literal["auto", "ddp", "fsdp2"] = knob(

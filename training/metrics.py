@@ -108,9 +108,13 @@ class MetricsFile:
         self.path = path
         self.cut(resume_step)
 
-    def cut(self, step: int) -> None:
-        """Drop the lines of steps after `step`, of which the run went back."""
-        kept = [line for line in _whole_lines(self.path) if _step_of(line) <= step]
+    def cut(self, step: int, rollbacks: bool = True) -> None:
+        """Drop the lines of steps after `step`; not those of rollbacks, if it is by one that the run went back."""
+        kept = [
+            line
+            for line in _whole_lines(self.path)
+            if _step_of(line) <= step or (not rollbacks and b'"event": "rollback"' in line)
+        ]
         temporary = self.path.with_name(self.path.name + ".tmp")
         temporary.write_bytes(b"".join(kept))
         temporary.replace(self.path)

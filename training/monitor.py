@@ -80,6 +80,7 @@ class Monitor:
         self.trackers = open_trackers(config, out_dir, done) if self.first else []
         self.left = TimeLeft()
         self.since: list[Step] = []  # the last line
+        self.waited = self.stepped = 0.0  # seconds of this process
         reset_peak_memory(here.device)
         if self.compute.peak_flops is None:
             log(f"the peak FLOP/s of {here.describe()} are not known, so no MFU; give peak_flops")
@@ -93,6 +94,7 @@ class Monitor:
 
     def step(self, now: Step) -> None:
         """After each step."""
+        self.waited, self.stepped = self.waited + now.waited, self.stepped + now.step_seconds
         speed = now.step_tokens / now.step_seconds
         left = self.left.after(time.perf_counter(), self.steps - now.step)
         self.record(
@@ -133,12 +135,18 @@ class Monitor:
         ]
         return "  ".join(parts)
 
-    def cut(self, step: int) -> None:
-        """The run goes back to behind `step`: the lines of later steps are taken back, where that can be done."""
-        if self.file is not None:
-            self.file.cut(step)
-        self.samples.cut(step)
+    def rollback(self, from_step: int, to_step: int, event: dict[str, Any]) -> None:
+        """After a batch was refused in the step behind `from_step`; the lines of steps that the run went back of are dropped."""
+        where = event.pop("where")
         self.since.clear()
+        back = f"back to step {to_step:,}, " if to_step < from_step else ""
+        self.log(f"step {from_step + 1:,}: {event['why']}; {back}going on without batch {event['position']:,}. {where}")
+        if self.file is not None:
+            if to_step < from_step:
+                self.file.cut(to_step, rollbacks=False)
+                self.samples.cut(to_step)
+            steps = {"step": to_step + 1, "event": "rollback", "from_step": from_step, "to_step": to_step}
+            self.file.write({**steps, **event})
 
     def validation(self, step: int, found: Validation, unigram: float | None) -> None:
         """After each validation."""
@@ -151,7 +159,7 @@ class Monitor:
             self.samples.draw(step, model)
 
     def summary(self, tokens: int, seconds: float) -> dict[str, Any]:
-        """What training.json holds of all this: means over the whole run; memory of this process, on CUDA since the last line."""
+        """What training.json holds of all this: means over the whole run; waiting and memory of this process."""
         speed, compute = tokens / seconds, self.compute
         return {
             "tokens_per_second": speed,
@@ -161,6 +169,7 @@ class Monitor:
             "mfu": utilisation(speed, compute.flops_per_token, compute.peak_flops),
             "mfu_whole_rows": utilisation(speed, compute.flops_per_token_whole_rows, compute.peak_flops),
             "memory_bytes": peak_memory(self.here.device),
+            "data_wait": self.waited / self.stepped if self.stepped else None,
             "samples": self.samples.last,
         }
 
