@@ -107,9 +107,8 @@ def pretrain(
 
         network: nn.Module = torch.compile(model) if config.compile else model  # type: ignore[assignment]
         network = wrap(network, kind, here)
-        monitor = Monitor(
-            config, data, model, here, tokenizer_dir, out_dir, steps=steps, done=progress.step, log=log, show=show
-        )  # fmt: skip
+        monitor = Monitor(config, data, model.config, here, tokenizer_dir, out_dir, steps, progress.step, log, show)
+        stack.enter_context(closing(monitor))
         saver = stack.enter_context(closing(Saver(out_dir / "trainer_state", config, here, kind == "fsdp2")))
         batches = stack.enter_context(closing(_read_ahead(data, config, here)))
         first_step_seconds = 0.0
@@ -145,19 +144,8 @@ def pretrain(
             saver.check()
             stopping = here.any(bool(stop and stop()))  # all must leave at the same step
 
-            monitor.step(
-                Step(
-                    step + 1,
-                    result.loss,
-                    rate,
-                    result.grad_norm,
-                    result.tokens,
-                    took,
-                    waited,
-                    progress.tokens,
-                    progress.seconds,
-                )
-            )
+            speeds = (result.tokens, took, waited, progress.tokens, progress.seconds)
+            monitor.step(Step(progress.step, result.loss, rate, result.grad_norm, *speeds))
             if _due(progress.step, steps, config.eval_every) and len(data.validation):
                 validation = validate(network, data.validation, lengths, config, here, labels)
                 monitor.validation(progress.step, validation, unigram)
@@ -171,7 +159,6 @@ def pretrain(
                 saver.save(model, optimizer, {**identity, **asdict(progress)}, export)
                 if stopping and progress.step < steps:
                     saver.wait()
-                    monitor.close()
                     here.wait_for_all()
                     raise Stopped(
                         f"saved after step {progress.step:,} of {steps:,}; the same command goes on from there"
@@ -180,7 +167,6 @@ def pretrain(
         saver.wait()
         if validation is None:  # killed between the last checkpoint and the model folder, or no validation rows
             validation = validate(network, data.validation, lengths, config, here, labels)
-        monitor.close()
         settle(model)
         summary = {
             "format": FORMAT,
