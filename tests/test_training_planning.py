@@ -1,17 +1,11 @@
 """Planning a run: parameters and memory against real models, and the refusal of what cannot fit."""
 
-import collections
-
 import pytest
-import torch
 
 from tests.training_common import SMALL, make
 from training.config import TrainingError, resolve
-from training.model import Decoder
-from training.optimizer import build_optimizer
 from training.planning import memory
 from training.planning.check import check, cpu_memory
-from training.planning.shapes import Shape, count, shape_of
 from training.pretrain import pretrain
 
 GIB = memory.GIB

@@ -6,10 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from training.commands import generate, knobs, plan, pretrain
+from training.commands import generate, knobs, plan, pretrain, scaling
 from training.config import TrainingError
 
-COMMANDS = (pretrain, generate, plan, knobs)
+COMMANDS = (pretrain, generate, plan, scaling, knobs)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
