@@ -19,6 +19,7 @@ from torch import Tensor
 
 from training.config import TrainingError
 from training.model import Decoder, ModelConfig
+from training.parallel import whole
 from training.presets import RopeScaling
 from training.rotary import sinusoids
 
@@ -81,8 +82,8 @@ def from_transformers(config: ModelConfig, theirs: Mapping[str, Tensor], where: 
 
 
 def weights(model: Decoder) -> dict[str, Tensor]:
-    """The float32 weights under their names, on the CPU."""
-    ours = {name: parameter.detach().float().cpu() for name, parameter in model.named_parameters()}
+    """The float32 weights under their names, on the CPU. Of a sharded model all processes must call this."""
+    ours = {name: whole(parameter.detach()).float().cpu() for name, parameter in model.named_parameters()}
     return to_transformers(model.config, ours)
 
 

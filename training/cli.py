@@ -6,10 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from training.commands import generate, knobs, plan, pretrain, scaling
+from training.commands import evaluate, generate, knobs, plan, pretrain, scaling
 from training.config import TrainingError
 
-COMMANDS = (pretrain, generate, plan, scaling, knobs)
+COMMANDS = (pretrain, generate, evaluate, plan, scaling, knobs)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -66,10 +66,14 @@ class MetricsFile:
     def __init__(self, path: Path, resume_step: int) -> None:
         """Cut off the lines of steps after `resume_step`, and a half-written last line, then append."""
         self.path = path
-        kept = [line for line in _whole_lines(path) if _step_of(line) <= resume_step]
-        temporary = path.with_name(path.name + ".tmp")
+        self.cut(resume_step)
+
+    def cut(self, step: int) -> None:
+        """Drop the lines of steps after `step`, of which the run went back."""
+        kept = [line for line in _whole_lines(self.path) if _step_of(line) <= step]
+        temporary = self.path.with_name(self.path.name + ".tmp")
         temporary.write_bytes(b"".join(kept))
-        temporary.replace(path)
+        temporary.replace(self.path)
 
     def write(self, values: dict[str, Any]) -> None:
         """Append one line by a single write."""

@@ -113,6 +113,7 @@ def new_merger(
         forbidden=np.array(forbidden, np.int64),
     )
     _lay_out(symbols, ids, offsets, order, merger.node)
+    del sizes, used, order, stops, sorted_counts, last
     table = np.zeros(1 << 16, np.int32)
     status, at = NEED_TABLE, 0
     while status != DONE:

@@ -12,8 +12,13 @@ from typing import Any
 
 from training.config import PretrainConfig, TrainingError, resolve
 from training.planning.laws import batch_and_rate
-from training.planning.shapes import count, flops_per_token, knobs_at_depth, shape_of
+from training.planning.shapes import count, flops_per_token, shape_of
 
+# knobs of the base config that a rung sets itself
+SIZED = {
+    "preset", "depth", "layers", "width", "heads", "kv_heads", "head_width", "mlp_width", "steps", "tokens",
+    "learning_rate", "eval_every", "sequence_length",
+}  # fmt: skip
 FEWEST_STEPS = 20  # a run of fewer has hardly left its warm-up
 
 
@@ -46,9 +51,9 @@ def design(
 
 
 def _rung(base: PretrainConfig, depth: int, budget: float, vocab_size: int, sequence_length: int) -> Rung:
-    given = base.model_dump(exclude={"preset", "steps", "tokens", "eval_every"})
-    sized = resolve({**given, **knobs_at_depth(depth), "steps": 1, "eval_every": 1})
-    shape = shape_of(sized, vocab_size, sequence_length)
+    given = base.model_dump(exclude=SIZED)
+    given = {**given, "depth": depth, "sequence_length": sequence_length, "tokens": None}
+    shape = shape_of(resolve({**given, "steps": 1}), vocab_size, sequence_length)
     per_step = flops_per_token(shape) * base.batch_rows * sequence_length
     steps = round(budget / per_step)
     name = f"depth-{depth}-{budget:.3g}"
@@ -58,7 +63,7 @@ def _rung(base: PretrainConfig, depth: int, budget: float, vocab_size: int, sequ
             "take a larger budget, a smaller depth or fewer batch_rows"
         )
     rate = learning_rate(per_step * steps, base.batch_rows * sequence_length)
-    config = resolve({**sized.model_dump(), "steps": steps, "eval_every": steps, "learning_rate": rate})
+    config = resolve({**given, "steps": steps, "eval_every": steps, "learning_rate": rate})
     return Rung(
         name=name,
         depth=depth,

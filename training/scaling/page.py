@@ -56,11 +56,13 @@ def loss_by_compute(report: dict[str, Any], law: ParametricLaw) -> str:
         plot.curve([(f, law.loss(size, f / per_token)) for f in grid if low <= f <= high], f"line c{i % COLOURS}")
         for run in own:
             plot.dot(run["flops"], run["loss"], f"dot c{i % COLOURS}", _tell(run))
-    plot.bar(following["flops"], *following["interval"], "ink")
+    low, high = following["interval"]
+    plot.bar(following["flops"], low, high, "ink")
     plot.cross(following["flops"], following["loss"], "ink", f"next: {following['loss']:.3f}")
     held = report["held_out"]
     flops = next(run["flops"] for run in runs if run["name"] == held["name"])
-    plot.bar(flops, *held["interval"], "ink")
+    low, high = held["interval"]
+    plot.bar(flops, low, high, "ink")
     plot.cross(flops, held["loss"], "ink", f"{held['name']} predicted: {held['loss']:.4f}")
     return plot.svg()
 
