@@ -160,13 +160,13 @@ _NEOX_LAYER = {
 def _plain(theirs: str, ours: str, config: ModelConfig) -> Entry:
     """The same tensor, but for the rows that pad the vocabulary: those are ours alone."""
     if ours not in ("model.embed_tokens.weight", "lm_head.weight"):
-        return Entry(theirs, (ours,), lambda parts: parts[0], lambda whole: [whole])
+        return Entry(theirs, (ours,), lambda parts: parts[0], lambda tensor: [tensor])
     padding = config.embedding_rows - config.vocab_size
     return Entry(
         theirs,
         (ours,),
         lambda parts: parts[0][: config.vocab_size],
-        lambda whole: [F.pad(whole, (0, 0, 0, padding)) if padding else whole],
+        lambda tensor: [F.pad(tensor, (0, 0, 0, padding)) if padding else tensor],
     )
 
 
@@ -180,10 +180,10 @@ def _of_layer(theirs: str, layer: str, part: str, config: ModelConfig, neox: boo
     def pack(tensors: list[Tensor]) -> Tensor:
         if neox and count == 3:  # [H * D, ...] each -> [H, 3, D, ...]
             return torch.stack([tensor.unflatten(0, (heads, -1)) for tensor in tensors], dim=1).flatten(0, 2)
-        whole = torch.cat(tensors)
-        return whole if neox else whole.T if whole.dim() == 2 else whole
+        joined = torch.cat(tensors)
+        return joined if neox else joined.T if joined.dim() == 2 else joined
 
-    def unpack(whole: Tensor) -> list[Tensor]:
+    def unpack(joined: Tensor) -> list[Tensor]:
         if neox and count == 3:
             return [tensor.flatten(0, 1) for tensor in whole.unflatten(0, (heads, 3, -1)).unbind(1)]
         return list((whole if neox or whole.dim() == 1 else whole.T).chunk(count))
