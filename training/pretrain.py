@@ -28,7 +28,7 @@ from training.data import Dataset, Rows, load_batch, open_dataset, step_rows
 from training.device import Place, place
 from training.loss import IGNORED
 from training.metrics import MetricsFile, bits_per_byte, token_counts, unigram_bits_per_byte
-from training.model import Decoder, ModelConfig
+from training.model import Decoder, ModelConfig, model_config
 from training.optimizer import build_optimizer
 from training.schedule import learning_rate
 from training.step import BadRows, micro_batches, train_step
@@ -212,18 +212,7 @@ def _silent(_: Any) -> None:
 
 
 def _shape(config: PretrainConfig, data: Dataset) -> ModelConfig:
-    return ModelConfig(
-        vocab_size=data.tokens.vocab_size,
-        context_length=data.sequence_length,
-        layers=config.layers,
-        width=config.width,
-        heads=config.heads,
-        kv_heads=config.kv_heads,
-        mlp_width=config.mlp_width,
-        head_width=config.width // config.heads,
-        rope_theta=config.rope_theta,
-        tie_embeddings=config.tie_embeddings,
-    )
+    return model_config(config, data.tokens.vocab_size, data.sequence_length)
 
 
 def _inputs(data: Dataset, tokenizer_dir: Path) -> list[str]:
