@@ -15,16 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 import xxhash
 from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 
 from training.architectures import config_json, fill_weights, read_model_config, weights
 from training.config import TrainingError
 from training.model import Decoder
+from training.parallel import is_part
 
 FORMAT = 2  # of trainer_state/ and training.json
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
@@ -135,29 +134,52 @@ def verify(folder: Path, state: dict[str, Any], share: int = 0, shares: int = 1)
 
 
 def load_state(folder: Path, model: Decoder, optimizer: torch.optim.Optimizer) -> None:
-    """Put model and optimizer back to where they were, whole or sharded now, whatever wrote the checkpoint.
-
-    By `torch.distributed.checkpoint`, which reads of the safetensors what this process holds; nothing is exchanged.
-    """
-    reader = HuggingFaceStorageReader(str(folder))
+    """Put model and optimizer back to where they were, whole or sharded now, whatever wrote the checkpoint."""
+    names = dict(model.named_parameters())
+    sharded = any(is_part(parameter) for parameter in names.values()) or any(folder.glob("shard-*"))
     try:
-        stored = reader.read_metadata().state_dict_metadata
-        names = dict(model.named_parameters())
-        moments: dict[str, dict[str, Tensor]] = {name: {} for name in names}
-        wanted: dict[str, Tensor] = {name: parameter.detach() for name, parameter in names.items()}
-        for key, about in stored.items():
-            field, separator, name = key.partition("/")
-            if separator:
-                wanted[key] = moments[name][field] = _empty_like(names[name], about)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # it says that there is one process
-            dcp.load(wanted, storage_reader=reader, no_dist=True)
-    except (OSError, KeyError, ValueError, RuntimeError, SafetensorError, dcp.api.CheckpointException) as error:
+        moments = _load_shards(folder, names) if sharded else _load_whole(folder, names)
+    except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
         raise _broken(folder, " ".join(str(error).split())[:300]) from None
     order = {id(parameter): name for name, parameter in names.items()}
     groups = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state = {number: moments[order[id(parameter)]] for number, parameter in enumerate(groups)}
     optimizer.load_state_dict({**optimizer.state_dict(), "state": {i: fields for i, fields in state.items() if fields}})
+
+
+def _load_whole(folder: Path, names: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Fill the parameters from plain files; gives the optimizer's state by parameter and field."""
+    found = {**load_file(folder / "model.safetensors"), **load_file(folder / "optimizer.safetensors")}
+    moments: dict[str, dict[str, Tensor]] = {name: {} for name in names}
+    for name, parameter in names.items():
+        if found[name].shape != parameter.shape:
+            raise ValueError(f"{name} is {list(found[name].shape)}, expected {list(parameter.shape)}")
+        parameter.detach().copy_(found.pop(name))
+    for key, tensor in found.items():
+        field, _, name = key.partition("/")
+        moments[name][field] = tensor
+    return moments
+
+
+def _load_shards(folder: Path, names: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """The same by `torch.distributed.checkpoint`, which reads what this process holds; nothing is exchanged."""
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+
+    reader = HuggingFaceStorageReader(str(folder))
+    moments: dict[str, dict[str, Tensor]] = {name: {} for name in names}
+    wanted: dict[str, Tensor] = {name: parameter.detach() for name, parameter in names.items()}
+    for key, about in reader.read_metadata().state_dict_metadata.items():
+        field, separator, name = key.partition("/")
+        if separator:
+            wanted[key] = moments[name][field] = _empty_like(names[name], about)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # it says that there is one process
+        try:
+            dcp.load(wanted, storage_reader=reader, no_dist=True)
+        except dcp.api.CheckpointException as error:
+            raise ValueError(str(error)) from None
+    return moments
 
 
 def _empty_like(parameter: Tensor, about: Any) -> Tensor:

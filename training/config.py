@@ -47,6 +47,12 @@ RUNTIME_KNOBS = (
     "keep_every",
     "export_kept",
     "log_every",
+    "sample_prompts",
+    "sample_every",
+    "sample_tokens",
+    "sample_temperature",
+    "tracker",
+    "peak_flops",
 )
 
 
@@ -162,6 +168,16 @@ class PretrainConfig(BaseModel):
     keep_every: int | None = knob(None, "steps; a checkpoint of a multiple of this is kept for good", ge=1)
     export_kept: bool = knob(False, "write a Hugging Face folder step-NNNNNNNN/ beside each checkpoint of `keep_every`")
     log_every: int = knob(25, "steps between printed lines; metrics.jsonl has every step", ge=1)
+    sample_prompts: tuple[str, ...] = knob(("The",), "texts that the model continues during the run; [] for none")
+    sample_every: int | None = knob(None, "steps between samples; by default with each validation", ge=1)
+    sample_tokens: int = knob(48, "tokens of a sample, at most; the row length is a limit too", ge=1)
+    sample_temperature: float = knob(0.8, "of samples; 0 takes the likeliest token always", ge=0)
+    tracker: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = knob(
+        (), "where metrics go beside metrics.jsonl (extra `trackers`)"
+    )
+    peak_flops: float | None = knob(
+        None, "peak FLOP/s of one device, for MFU; by default from a table of GPUs, on the CPU measured", gt=0
+    )
 
     @model_validator(mode="before")
     @classmethod

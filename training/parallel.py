@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from training.config import PretrainConfig
@@ -41,6 +38,9 @@ def distribute(model: nn.Module, config: PretrainConfig, here: Place) -> str:
     if kind != "fsdp2":
         model.to(here.device)
         return kind
+    from torch.distributed.device_mesh import init_device_mesh  # seconds to import, for nothing in one process
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
     mesh = init_device_mesh(here.device.type, (here.world,))
     low = here.dtype if here.dtype != torch.float32 else None
     policy = MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32, cast_forward_inputs=False)
@@ -67,13 +67,28 @@ def add_up_gradients(network: nn.Module, now: bool) -> None:
     inner = getattr(network, "_orig_mod", network)  # below torch.compile
     if isinstance(network, DistributedDataParallel):
         network.require_backward_grad_sync = now
-    elif isinstance(inner, FSDPModule):
+    elif hasattr(inner, "set_requires_gradient_sync"):  # FSDP2's
         inner.set_requires_gradient_sync(now)
+
+
+def settle(model: nn.Module) -> None:
+    """Free gathered weights that a forward pass without a backward one has left (`reshard: false`).
+
+    Until then the model's parameters are not those that the optimizer holds.
+    """
+    for module in model.modules():
+        if hasattr(module, "reshard"):
+            module.reshard()
 
 
 def whole(tensor: Tensor) -> Tensor:
     """A tensor gathered from its shards. All processes must call it."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if is_part(tensor) else tensor  # type: ignore[attr-defined]
+
+
+def is_part(tensor: Tensor) -> bool:
+    """Whether it is a `DTensor`, of which each process holds a part."""
+    return hasattr(tensor, "full_tensor")
 
 
 def _layers(module: nn.Module) -> list[nn.Module]:

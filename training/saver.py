@@ -19,15 +19,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
-from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.tensor import DTensor
 
 from training.checkpoint import FORMAT, checkpoints, checksum, sync, write_tensors
 from training.config import PretrainConfig
 from training.device import Place
+from training.parallel import is_part
 
 
 @dataclass
@@ -48,6 +45,8 @@ class Saver:
     def __post_init__(self) -> None:
         if self.sharded:
             self._group = dist.new_group(backend="gloo", timeout=timedelta(seconds=self.config.process_timeout))
+            from torch.distributed.device_mesh import init_device_mesh
+
             self._mesh = init_device_mesh("cpu", (self.here.world,))
         if self.here.rank == 0:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -111,12 +110,15 @@ class Saver:
 
     def _copy(self, tensor: Tensor) -> Tensor:
         tensor = tensor.detach()
-        if isinstance(tensor, DTensor):
-            local = _to_host(tensor.to_local())
-            return DTensor.from_local(
-                local, self._mesh, tensor.placements, run_check=False, shape=tensor.shape, stride=tensor.stride()
-            )
-        return _to_host(tensor)
+        if not is_part(tensor):
+            return _to_host(tensor)
+        from torch.distributed.tensor import DTensor
+
+        assert isinstance(tensor, DTensor)
+        local = _to_host(tensor.to_local())
+        return DTensor.from_local(
+            local, self._mesh, tensor.placements, run_check=False, shape=tensor.shape, stride=tensor.stride()
+        )
 
     def _run(
         self,
@@ -147,6 +149,9 @@ class Saver:
         self._finish(final, state, {name: checksum(temporary / name) for name in files})
 
     def _write_shards(self, final: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        import torch.distributed.checkpoint as dcp
+        from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+
         temporary = final.with_name(final.name + ".tmp")
         if self.here.rank == 0:
             _fresh(final)
