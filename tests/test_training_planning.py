@@ -1,6 +1,5 @@
 """Planning a run: parameters and memory against real models, and the refusal of what cannot fit."""
 
-
 import pytest
 
 from tests.training_common import SMALL, make
