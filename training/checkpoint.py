@@ -20,6 +20,7 @@ from torch import Tensor
 
 from training.config import TrainingError
 from training.model import Decoder, ModelConfig
+from training.optimizer import Optimizer
 
 FORMAT = 1  # of trainer_state/ and training.json
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
@@ -178,9 +179,7 @@ def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
 # trainer_state/: step-NNNNNNNN/ with model.safetensors, optimizer.safetensors, state.json
 
 
-def save_state(
-    folder: Path, model: Decoder, optimizer: torch.optim.Optimizer, state: dict[str, Any], keep: int
-) -> None:
+def save_state(folder: Path, model: Decoder, optimizer: Optimizer, state: dict[str, Any], keep: int) -> None:
     """Write the checkpoint after `state["step"]` updates, whole, and remove all but the `keep` newest."""
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"step-{state['step']:08d}"
@@ -189,7 +188,7 @@ def save_state(
         shutil.rmtree(left)
     temporary.mkdir()
     _write_tensors(temporary / "model.safetensors", weights(model))
-    _write_tensors(temporary / "optimizer.safetensors", _optimizer_tensors(model, optimizer))
+    _write_tensors(temporary / "optimizer.safetensors", _optimizer_tensors(optimizer))
     (temporary / "state.json").write_text(json.dumps({"format": FORMAT, **state}, indent=2) + "\n", encoding="utf-8")
     for file in (*temporary.iterdir(), temporary):
         _sync(file)
@@ -220,34 +219,24 @@ def read_state(folder: Path) -> dict[str, Any]:
     return state
 
 
-def load_state(folder: Path, model: Decoder, optimizer: torch.optim.Optimizer) -> None:
+def load_state(folder: Path, model: Decoder, optimizer: Optimizer) -> None:
     """Put model, optimizer and torch's random state back to where they were when the checkpoint was written."""
     fill_weights(model, folder / "model.safetensors")
     path = folder / "optimizer.safetensors"
     found = _read_tensors(path)
-    names = _names_in_order(model, optimizer)
-    fields = ("step", "exp_avg", "exp_avg_sq")
     try:
         torch.set_rng_state(found["rng.cpu"])
         if "rng.cuda" in found:
             torch.cuda.set_rng_state(found["rng.cuda"])
-        state = {i: {field: found[f"{field}.{name}"] for field in fields} for i, name in enumerate(names)}
+        optimizer.load_state(found)
     except KeyError as error:
         raise TrainingError(f"{path} lacks {error}; remove {folder} to go on from the checkpoint before") from None
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 
-def _optimizer_tensors(model: Decoder, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def _optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
     tensors = {"rng.cpu": torch.get_rng_state()}
     if torch.cuda.is_initialized():
         tensors["rng.cuda"] = torch.cuda.get_rng_state()
-    state = optimizer.state_dict()["state"]
-    for i, name in enumerate(_names_in_order(model, optimizer)):
-        for field, value in state[i].items():
-            tensors[f"{field}.{name}"] = value.detach().cpu().contiguous()
+    for name, value in optimizer.state().items():
+        tensors[name] = value.detach().cpu().contiguous()
     return tensors
-
-
-def _names_in_order(model: Decoder, optimizer: torch.optim.Optimizer) -> list[str]:
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    return [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]

@@ -29,7 +29,7 @@ from training.device import Place, place
 from training.loss import IGNORED
 from training.metrics import MetricsFile, bits_per_byte, token_counts, unigram_bits_per_byte
 from training.model import Decoder, ModelConfig
-from training.optimizer import build_optimizer
+from training.optimizer import Optimizer, build_optimizer
 from training.schedule import learning_rate
 from training.step import BadRows, micro_batches, train_step
 from training.vocabulary import token_bytes, tokenizer_sha256
@@ -84,6 +84,7 @@ def pretrain(
             log = _silent
         torch.manual_seed(config.seed)
         model = Decoder(_shape(config, data), here.dtype).initialise(config.seed).to(here.device)
+        model.z_loss = config.z_loss
         optimizer = build_optimizer(model, config)
         identity = {"fingerprint": fingerprint, "threads": here.threads}
         progress = _resume(out_dir, model, optimizer, identity, log)
@@ -256,7 +257,7 @@ def _other_run(folder: Path) -> str:
 
 
 def _resume(
-    out_dir: Path, model: Decoder, optimizer: torch.optim.Optimizer, identity: dict[str, Any], log: Callable[[str], Any]
+    out_dir: Path, model: Decoder, optimizer: Optimizer, identity: dict[str, Any], log: Callable[[str], Any]
 ) -> Progress:
     """Load the newest checkpoint, if there is one, and say how far it is."""
     out_dir.mkdir(parents=True, exist_ok=True)

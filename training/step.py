@@ -14,7 +14,7 @@ from training.config import PretrainConfig
 from training.data import Batch
 from training.device import Place
 from training.loss import IGNORED
-from training.optimizer import clip_gradient
+from training.optimizer import Optimizer, clip_gradient, gradient_norm
 
 
 class StepResult(NamedTuple):
@@ -35,7 +35,7 @@ class BadRows(Exception):
 
 def train_step(
     network: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     batch: Batch,
     config: PretrainConfig,
     here: Place,
@@ -53,7 +53,7 @@ def train_step(
     if counts[1] == 0:
         raise BadRows("there is nothing to predict", batch.rows)
 
-    optimizer.zero_grad(set_to_none=True)
+    optimizer.zero_grad()
     total = torch.zeros((), dtype=torch.float64, device=here.device)
     row_losses = []
     parts = list(micro_batches(batch, config.micro_batch_rows, here.device))
@@ -61,20 +61,19 @@ def train_step(
         if isinstance(network, DistributedDataParallel):
             network.require_backward_grad_sync = number == len(parts) - 1
         losses = network(part.tokens, part.targets, part.documents if config.document_mask else None)
-        # DistributedDataParallel averages gradients over processes; the sum is wanted
+        # gradients are averaged over processes, by DistributedDataParallel and by sharding; the sum is wanted
         (losses.objective * (here.world / counts[1])).backward()
         row_losses.append(losses.nll.sum(dim=1))
         total += losses.nll.sum().double()
-    norm = clip_gradient(network, config.grad_clip)
+    norm = gradient_norm(network.parameters())
     loss = float(here.sum(total)) / counts[1]
     if not (math.isfinite(loss) and math.isfinite(float(norm))):
         bad = ~torch.isfinite(torch.cat(row_losses)).cpu().numpy()
         rows = [row for row, is_bad in zip(batch.rows, bad, strict=True) if is_bad]
         why = f"the loss is {loss} and the norm of the gradient {float(norm)}"
         raise BadRows(why, batch.rows if math.isfinite(loss) else rows)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    optimizer.step()
+    clip_gradient(network.parameters(), config.grad_clip, norm)
+    optimizer.step(rate)
     return StepResult(loss, float(norm), counts[0])
 
 
