@@ -161,6 +161,7 @@ class Decoder(nn.Module):
     def __init__(self, config: ModelConfig, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.config, self.dtype = config, dtype
+        self.z_loss = 0.0  # see loss.token_losses; a trainer sets it
         self.model = Trunk(config)
         self.lm_head = Linear(config.width, config.vocab_size)
         self.tie()
@@ -219,7 +220,7 @@ class Decoder(nn.Module):
         x = self.model.norm(x)
         if targets is None:
             return self.lm_head(x).float()
-        return token_losses(x, self.lm_head.weight, targets)
+        return token_losses(x, self.lm_head.weight, targets, self.z_loss)
 
 
 def rotary(positions: Tensor, head_width: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -83,6 +83,7 @@ def pretrain(
             log, show = _silent, None
         check_here(config, data.tokens.vocab_size, data.sequence_length, here)
         model = Decoder(_shape(config, data), here.dtype).initialise(config.seed)
+        model.z_loss = config.z_loss
         parameters = sum(parameter.numel() for parameter in model.parameters())
         kind = distribute(model, config, here)
         optimizer = build_optimizer(model, config)
