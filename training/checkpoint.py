@@ -79,7 +79,7 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype = torch.fl
         model = Decoder(config, dtype)
     model = model.to_empty(device=device)
     model.tie()
-    fill_weights(model, folder / "model.safetensors")
+    fill_weights(model, folder)
     return model.eval(), end
 
 

@@ -18,7 +18,6 @@ import pyarrow.parquet as pq
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from tokenizer_training.dataset.read import PackedSplit, TokenDataset
 from training.config import PretrainConfig, TrainingError
@@ -26,6 +25,7 @@ from training.data import Batch, Rows, load_batch
 from training.device import Place
 from training.loss import IGNORED
 from training.metrics import bits_per_byte
+from training.parallel import unwrap
 from training.step import micro_batches
 
 UNIT = 2.0**28  # of an exact sum of nats: a float32 loss above 1/32 is a multiple of it
@@ -130,7 +130,6 @@ def validate(
     sums = torch.zeros(
         (cells + 1, 4), dtype=torch.int64, device=here.device
     )  # the last row: losses that are not finite
-    module = network.module if isinstance(network, DistributedDataParallel) else network
     rows = min(config.eval_rows, len(split))
     mine = list(range(here.rank, rows, here.world))
     for start in range(0, -(-rows // here.world), config.micro_batch_rows):
@@ -139,7 +138,7 @@ def validate(
         if not chosen:  # every process takes as many forward passes: weights may be shared out among them
             batch.targets.fill_(IGNORED)
         part = next(micro_batches(batch, len(batch.rows), here.device))
-        nll = module(part.tokens, part.targets, part.documents if config.document_mask else None).nll
+        nll = unwrap(network)(part.tokens, part.targets, part.documents if config.document_mask else None).nll
         bad = ~torch.isfinite(nll)
         units = (torch.where(bad, 0.0, nll).double() * UNIT).round().long()
         has_target = part.targets != IGNORED

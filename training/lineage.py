@@ -88,7 +88,7 @@ def read_run(
 
 def _existing(place: dict[str, str], folder: Path) -> Path:
     """Beside the model folder if it is there, else where it was: a copied run directory is read, not its original."""
-    relative = folder.resolve() / place["relative"]
+    relative = Path(os.path.normpath(folder.resolve() / place["relative"]))
     return relative if relative.exists() else Path(place["absolute"])
 
 

@@ -18,7 +18,7 @@ from training.config import TrainingError
 from training.data import Rows, load_batch
 
 # values of metrics.jsonl that come from clocks and the machine; all others are equal in equal runs
-TIMED = frozenset({"seconds", "tokens_per_second", "mfu", "memory_bytes", "waiting_share", "seconds_left"})
+TIMED = frozenset({"seconds", "tokens_per_second", "mfu", "memory_bytes", "data_wait", "seconds_left"})
 COUNTED = 2**28  # tokens of the train split that the unigram baseline looks at; documents stand in shuffled order
 
 

@@ -57,11 +57,10 @@ class Monitor:
         self,
         config: PretrainConfig,
         data: Dataset,
-        model: Decoder,
+        shape: ModelConfig,
         here: Place,
         tokenizer_dir: Path,
         out_dir: Path,
-        *,
         steps: int,
         done: int,
         log: Callable[[str], Any],
@@ -72,8 +71,10 @@ class Monitor:
         `show` replaces the line that it wrote last, as a terminal can; without it a line is logged every `log_every` steps.
         """
         self.config, self.here, self.steps, self.log, self.show = config, here, steps, log, show
-        self.compute = measure_compute(config, data, model.config, here)
-        self.samples = Samples(config, model, tokenizer_dir, data.tokens.eos_id, out_dir, here, done, log)
+        self.compute = measure_compute(config, data, shape, here)
+        self.samples = Samples(
+            config, shape.context_length, tokenizer_dir, data.tokens.eos_id, out_dir, here, done, log
+        )
         self.first = here.rank == 0
         self.file = MetricsFile(out_dir / "metrics.jsonl", done) if self.first else None
         self.trackers = open_trackers(config, out_dir, done) if self.first else []
@@ -107,7 +108,7 @@ class Monitor:
                 "tokens_per_second": speed,
                 "mfu": utilisation(speed, self.compute.flops_per_token, self.compute.peak_flops),
                 "memory_bytes": peak_memory(self.here.device),
-                "waiting_share": now.waited / now.step_seconds,
+                "data_wait": now.waited / now.step_seconds,
                 "seconds_left": left,
             }
         )
@@ -137,11 +138,13 @@ class Monitor:
     def rollback(self, from_step: int, to_step: int, event: dict[str, Any]) -> None:
         """After a batch was refused in the step behind `from_step`; the lines of steps that the run went back of are dropped."""
         where = event.pop("where")
+        self.since.clear()
         back = f"back to step {to_step:,}, " if to_step < from_step else ""
         self.log(f"step {from_step + 1:,}: {event['why']}; {back}going on without batch {event['position']:,}. {where}")
         if self.file is not None:
             if to_step < from_step:
                 self.file.cut(to_step, rollbacks=False)
+                self.samples.cut(to_step)
             steps = {"step": to_step + 1, "event": "rollback", "from_step": from_step, "to_step": to_step}
             self.file.write({**steps, **event})
 
@@ -156,7 +159,7 @@ class Monitor:
             self.samples.draw(step, model)
 
     def summary(self, tokens: int, seconds: float) -> dict[str, Any]:
-        """What training.json holds of all this: means over the whole run; memory and waiting of this process since its start."""
+        """What training.json holds of all this: means over the whole run; waiting and memory of this process."""
         speed, compute = tokens / seconds, self.compute
         return {
             "tokens_per_second": speed,
@@ -166,7 +169,7 @@ class Monitor:
             "mfu": utilisation(speed, compute.flops_per_token, compute.peak_flops),
             "mfu_whole_rows": utilisation(speed, compute.flops_per_token_whole_rows, compute.peak_flops),
             "memory_bytes": peak_memory(self.here.device),
-            "waiting_share": self.waited / self.stepped if self.stepped else None,
+            "data_wait": self.waited / self.stepped if self.stepped else None,
             "samples": self.samples.last,
         }
 

@@ -23,7 +23,7 @@ from training.held_out import label_rows, validate
 from training.lineage import lineage, write_run
 from training.lock import only_run
 from training.metrics import token_counts, unigram_bits_per_byte
-from training.model import Decoder, ModelConfig
+from training.model import Decoder, ModelConfig, model_config
 from training.monitor import Monitor, Step
 from training.optimizer import build_optimizer
 from training.parallel import distribute, settle, wrap
@@ -108,9 +108,8 @@ def pretrain(
 
         network: nn.Module = torch.compile(model) if config.compile else model  # type: ignore[assignment]
         network = wrap(network, kind, here)
-        monitor = Monitor(
-            config, data, model, here, tokenizer_dir, out_dir, steps=steps, done=progress.step, log=log, show=show
-        )  # fmt: skip
+        monitor = Monitor(config, data, model.config, here, tokenizer_dir, out_dir, steps, progress.step, log, show)
+        stack.enter_context(closing(monitor))
         saver = stack.enter_context(closing(Saver(out_dir / "trainer_state", config, here, kind == "fsdp2")))
         batches = stack.enter_context(closing(_read_ahead(data, config, here)))
         first_step_seconds = 0.0
@@ -146,19 +145,8 @@ def pretrain(
             saver.check()
             stopping = here.any(bool(stop and stop()))  # all must leave at the same step
 
-            monitor.step(
-                Step(
-                    step + 1,
-                    result.loss,
-                    rate,
-                    result.grad_norm,
-                    result.tokens,
-                    took,
-                    waited,
-                    progress.tokens,
-                    progress.seconds,
-                )
-            )
+            speeds = (result.tokens, took, waited, progress.tokens, progress.seconds)
+            monitor.step(Step(progress.step, result.loss, rate, result.grad_norm, *speeds))
             if _due(progress.step, steps, config.eval_every) and len(data.validation):
                 validation = validate(network, data.validation, lengths, config, here, labels)
                 monitor.validation(progress.step, validation, unigram)
@@ -172,7 +160,6 @@ def pretrain(
                 saver.save(model, optimizer, {**identity, **asdict(progress)}, export)
                 if stopping and progress.step < steps:
                     saver.wait()
-                    monitor.close()
                     here.wait_for_all()
                     raise Stopped(
                         f"saved after step {progress.step:,} of {steps:,}; the same command goes on from there"
@@ -181,7 +168,6 @@ def pretrain(
         saver.wait()
         if validation is None:  # killed between the last checkpoint and the model folder, or no validation rows
             validation = validate(network, data.validation, lengths, config, here, labels)
-        monitor.close()
         settle(model)
         summary = {
             "format": FORMAT,
@@ -262,18 +248,7 @@ def _silent(_: Any) -> None:
 
 
 def _shape(config: PretrainConfig, data: Dataset) -> ModelConfig:
-    return ModelConfig(
-        vocab_size=data.tokens.vocab_size,
-        context_length=data.sequence_length,
-        layers=config.layers,
-        width=config.width,
-        heads=config.heads,
-        kv_heads=config.kv_heads,
-        mlp_width=config.mlp_width,
-        head_width=config.width // config.heads,
-        rope_theta=config.rope_theta,
-        tie_embeddings=config.tie_embeddings,
-    )
+    return model_config(config, data.tokens.vocab_size, data.sequence_length)
 
 
 def _inputs(data: Dataset, tokenizer_dir: Path) -> list[str]:

@@ -20,7 +20,7 @@ class Samples:
     def __init__(
         self,
         config: PretrainConfig,
-        model: Decoder,
+        context_length: int,
         tokenizer_dir: Path,
         eos_id: int,
         out_dir: Path,
@@ -34,14 +34,17 @@ class Samples:
         self.prompts: list[tuple[str, list[int]]] = []
         for prompt in config.sample_prompts:
             ids = encode_text(self.tokenizer, prompt)
-            if 0 < len(ids) < model.config.context_length:
+            if 0 < len(ids) < context_length:
                 self.prompts.append((prompt, ids))
             else:
-                log(
-                    f"sample prompt {prompt[:40]!r} has {len(ids)} tokens, rows have {model.config.context_length}: left out"
-                )
+                log(f"sample prompt {prompt[:40]!r} has {len(ids)} tokens, rows have {context_length}: left out")
         self.file = MetricsFile(out_dir / "samples.jsonl", done) if here.rank == 0 and self.prompts else None
         self.last: list[dict[str, str]] = []
+
+    def cut(self, step: int) -> None:
+        """Take back the samples of later steps."""
+        if self.file is not None:
+            self.file.cut(step)
 
     def draw(self, step: int, model: Decoder) -> None:
         """Continue each prompt with the random numbers of the seed, the same at every step.
