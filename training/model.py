@@ -302,6 +302,7 @@ class Decoder(nn.Module):
     def __init__(self, config: ModelConfig, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.config, self.dtype = config, dtype
+        self.z_loss = 0.0  # see loss.token_losses; a trainer sets it
         self.model = Trunk(config)
         self.lm_head = Linear(config.width, config.embedding_rows)
         self.tie()
@@ -369,7 +370,7 @@ class Decoder(nn.Module):
         if targets is None:
             return self.lm_head(x)[..., : self.config.vocab_size].float()
         # ids that pad the vocabulary have no logit, so they take no probability and get no gradient
-        losses = token_losses(x, self.lm_head.weight[: self.config.vocab_size], targets)
+        losses = token_losses(x, self.lm_head.weight[: self.config.vocab_size], targets, self.z_loss)
         if self.config.experts and self.config.balance_coefficient:
             real = torch.ones_like(tokens, dtype=torch.bool) if documents is None else documents >= 0
             balance = load_balance(torch.stack(routers), self.config.experts_per_token, real)
