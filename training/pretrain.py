@@ -28,8 +28,10 @@ from training.data import Dataset, Rows, load_batch, open_dataset, step_rows
 from training.device import Place, place
 from training.loss import IGNORED
 from training.metrics import MetricsFile, bits_per_byte, token_counts, unigram_bits_per_byte
-from training.model import Decoder, ModelConfig
+from training.model import Decoder, ModelConfig, model_config
 from training.optimizer import Optimizer, build_optimizer
+from training.precision import set_precision
+from training.recompute import recompute_layers
 from training.schedule import learning_rate
 from training.step import BadRows, micro_batches, train_step
 from training.vocabulary import token_bytes, tokenizer_sha256
@@ -85,6 +87,8 @@ def pretrain(
         torch.manual_seed(config.seed)
         model = Decoder(_shape(config, data), here.dtype).initialise(config.seed).to(here.device)
         model.z_loss = config.z_loss
+        set_precision(model, config, here.device, here.dtype)
+        recompute_layers(model, config)
         optimizer = build_optimizer(model, config)
         identity = {"fingerprint": fingerprint, "threads": here.threads}
         progress = _resume(out_dir, model, optimizer, identity, log)
@@ -213,18 +217,7 @@ def _silent(_: Any) -> None:
 
 
 def _shape(config: PretrainConfig, data: Dataset) -> ModelConfig:
-    return ModelConfig(
-        vocab_size=data.tokens.vocab_size,
-        context_length=data.sequence_length,
-        layers=config.layers,
-        width=config.width,
-        heads=config.heads,
-        kv_heads=config.kv_heads,
-        mlp_width=config.mlp_width,
-        head_width=config.width // config.heads,
-        rope_theta=config.rope_theta,
-        tie_embeddings=config.tie_embeddings,
-    )
+    return model_config(config, data.tokens.vocab_size, data.sequence_length)
 
 
 def _inputs(data: Dataset, tokenizer_dir: Path) -> list[str]:
