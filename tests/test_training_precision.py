@@ -174,12 +174,12 @@ def test_selective_keeps_products_and_computes_the_rest_again():
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile on the CPU needs a C++ compiler")
-@pytest.mark.parametrize("recompute", ["none", "selective"])
-def test_a_step_compiles_to_one_graph_with_the_same_numbers(recompute):
-    rows, plain = batch(), decoder(layers=1)
+def test_a_step_compiles_to_one_graph_with_the_same_numbers():
+    """With one layer that keeps all and one that does not."""
+    rows, plain = batch(), decoder()
     plain.z_loss = 1e-3
     model = copy.deepcopy(plain)
-    recompute_layers(model, small(recompute=recompute))
+    recompute_layers(model, small(recompute="selective", recompute_every=2))
     compiled = torch.compile(model, fullgraph=True)
     results = []
     for network, owner in ((plain, plain), (compiled, model)):
