@@ -14,10 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from training.config import PretrainConfig
+from training.parallel import is_part, whole
+from training.parallel import is_part, whole
 
 MUON_STEPS = 5  # of Newton-Schulz, with coefficients a, b, c that make small singular values grow fastest (Jordan 2024)
 MUON_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -167,15 +168,26 @@ class Muon(torch.optim.Optimizer):
                     state["momentum_buffer"] = torch.zeros_like(parameter.grad)
                 momentum = state["momentum_buffer"].lerp_(parameter.grad, 1 - group["momentum"])
                 update = parameter.grad.lerp(momentum, group["momentum"])
-                whole = update.full_tensor() if isinstance(update, DTensor) else update
                 moved = torch.cat(
-                    [muon_direction(block) for block in _row_blocks(whole, getattr(parameter, "row_blocks", None))],
+                    [
+                        muon_direction(block)
+                        for block in _row_blocks(whole(update), getattr(parameter, "row_blocks", None))
+                    ],
                     dim=-2,
                 )
-                if isinstance(parameter, DTensor):
+                if is_part(parameter):
+                    from torch.distributed.tensor import distribute_tensor  # seconds to import, for nothing elsewhere
+
                     moved = distribute_tensor(moved, parameter.device_mesh, parameter.placements, src_data_rank=None)
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
                 parameter.add_(moved, alpha=-group["lr"])
+
+
+def _part_of(matrix: Tensor, sharded: Any) -> Tensor:
+    """This process's part of a matrix that every process has, laid out as `sharded`."""
+    from torch.distributed.tensor import distribute_tensor  # seconds to import, for nothing in one process
+
+    return distribute_tensor(matrix, sharded.device_mesh, sharded.placements, src_data_rank=None)
 
 
 def _row_blocks(matrix: Tensor, sizes: tuple[int, ...] | None) -> Iterator[Tensor]:
@@ -206,7 +218,7 @@ def muon_direction(update: Tensor) -> Tensor:
 def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
     """The Euclidean norm of all gradients together, over all shards of sharded ones: a float32 scalar."""
     norm = get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
-    return norm.full_tensor() if isinstance(norm, DTensor) else norm
+    return whole(norm)
 
 
 def clip_gradient(parameters: Iterable[Tensor], limit: float, norm: Tensor) -> None:

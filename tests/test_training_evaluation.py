@@ -1,0 +1,568 @@
+"""Likelihoods, tasks and generation against lm-evaluation-harness on the same folder; the rest against plain arithmetic."""
+
+import gzip
+import json
+import math
+import os
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+os.environ["HF_DATASETS_OFFLINE"] = os.environ["HF_HUB_OFFLINE"] = "1"
+
+from lm_eval import simple_evaluate
+from lm_eval.api.instance import Instance
+from lm_eval.api.metrics import bits_per_byte, mean_stderr, weighted_perplexity
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+
+from tests.training_common import SMALL, make, texts
+from tokenizer_training.dataset.read import TokenDataset
+from training import cli
+from training.checkpoint import load_model
+from training.config import TrainingError
+from training.config import resolve as pretrain_config
+from training.evaluation import harness as harness_module
+from training.evaluation.choices import encode_pair, run_task
+from training.evaluation.config import TaskConfig, resolve
+from training.evaluation.continuations import continue_all
+from training.evaluation.evaluate import evaluate
+from training.evaluation.harness import run_harness
+from training.evaluation.harness_model import GristmillLM
+from training.evaluation.items import read_task, read_tasks
+from training.evaluation.perplexity import perplexity
+from training.evaluation.scoring import Request, score
+from training.evaluation.texts import Document, count_words, file_documents, split_documents
+from training.evaluation.windows import rolling_windows
+from training.generate import generate_tokens, greedy, random_sampler
+from training.pretrain import pretrain
+from training.vocabulary import load_tokenizer, token_bytes
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    return make(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def model_dir(folders, tmp_path_factory):
+    out = tmp_path_factory.mktemp("trained") / "model"
+    config = {**SMALL, "threads": 1, "steps": 40, "batch_rows": 16, "micro_batch_rows": 16, "learning_rate": 0.01}
+    pretrain(pretrain_config({**config, "save_every": 40, "eval_every": 40}), *folders, out, log=lambda line: None)
+    return out
+
+
+@pytest.fixture(scope="module")
+def loaded(model_dir):
+    model, end = load_model(model_dir, CPU)
+    return model, load_tokenizer(model_dir), end
+
+
+@pytest.fixture(scope="module")
+def theirs(model_dir):
+    return HFLM(pretrained=str(model_dir), device="cpu", dtype="float32", batch_size=4)
+
+
+def long_texts(count: int = 9) -> list[str]:
+    """Of very different length, several windows of 64 tokens long."""
+    corpus = texts(60, seed=3)
+    return [" ".join(corpus[i : i + 1 + 6 * (i % 3)]) for i in range(count)] + ["x", "粉屋 🌾"]
+
+
+def request(*arguments) -> Instance:
+    return Instance(request_type="loglikelihood", doc={}, arguments=arguments, idx=0)
+
+
+@pytest.mark.parametrize("count", [1, 4, 5, 9, 40, 41])
+@pytest.mark.parametrize(("context", "stride"), [(4, 4), (4, 1), (10, 3), (1, 1), (64, 64)])
+def test_windows_are_those_of_the_harness(count, context, stride):
+    tokens = list(range(100, 100 + count))
+    ours = [(list(one.context), list(one.continuation)) for one in rolling_windows(tokens, 7, context, stride)]
+    windows = get_rolling_token_windows(tokens, 7, context, context - stride + 1)
+    assert ours == [make_disjoint_window(window) for window in windows]
+    assert [token for _, part in ours for token in part] == tokens and list(rolling_windows([], 7, 4, 4)) == []
+
+
+def test_perplexity_is_that_of_the_harness(loaded, theirs):
+    """Sums to 1e-5 relative, and the three metrics to 1e-5, from its own class on the same folder."""
+    model, tokenizer, end = loaded
+    corpus = long_texts()
+    wanted = theirs.loglikelihood_rolling([request(text) for text in corpus], disable_tqdm=True)
+    documents = [Document(tokenizer.encode(text).ids, len(text.encode()), count_words(text), {}) for text in corpus]
+    assert max(len(document.tokens) for document in documents) > 3 * 64
+    ours = perplexity(
+        model, documents, end=end[0], lengths=None, context=64, stride=64, batch_tokens=300
+    )  # fmt: skip
+    pairs = [(ll, len(text.encode())) for ll, text in zip(wanted, corpus, strict=True)]
+    words = [(ll, len(text.split())) for ll, text in zip(wanted, corpus, strict=True)]
+    assert ours["nats"] == pytest.approx(-sum(wanted), rel=1e-6)
+    assert ours["bits_per_byte"] == pytest.approx(bits_per_byte(pairs), abs=1e-5)
+    assert ours["byte_perplexity"] == pytest.approx(weighted_perplexity(pairs), abs=1e-5)
+    assert ours["word_perplexity"] == pytest.approx(weighted_perplexity(words), rel=1e-5)
+    registered = GristmillLM(loaded=loaded).loglikelihood_rolling([request(text) for text in corpus])
+    assert registered == pytest.approx(wanted, rel=1e-5)
+
+
+def test_every_token_has_the_context_it_should_and_first_tokens_may_be_left_out(loaded):
+    model, tokenizer, end = loaded
+    ids = tokenizer.encode(" ".join(texts(30, seed=3)[:9])).ids[:90]
+    lengths = np.arange(model.config.vocab_size) % 5 + 1
+    document = Document(ids, int(lengths[ids].sum()), 3, {})
+    run = lambda **changes: perplexity(  # noqa: E731
+        model,
+        [document],
+        **{"end": end[0], "lengths": lengths, "context": 32, "stride": 1, "batch_tokens": 500, **changes},
+    )
+
+    def plain(row: list[int], since: int) -> float:
+        """Each token from the 32 before it, one forward pass a token."""
+        with torch.no_grad():
+            return sum(
+                -float(model(torch.tensor([row[max(0, at - 32) : at]]))[0, -1].log_softmax(-1)[row[at]])
+                for at in range(since, len(row))
+            )
+
+    assert run()["nats"] == pytest.approx(plain([end[0], *ids], 1), rel=1e-5)
+    skipped = run(end=None)
+    assert skipped["nats"] == pytest.approx(plain(ids, 1), rel=1e-5)
+    assert skipped["tokens"] == 89 and skipped["bytes"] == document.bytes - lengths[ids[0]]
+    assert len({run(context=c, stride=s)["nats"] for c, s in ((32, 1), (32, 32), (16, 16), (64, 64))}) == 4
+    free = lengths.copy()
+    free[ids[5]] = 0  # a special token stands for no byte, and costs nothing
+    at = [number for number, token in enumerate(ids) if token == ids[5]]
+    assert run(lengths=free)["tokens"] == 90 - len(at) and run(lengths=free)["nats"] < run()["nats"]
+
+
+def test_groups_and_errors_add_up(loaded):
+    model, tokenizer, end = loaded
+    corpus = texts(20, seed=5)
+    documents = [
+        Document(tokenizer.encode(text).ids, len(text.encode()), 1, {"source": "ab"[i % 2], "language": "xyz"[i % 3]})
+        for i, text in enumerate(corpus)
+    ]
+    documents.insert(3, Document([], 0, 1, {"source": "a"}))
+    found = perplexity(model, documents, end=end[0], lengths=None, context=64, stride=64, batch_tokens=999)
+    assert found["documents"] == 20 and found["empty_documents"] == 1
+    for by in ("by_source", "by_language"):
+        for key in ("documents", "tokens", "bytes", "nats"):
+            assert sum(group[key] for group in found[by].values()) == pytest.approx(found[key])
+    single = [
+        perplexity(model, [d], end=end[0], lengths=None, context=64, stride=64, batch_tokens=99) for d in documents
+    ]
+    nats, size = (np.array([one[key] for one in single if one["documents"]]) for key in ("nats", "bytes"))
+    ratio = nats.sum() / size.sum()
+    error = math.sqrt(((nats - ratio * size) ** 2).sum() * 20 / 19) / size.sum() / math.log(2)
+    assert found["bits_per_byte_stderr"] == pytest.approx(error, rel=1e-6)
+    none = perplexity(model, [], end=end[0], lengths=None, context=64, stride=64, batch_tokens=99)
+    assert none["bits_per_byte"] is None and none["documents"] == 0
+
+    tokenizer = loaded[1]
+
+
+def test_a_split_is_its_texts(folders, loaded):
+    tokenizer = loaded[1]
+    data = TokenDataset(folders[0])
+    lengths = token_bytes(folders[1], data.vocab_size)
+    found = list(
+        split_documents(data, "validation", tokenizer, lengths, lambda name: {"validation0001": "de"}.get(name))
+    )
+    corpus = texts(12, seed=1)
+    assert [document.bytes for document in found] == [len(text.encode()) for text in corpus]
+    assert [document.words for document in found] == [len(text.split()) for text in corpus]
+    assert [document.tokens for document in found] == [tokenizer.encode(text).ids for text in corpus]
+    assert found[1].groups == {"source": "test", "language": "de"} and found[0].groups == {"source": "test"}
+    with pytest.raises(TrainingError, match="no split 'test'"):
+        next(split_documents(data, "test", tokenizer, lengths, lambda name: None))
+
+
+def test_files_of_every_kind_are_read(tmp_path, loaded):
+    tokenizer = loaded[1]
+    corpus = texts(6, seed=2)
+    rows = [{"text": text, "source": "s", "language": "de"} for text in corpus]
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(row) for row in rows) + "\n\n")
+    with gzip.open(tmp_path / "b.jsonl.gz", "wt") as file:
+        file.write("".join(json.dumps({"body": row["text"]}) + "\n" for row in rows))
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "c.parquet")
+    (tmp_path / "d").mkdir()
+    for number, text in enumerate(corpus):
+        (tmp_path / "d" / f"{number}.txt").write_text(text)
+    read = lambda path, field="text": list(file_documents(str(tmp_path / path), field, tokenizer))  # noqa: E731
+    first = read("a.jsonl")
+    assert first == read("c.parquet") and first[0].groups == {"source": "s", "language": "de"}
+    for path, field in (("b.jsonl.gz", "body"), ("d", "text"), ("d/*.txt", "text")):
+        assert [document.tokens for document in read(path, field)] == [document.tokens for document in first]
+    (tmp_path / "bad.jsonl").write_text('{"text": "a"}\n{"text": 3}\n')
+    (tmp_path / "worse.jsonl").write_text('{"text": "a"\n')
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1")
+    for path, words in (
+        ("bad.jsonl", r"bad.jsonl:2: 'text' is a int"),
+        ("worse.jsonl", "worse.jsonl:1: not JSON"),
+        ("broken.parquet", "cannot read"),
+        ("none*", "no such file"),
+    ):
+        with pytest.raises(TrainingError, match=words):
+            read(path)
+    with pytest.raises(TrainingError, match=r"missing \(there are body\)"):
+        read("b.jsonl.gz")
+
+
+# Choices
+
+CHOICES = [
+    {"query": q, "choices": c, "gold": g}
+    for q, c, g in [
+        ("the miller grinds", ["the corn.", "der Müller mahlt das Korn.", "water"], 0),
+        ("der Müller", ["mahlt das Korn.", "x", "porte la farine… the old mill"], 0),
+        ("мельник мелет", ["🌾", "зерно.", "the corn."], 1),
+        ("a river carries ", ["stones;", "water\nto the wheel."], 1),
+        ("la meunière porte la farine… the old mill turns", ["stones;", "das Korn.", "麦を。", "to"], 0),
+        ("粉屋 挽く", ["flour 🥖", "麦を。"], 1),
+        ("the old mill", ["keeps", "k", "keeps the corn. a river turns stones;"], 0),
+    ]
+]
+
+
+@pytest.fixture(scope="module")
+def choices_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tasks") / "mill.jsonl"
+    path.write_text("".join(json.dumps(item) + "\n" for item in CHOICES))
+    return path
+
+
+@pytest.fixture(scope="module")
+def yamls(choices_file, tmp_path_factory):
+    """Tasks of the harness on local data: choices, a rolling likelihood, greedy generation."""
+    folder = tmp_path_factory.mktemp("yamls")
+    corpus = folder / "corpus.jsonl"
+    corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in long_texts()))
+    head = "dataset_path: json\ntest_split: train\nnum_fewshot: 0\nmetadata: {version: 1}\n"
+    files = lambda path: f'dataset_kwargs: {{data_files: "{path}"}}\n'  # noqa: E731
+    metric = lambda name: f"  - {{metric: {name}, aggregation: mean, higher_is_better: true}}\n"  # noqa: E731
+    (folder / "choices.yaml").write_text(
+        f"task: mill_choices\n{head}{files(choices_file)}output_type: multiple_choice\n"
+        'doc_to_text: "{{query}}"\ndoc_to_choice: "{{choices}}"\ndoc_to_target: gold\nmetric_list:\n'
+        + "".join(metric(name) for name in ("acc", "acc_norm", "acc_bytes", "acc_mutual_info"))
+    )
+    (folder / "rolling.yaml").write_text(
+        f"task: mill_rolling\n{head}{files(corpus)}output_type: loglikelihood_rolling\n"
+        'doc_to_text: ""\ndoc_to_target: "{{text}}"\nmetric_list:\n'
+        "  - {metric: bits_per_byte}\n  - {metric: word_perplexity}\n  - {metric: byte_perplexity}\n"
+    )
+    (folder / "generate.yaml").write_text(
+        f"task: mill_generate\n{head}{files(choices_file)}output_type: generate_until\n"
+        'doc_to_text: "{{query}}"\ndoc_to_target: "{{choices[gold]}}"\n'
+        'generation_kwargs: {until: ["corn", "\\n"], max_gen_toks: 12, do_sample: false}\n'
+        "metric_list:\n  - {metric: exact_match, aggregation: mean, higher_is_better: true}\n"
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def harness(yamls, theirs, tmp_path_factory):
+    """What the harness's own class for transformers reaches."""
+    os.environ["HF_HOME"] = str(tmp_path_factory.mktemp("hf"))
+    manager = TaskManager(include_path=str(yamls), include_defaults=False)
+    names = ["mill_choices", "mill_rolling", "mill_generate"]
+    return simple_evaluate(model=theirs, tasks=names, task_manager=manager, bootstrap_iters=1000, log_samples=True)
+
+
+def test_choices_are_right_where_the_harness_says_so(loaded, choices_file, harness, yamls):
+    """acc, acc_norm, acc_bytes and acc_mutual_info with their errors, from likelihoods that are equal one by one."""
+    model, tokenizer, end = loaded
+    task = read_task(choices_file, TaskConfig(path=str(choices_file)))
+    ours = run_task(model, tokenizer, task, end=end[0], seed=0, batch_tokens=200)
+    wanted = harness["results"]["mill_choices"]
+    for rule, metric in {
+        "raw": "acc",
+        "per_character": "acc_norm",
+        "per_byte": "acc_bytes",
+        "pmi": "acc_mutual_info",
+    }.items():
+        assert ours[f"accuracy_{rule}"] == pytest.approx(wanted[f"{metric},none"])
+        assert ours[f"accuracy_{rule}_stderr"] == pytest.approx(wanted[f"{metric}_stderr,none"])
+    for item, sample in zip(CHOICES, harness["samples"]["mill_choices"], strict=True):
+        lls = [float(response[0][0]) for response in sample["resps"]]
+        pairs = [encode_pair(tokenizer, item["query"], " " + choice, end[0]) for choice in item["choices"]]
+        found = [one.loglikelihood for one in score(model, pairs, 100)]
+        assert found == pytest.approx(lls[: len(found)], abs=1e-4)
+        free = [encode_pair(tokenizer, "", " " + choice, end[0]) for choice in item["choices"]]
+        assert [one.loglikelihood for one in score(model, free, 100)] == pytest.approx(lls[len(found) :], abs=1e-4)
+    assert len({ours[f"accuracy_{rule}"] for rule in ("raw", "per_byte", "per_token", "pmi")}) > 1
+
+
+def test_harness_tasks_are_equal_by_our_class_and_by_theirs(loaded, harness, yamls, monkeypatch):
+    model, tokenizer, end = loaded
+    files = tuple(str(yamls / name) for name in ("choices.yaml", "rolling.yaml", "generate.yaml"))
+    ours = run_harness(model, tokenizer, end, files)
+    assert sorted(ours) == ["mill_choices", "mill_generate", "mill_rolling"]
+    for name, metrics in ours.items():
+        wanted = {key: value for key, value in harness["results"][name].items() if isinstance(value, int | float)}
+        assert metrics.keys() == wanted.keys() and len(metrics) > 1
+        for key, value in metrics.items():
+            assert value == pytest.approx(wanted[key], rel=1e-5, nan_ok=True), (name, key)
+    by_name = run_harness(model, tokenizer, end, ("mill_rolling",), include_path=str(yamls), limit=2)
+    assert by_name["mill_rolling"]["bits_per_byte,none"] != ours["mill_rolling"]["bits_per_byte,none"]
+    real = harness_module._manager  # the thousands of its own tasks take minutes to be listed on a busy machine
+    monkeypatch.setattr(harness_module, "_manager", lambda folders, defaults: real(folders, False))
+    with pytest.raises(TrainingError, match="no task 'mill_roling'"):
+        run_harness(model, tokenizer, end, ("mill_roling",), include_path=str(yamls))
+    with pytest.raises(TrainingError, match="cannot read"):
+        run_harness(model, tokenizer, end, (str(yamls / "none.yaml"),))
+    (yamls / "gone.yaml").write_text((yamls / "rolling.yaml").read_text().replace("corpus.jsonl", "gone.jsonl"))
+    with pytest.raises(TrainingError, match="harness_online is off"):
+        run_harness(model, tokenizer, end, (str(yamls / "gone.yaml"),))
+
+
+def test_generation_stops_where_the_harness_stops(loaded, theirs):
+    """Text-level stops, found although no token is one of them, and one that begins inside a repeated beginning."""
+    contexts = ["the old mill", "der Müller", "a river carries"]
+    ours = GristmillLM(loaded=loaded)
+    for until in (["corn"], ["\n"], ["ill tu"], ["e c", "the w"], [" "]):
+        settings = {"until": until, "max_gen_toks": 16, "do_sample": False}
+        requests = [
+            Instance(request_type="generate_until", doc={}, arguments=(text, dict(settings)), idx=0)
+            for text in contexts
+        ]
+        wanted = theirs.generate_until(requests, disable_tqdm=True)
+        again = [
+            Instance(request_type="generate_until", doc={}, arguments=(text, dict(settings)), idx=0)
+            for text in contexts
+        ]
+        assert ours.generate_until(again) == wanted
+
+
+def test_batches_continue_as_single_prompts_do(loaded):
+    model, tokenizer, end = loaded
+    prompts = [tokenizer.encode(text).ids for text in ("the", "the old mill", "der Müller", "a river turns", "water")]
+    found = continue_all(model, prompts, 20, end, rows=2)
+    assert found == [generate_tokens(model, prompt, greedy, 20, end)[0] for prompt in prompts]
+    assert len({len(one) for one in found}) > 1 or end[0] not in {token for one in found for token in one}
+    drawn = continue_all(model, prompts[:1], 20, end, sampler=random_sampler(3))
+    assert drawn == generate_tokens(model, prompts[0], random_sampler(3), 20, end)
+    short = continue_all(model, prompts, 20, end, stop=lambda ids: len(ids) == 3)
+    assert all(len(one) <= 3 for one in short) and [one[:3] for one in found] == short
+    for bad, words in (([], "empty"), ([1] * 60, "context of 64"), ([9999], "token 9999")):
+        with pytest.raises(TrainingError, match=words):
+            continue_all(model, [bad], 20, end)
+
+
+def test_scores_do_not_depend_on_the_batch_and_say_what_is_greedy(loaded):
+    model, tokenizer, _ = loaded
+    requests = [Request([5], tokenizer.encode(text).ids[:50]) for text in texts(12, seed=9)]
+    prompt = tokenizer.encode("the old mill").ids
+    requests.append(Request(prompt, generate_tokens(model, prompt, greedy, 10, [])[0]))
+    together, alone = score(model, requests, 10_000, likeliest=True), score(model, requests, 1)
+    for one, other in zip(together, alone, strict=True):
+        assert one.nll == pytest.approx(other.nll, abs=1e-5)
+    assert together[-1].greedy and not together[0].greedy
+    long = Request(list(range(3, 90)), [8, 9])  # cut from the left to what fits
+    assert score(model, [long], 99)[0].nll == pytest.approx(
+        score(model, [Request(long.context[-63:], [8, 9])], 99)[0].nll
+    )
+    for bad, words in (
+        (Request([1], [2] * 65), "65 tokens"),
+        (Request([1], [9999]), "9999"),
+        (Request([], [1]), "empty"),
+    ):
+        with pytest.raises(TrainingError, match=words):
+            score(model, [bad], 99)
+
+
+def test_schema_and_completion_tasks_by_hand(tmp_path, loaded):
+    model, tokenizer, end = loaded
+    prompt = "the old mill turns"
+    new = generate_tokens(model, tokenizer.encode(prompt).ids, greedy, 6, end)[0]
+    likely = tokenizer.decode(new)
+    rows = [
+        {"context": prompt + " ", "continuation": likely.removeprefix(" ")},
+        {"context": prompt, "continuation": "zzz"},
+    ]
+    (tmp_path / "lm.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    task = read_task(tmp_path / "lm.jsonl", TaskConfig(path="x"))
+    found = run_task(model, tokenizer, task, end=end[0], seed=0, batch_tokens=100)
+    assert likely.startswith(" ") and (found["accuracy"], found["chance"], found["centred"]) == (0.5, 0.0, 0.5)
+    assert found["accuracy_stderr"] == mean_stderr([1.0, 0.0])
+
+    rows = [
+        {"context_options": ["the old mill turns", "粉屋 x x x"], "continuation": "stones;", "gold": 0},
+        {"context_options": ["the old mill turns", "粉屋 x x x"], "continuation": "stones;", "gold": 1},
+        {"context_options": ["qq", "der Müller mahlt"], "continuation": "das Korn.", "gold": 1},
+    ]
+    (tmp_path / "schema.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    task = read_task(tmp_path / "schema.jsonl", TaskConfig(path="x"))
+    found = run_task(model, tokenizer, task, end=end[0], seed=0, batch_tokens=100)
+    right = []
+    for row in rows:
+        losses = [
+            -score(model, [encode_pair(tokenizer, context, " " + row["continuation"], end[0])], 99)[0].loglikelihood
+            for context in row["context_options"]
+        ]
+        right.append(float(int(np.argmin(losses)) == row["gold"]))
+    assert right[0] != right[1] and found["accuracy"] == pytest.approx(np.mean(right)) and "accuracy_pmi" not in found
+    assert found["centred"] == pytest.approx((np.mean(right) - 0.5) / 0.5)
+
+
+def test_solved_examples_are_drawn_by_seed_without_the_question(choices_file, loaded):
+    task = read_task(choices_file, TaskConfig(path="x", shots=3))
+    for number in range(len(task.items)):
+        shown = task.examples(number, seed=1)
+        assert len(shown) == 3 and task.items[number] not in shown and len(set(shown)) == 3
+        assert shown == task.examples(number, seed=1)
+    assert any(task.examples(n, 1) != task.examples(n, 2) for n in range(len(task.items)))
+    model, tokenizer, end = loaded
+    runs = [
+        run_task(
+            model,
+            tokenizer,
+            read_task(choices_file, TaskConfig(path="x", shots=shots)),
+            end=end[0],
+            seed=0,
+            batch_tokens=99,
+        )
+        for shots in (0, 1)
+    ]
+    assert runs[0] != runs[1] and runs[1]["shots"] == 1
+    with pytest.raises(TrainingError, match="too few for shots=7"):
+        read_task(choices_file, TaskConfig(path="x", shots=7))
+
+
+def test_a_bundle_as_dclm_lays_it_out(tmp_path, choices_file):
+    (tmp_path / "eval_data" / "sub").mkdir(parents=True)
+    (tmp_path / "eval_data" / "sub" / "mill.jsonl").write_bytes(choices_file.read_bytes())
+    (tmp_path / "eval_meta_data.csv").write_text("Eval Task,Task Category,Random baseline\nmill,x,40\n")
+    (tmp_path / "core.yaml").write_text(
+        "icl_tasks:\n- {label: mill, dataset_uri: sub/mill.jsonl, num_fewshot: [2], icl_task_type: multiple_choice, "
+        'continuation_delimiter: "\\nAnswer: "}\n- {label: other, dataset_uri: sub/mill.jsonl, num_fewshot: [0, 1]}\n'
+    )
+    tasks = read_tasks((TaskConfig(path=str(tmp_path / "core.yaml")),))
+    assert [task.name for task in tasks] == ["mill", "other (0 shots)", "other (1 shots)"]
+    assert (tasks[0].shots, tasks[0].delimiter, tasks[0].chance) == (2, "\nAnswer: ", 0.4)
+    assert tasks[1].guessing(7) == pytest.approx(sum(1 / len(item["choices"]) for item in CHOICES) / 7)
+    (tmp_path / "core.yaml").write_text(
+        "icl_tasks:\n- {label: mill, dataset_uri: sub/mill.jsonl, icl_task_type: schema}\n"
+    )
+    with pytest.raises(TrainingError, match="mill is schema"):
+        read_tasks((TaskConfig(path=str(tmp_path / "core.yaml")),))
+    (tmp_path / "core.yaml").write_text("tasks: 3\n")
+    with pytest.raises(TrainingError, match="expected icl_tasks"):
+        read_tasks((TaskConfig(path=str(tmp_path / "core.yaml")),))
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('{"query": "a", "choices": ["b"], "gold": 0}', "choices must be a list of at least two"),
+        ('{"query": "a", "choices": ["b", "c"], "gold": 2}', "gold must be a number from 0 to 1"),
+        ('{"query": "a", "choices": ["b", ""], "gold": 0}', "choices must be"),
+        ('{"context": "a"}', "continuation must be a text"),
+        ('{"prompt": "a"}', "there are prompt"),
+        ("[1]", "expected one JSON object"),
+        ("", "has no items"),
+        ('{"context": "a", "continuation": "b"}\n{"query": "a", "choices": ["b", "c"], "gold": 0}', "several kinds"),
+    ],
+)
+def test_items_that_are_wrong_are_named(tmp_path, line, words):
+    (tmp_path / "t.jsonl").write_text(line)
+    with pytest.raises(TrainingError, match=words):
+        read_task(tmp_path / "t.jsonl", TaskConfig(path="x"))
+
+
+# Whole evaluations
+
+
+def test_command_line_compares_models_and_writes_the_same_bytes_each_time(
+    folders, model_dir, choices_file, tmp_path, capsys
+):
+    other = tmp_path / "other"
+    config = pretrain_config({**SMALL, "threads": 1, "steps": 2})
+    pretrain(config, *folders, other, log=lambda line: None)
+    arguments = ["evaluate", model_dir, other, "--tokens", folders[0], "--output", tmp_path / "e.json"]
+    arguments += ["--set", f"tasks=['{choices_file}']", "--set", "prompts=['the mill']", "--set", "threads=1"]
+    assert cli.main([str(argument) for argument in arguments]) == 0
+    said = capsys.readouterr().out
+    first = (tmp_path / "e.json").read_bytes()
+    found = json.loads(first)
+    assert list(found["models"]) == ["model", "other"]
+    ours, theirs_ = (found["models"][name]["perplexity"]["validation"] for name in ("model", "other"))
+    assert ours["bits_per_byte"] < theirs_["bits_per_byte"] and f"{ours['bits_per_byte']:.4f}" in said
+    assert found["models"]["model"]["core"] == found["models"]["model"]["tasks"]["mill"]["centred"]
+    assert "model: [the mill]" in said and "mill: accuracy" in said
+    assert cli.main([str(argument) for argument in arguments]) == 0
+    assert (tmp_path / "e.json").read_bytes() == first
+    summary = json.loads((model_dir / "training.json").read_text())
+    skipped = evaluate([model_dir], resolve({"first_token": "skipped", "memorisation": False}), tokens=folders[0])
+    # the trainer's own figure, of rows that cut some documents in two, is close
+    near = skipped["models"]["model"]["perplexity"]["validation"]["bits_per_byte"]
+    assert near == pytest.approx(summary["bits_per_byte"], rel=0.1)
+
+
+def test_a_knob_changes_what_it_says(folders, model_dir, choices_file):
+    base = {"memorisation": False, "prompts": ["der"], "sample_tokens": 6, "tasks": [str(choices_file)], "threads": 1}
+    run = lambda **changes: evaluate([model_dir], resolve({**base, **changes}), tokens=folders[0])["models"]["model"]  # noqa: E731
+    plain = run()
+    for changes, part in (
+        ({"documents": 3}, "perplexity"),
+        ({"perplexity": ["train"]}, "perplexity"),
+        ({"context": 16}, "perplexity"),
+        ({"stride": 8}, "perplexity"),
+        ({"first_token": "skipped"}, "perplexity"),
+        ({"items": 2}, "tasks"),
+        ({"tasks": [{"path": str(choices_file), "delimiter": "\n"}]}, "tasks"),
+        ({"tasks": [{"path": str(choices_file), "chance": 0.1}]}, "tasks"),
+        ({"tasks": [{"path": str(choices_file), "name": "n"}]}, "tasks"),
+        ({"prompts": ["la"]}, "samples"),
+        ({"sample_tokens": 2}, "samples"),
+        ({"temperature": 3.0}, "samples"),
+        ({"temperature": 3.0, "seed": 1}, "samples"),
+        ({"dtype": "bfloat16"}, "perplexity"),
+        ({"memorisation": True}, "memorisation"),
+    ):
+        changed = run(**changes)
+        assert changed[part] != plain[part], changes
+    assert run(temperature=3.0, seed=1)["samples"] != run(temperature=3.0)["samples"]
+    free = {"path": str(choices_file), "unconditional": "Answer:"}
+    alone = [model["tasks"]["mill"] for model in (run(tasks=[free]), plain)]
+    assert alone[0].keys() == alone[1].keys()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["context=100"], "more than the context of"),
+        (["stride=65"], "more than a window of"),
+        (["context=8", "stride=9"], "stride must not be above context"),
+        (["perplexty=[x]"], "did you mean 'perplexity'"),
+        (["perplexity=[/no/such.txt]"], "/no/such.txt"),
+        (["tasks=[/no/such.jsonl]"], "/no/such.jsonl"),
+        (["tasks=[{path: a, shotz: 1}]"], "did you mean 'shots'"),
+        (["canaries=/no/such.jsonl"], "/no/such.jsonl"),
+        (["prompts=['']"], "prompt is empty"),
+        (["harness=[no_such_task_anywhere.yaml]"], "no_such_task_anywhere.yaml"),
+        (["memorisation_prefixes=[0]"], "from 1"),
+        (["documents"], "KEY=VALUE"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_2(settings, words, model_dir, folders, tmp_path, capsys):
+    arguments = ["evaluate", str(model_dir), "--tokens", str(folders[0]), "--output", str(tmp_path / "e.json")]
+    assert cli.main([*arguments, *(part for one in settings for part in ("--set", one))]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and said.startswith("error: ") and words in said
+    assert not (tmp_path / "e.json").exists()
+
+
+def test_models_and_data_that_do_not_belong_together_are_refused(model_dir, folders, tmp_path, capsys):
+    assert cli.main(["evaluate", str(model_dir), str(model_dir), "--output", str(tmp_path / "e.json")]) == 2
+    assert "given twice" in capsys.readouterr().err
+    assert cli.main(["evaluate", str(model_dir), str(folders[0])]) == 2
+    assert "--output FILE is needed" in capsys.readouterr().err
+    assert cli.main(["evaluate", str(model_dir), "--tokens", "/no/such"]) == 2
+    assert "/no/such" in capsys.readouterr().err
+    other = make(tmp_path / "other", documents=30)[0]
+    assert cli.main(["evaluate", str(model_dir), "--tokens", str(other)]) == 2
+    assert "another tokenizer" in capsys.readouterr().err
