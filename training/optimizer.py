@@ -18,6 +18,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from training.config import PretrainConfig
 from training.parallel import is_part, whole
+from training.parallel import is_part, whole
 
 MUON_STEPS = 5  # of Newton-Schulz, with coefficients a, b, c that make small singular values grow fastest (Jordan 2024)
 MUON_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -180,6 +181,13 @@ class Muon(torch.optim.Optimizer):
                     moved = distribute_tensor(moved, parameter.device_mesh, parameter.placements, src_data_rank=None)
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
                 parameter.add_(moved, alpha=-group["lr"])
+
+
+def _part_of(matrix: Tensor, sharded: Any) -> Tensor:
+    """This process's part of a matrix that every process has, laid out as `sharded`."""
+    from torch.distributed.tensor import distribute_tensor  # seconds to import, for nothing in one process
+
+    return distribute_tensor(matrix, sharded.device_mesh, sharded.placements, src_data_rank=None)
 
 
 def _row_blocks(matrix: Tensor, sizes: tuple[int, ...] | None) -> Iterator[Tensor]:
