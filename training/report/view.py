@@ -111,7 +111,7 @@ def parts(found: Any) -> tuple[list[dict[str, Any]], int]:
     if not isinstance(found, Mapping):
         return [], 0
     wanted = ("targets", "bytes", "loss", "bits_per_byte")
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"name": str(name), **{key: part.get(key) for key in wanted}}
         for name, part in found.items()
         if isinstance(part, Mapping)
