@@ -7,10 +7,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from tests.training_common import make
+from training.attention import document_positions, document_segments, row_mask
 from training.checkpoint import load_model, save_model
 from training.config import TrainingError
 from training.loss import IGNORED
-from training.model import Decoder, KeyValueCache, ModelConfig, document_mask, document_positions
+from training.model import Decoder, KeyValueCache, ModelConfig
 
 
 def shape(**changes) -> ModelConfig:
@@ -109,7 +110,7 @@ def test_documents_of_a_row_do_not_see_each_other(tmp_path, tokenizer_dir):
 def test_positions_and_mask_by_hand():
     documents = torch.tensor([[4, 4, 9, 9, 9, 4, -1]])
     assert document_positions(documents).tolist() == [[0, 1, 0, 1, 2, 0, 0]]
-    mask = document_mask(documents)[0, 0]
+    mask = row_mask(document_segments(documents), 7, None, documents.device)[0, 0]
     seen = {0: [0], 1: [0, 1], 2: [2], 3: [2, 3], 4: [2, 3, 4], 5: [5], 6: [6]}  # the second 4 is another document
     assert {q: mask[q].nonzero()[:, 0].tolist() for q in range(7)} == seen
 
@@ -169,9 +170,11 @@ def test_broken_folders_are_refused_by_name(tmp_path, tokenizer_dir):
             load_model(tmp_path, torch.device("cpu"))
         return str(error.value)
 
-    assert "GPT2LMHeadModel" in refused(architectures=["GPT2LMHeadModel"])
-    assert "llama3" in refused(rope_parameters={"rope_type": "llama3", "rope_theta": 1e4})
-    assert "attention_bias" in refused(attention_bias=True)
+    assert "BloomForCausalLM" in refused(architectures=["BloomForCausalLM"])
+    assert "longrope" in refused(rope_parameters={"rope_type": "longrope", "rope_theta": 1e4})
+    assert "hidden_act gelu" in refused(hidden_act="gelu")
+    assert "self_attn.q_proj.bias" in refused(attention_bias=True)
+    assert "factor: Field required" in refused(rope_parameters={"rope_type": "yarn", "rope_theta": 1e4})
     assert "embed_tokens.weight is [97, 32], expected [98, 32]" in refused(vocab_size=98)
     assert "layers.2" in refused(num_hidden_layers=3)
     (tmp_path / "model.safetensors").write_bytes((tmp_path / "model.safetensors").read_bytes()[:1000])

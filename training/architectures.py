@@ -1,12 +1,18 @@
-"""Other people's names: config.json and weights as transformers has them, from our model and into it."""
+"""Other people's names: config.json and weights of each family as transformers has them, from our model and into it.
+
+One table a family says which of our parameters make up which of theirs, and is read in both directions.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -14,98 +20,214 @@ from torch import Tensor
 from training.config import TrainingError
 from training.model import Decoder, ModelConfig
 from training.parallel import whole
+from training.presets import RopeScaling
+from training.rotary import sinusoids
+
+# class in transformers, model_type
+CLASSES = {
+    "llama": ("LlamaForCausalLM", "llama"),
+    "qwen2": ("Qwen2ForCausalLM", "qwen2"),
+    "qwen3": ("Qwen3ForCausalLM", "qwen3"),
+    "mistral": ("MistralForCausalLM", "mistral"),
+    "mixtral": ("MixtralForCausalLM", "mixtral"),
+    "gpt2": ("GPT2LMHeadModel", "gpt2"),
+    "gpt2 post": ("OpenAIGPTLMHeadModel", "openai-gpt"),
+    "gpt2 rotary": ("GPTNeoXForCausalLM", "gpt_neox"),
+}
+# Buffers that older versions of transformers saved; they follow from the config
+NEEDLESS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq", ".attention.bias", ".attention.masked_bias")
+
+
+def family(config: ModelConfig) -> str:
+    """The key in `CLASSES` of the architecture by which transformers knows this model."""
+    if config.architecture != "gpt2":
+        return config.architecture
+    if config.positions == "rotary":
+        return "gpt2 rotary"
+    return "gpt2 post" if config.norm == "post" else "gpt2"
+
+
+# Weights
+
+
+class Entry(NamedTuple):
+    """One of their tensors: its name, the parameters of ours that it holds, and the way there and back."""
+
+    theirs: str
+    ours: tuple[str, ...]
+    pack: Callable[[list[Tensor]], Tensor]
+    unpack: Callable[[Tensor], list[Tensor]]
+
+
+def to_transformers(config: ModelConfig, ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Their tensors, from all our parameters by name. A tied output projection is left out, as transformers does."""
+    return {entry.theirs: entry.pack([ours[name] for name in entry.ours]).contiguous() for entry in table(config)}
+
+
+def from_transformers(config: ModelConfig, theirs: Mapping[str, Tensor], where: Path) -> dict[str, Tensor]:
+    """Our parameters by name, from their tensors. Raises `TrainingError` if names or shapes are not the model's."""
+    entries = table(config)
+    found = _known_names(theirs, {entry.theirs for entry in entries}, config)
+    if odd := sorted({entry.theirs for entry in entries} ^ found.keys()):
+        raise TrainingError(f"{where}: missing or unexpected weights: {', '.join(odd[:5])} ({len(odd)} in all)")
+    expected = _shapes(config)
+    ours: dict[str, Tensor] = {}
+    for entry in entries:
+        like = entry.pack([torch.empty(expected[name], device="meta") for name in entry.ours])
+        tensor = found[entry.theirs]
+        if tensor.shape != like.shape:
+            raise TrainingError(f"{where}: {entry.theirs} is {list(tensor.shape)}, expected {list(like.shape)}")
+        ours.update(zip(entry.ours, entry.unpack(tensor), strict=True))
+    return ours
 
 
 def weights(model: Decoder) -> dict[str, Tensor]:
-    """The float32 weights by name, on the CPU; a tied output projection is left out, as transformers does.
-
-    Of a sharded model all processes must call this.
-    """
-    return {name: whole(parameter.detach()).float().cpu().contiguous() for name, parameter in model.named_parameters()}
-
-
-def config_json(config: ModelConfig, eos_id: int) -> dict[str, Any]:
-    """config.json of a `LlamaForCausalLM`.
-
-    `rope_theta` is where transformers 4 looks, `rope_parameters` where 5 does. No `pad_token_id`: transformers would
-    freeze that embedding, and ours is the end-of-document token.
-    """
-    return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.width,
-        "intermediate_size": config.mlp_width,
-        "num_hidden_layers": config.layers,
-        "num_attention_heads": config.heads,
-        "num_key_value_heads": config.kv_heads,
-        "head_dim": config.head_width,
-        "hidden_act": "silu",
-        "max_position_embeddings": config.context_length,
-        "rms_norm_eps": config.norm_eps,
-        "rope_theta": config.rope_theta,
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
-        "rope_scaling": None,
-        "attention_bias": False,
-        "attention_dropout": 0.0,
-        "mlp_bias": False,
-        "tie_word_embeddings": config.tie_embeddings,
-        "bos_token_id": None,
-        "eos_token_id": eos_id,
-        "torch_dtype": "float32",
-        "use_cache": True,
-    }
-
-
-def read_model_config(folder: Path) -> tuple[ModelConfig, list[int]]:
-    """The shape and the end-of-text ids in a folder's config.json. Raises `TrainingError` for what we cannot run."""
-    path = folder / "config.json"
-    try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-        family = about["architectures"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TrainingError(f"{folder} is no model folder: cannot read architectures in {path}: {error}") from None
-    if family != ["LlamaForCausalLM"]:
-        raise TrainingError(f"{path}: the architecture is {family}; this program runs ['LlamaForCausalLM']")
-    rope = {**(about.get("rope_scaling") or {}), **(about.get("rope_parameters") or {})}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    unsupported = [key for key in ("attention_bias", "mlp_bias") if about.get(key)]
-    if kind != "default" or unsupported or about.get("hidden_act", "silu") != "silu":
-        what = ", ".join([*unsupported, f"rope type {kind}", f"hidden_act {about.get('hidden_act')}"])
-        raise TrainingError(f"{path}: this program has no Llama with {what}; it runs the plain one")
-    try:
-        config = ModelConfig(
-            vocab_size=about["vocab_size"],
-            context_length=about["max_position_embeddings"],
-            layers=about["num_hidden_layers"],
-            width=about["hidden_size"],
-            heads=about["num_attention_heads"],
-            kv_heads=about.get("num_key_value_heads") or about["num_attention_heads"],
-            mlp_width=about["intermediate_size"],
-            head_width=about.get("head_dim") or about["hidden_size"] // about["num_attention_heads"],
-            rope_theta=float(rope.get("rope_theta") or about.get("rope_theta") or 10_000.0),
-            norm_eps=about.get("rms_norm_eps", 1e-6),
-            tie_embeddings=about.get("tie_word_embeddings", False),
-        )
-    except KeyError as error:
-        raise TrainingError(f"{path} lacks the key {error}") from None
-    end = about.get("eos_token_id")
-    return config, end if isinstance(end, list) else [] if end is None else [end]
+    """The float32 weights under their names, on the CPU. Of a sharded model all processes must call this."""
+    ours = {name: whole(parameter.detach()).float().cpu() for name, parameter in model.named_parameters()}
+    return to_transformers(model.config, ours)
 
 
 def fill_weights(model: Decoder, path: Path) -> None:
-    """Copy the weights in a file into the model. Raises `TrainingError` if names or shapes are not the model's."""
-    found = read_tensors(path)
-    wanted = {name: parameter for name, parameter in model.named_parameters()}
-    if model.config.tie_embeddings:
-        found.pop("lm_head.weight", None)
-    if odd := sorted(wanted.keys() ^ found.keys()):
-        raise TrainingError(f"{path}: missing or unexpected weights: {', '.join(odd[:5])} ({len(odd)} in all)")
+    """Copy the weights in a file, or in a folder's files, into the model. Raises `TrainingError` if they do not fit."""
+    tensors = from_transformers(model.config, read_weights(path) if path.is_dir() else read_tensors(path), path)
     with torch.no_grad():
-        for name, parameter in wanted.items():
-            if parameter.shape != found[name].shape:
-                raise TrainingError(f"{path}: {name} is {list(found[name].shape)}, expected {list(parameter.shape)}")
-            parameter.copy_(found[name])
+        for name, parameter in model.named_parameters():
+            parameter.copy_(tensors[name])
+
+
+def table(config: ModelConfig) -> list[Entry]:
+    """All their tensors, in the order of our parameters."""
+    kind = family(config)
+    if kind == "mixtral":
+        return [_plain(_mixtral_name(name), name, config) for name in _shapes(config)]
+    if config.architecture != "gpt2":
+        return [_plain(name, name, config) for name in _shapes(config)]
+    neox = kind == "gpt2 rotary"
+    outside, inside = (
+        (_NEOX if neox else _OPENAI if kind == "gpt2 post" else _GPT2),
+        (_NEOX_LAYER if neox else _GPT2_LAYER),
+    )
+    names = _shapes(config)
+    entries = [_plain(theirs, ours, config) for ours, theirs in outside.items() if ours in names]
+    if config.positions == "sinusoidal":
+        theirs = outside["model.embed_positions.weight"]
+        entries.append(
+            Entry(theirs, (), lambda _: sinusoids(torch.arange(config.context_length), config.width), lambda _: [])
+        )
+    layers = "gpt_neox.layers" if neox else "transformer.h"
+    for number in range(config.layers):
+        for part, theirs in inside.items():
+            entries += _of_layer(f"{layers}.{number}.{theirs}", f"model.layers.{number}.", part, config, neox)
+    return entries
+
+
+_GPT2 = {
+    "model.embed_tokens.weight": "transformer.wte.weight",
+    "model.embed_positions.weight": "transformer.wpe.weight",
+    "model.norm.weight": "transformer.ln_f.weight",
+    "model.norm.bias": "transformer.ln_f.bias",
+    "lm_head.weight": "lm_head.weight",
+}
+_OPENAI = {
+    "model.embed_tokens.weight": "transformer.tokens_embed.weight",
+    "model.embed_positions.weight": "transformer.positions_embed.weight",
+    "lm_head.weight": "lm_head.weight",
+}
+_NEOX = {
+    "model.embed_tokens.weight": "gpt_neox.embed_in.weight",
+    "model.norm.weight": "gpt_neox.final_layer_norm.weight",
+    "model.norm.bias": "gpt_neox.final_layer_norm.bias",
+    "lm_head.weight": "embed_out.weight",
+}
+_GPT2_LAYER = {
+    "input_layernorm": "ln_1",
+    "self_attn.qkv": "attn.c_attn",
+    "self_attn.o_proj": "attn.c_proj",
+    "post_attention_layernorm": "ln_2",
+    "mlp.up_proj": "mlp.c_fc",
+    "mlp.down_proj": "mlp.c_proj",
+}
+_NEOX_LAYER = {
+    "input_layernorm": "input_layernorm",
+    "self_attn.qkv": "attention.query_key_value",
+    "self_attn.o_proj": "attention.dense",
+    "post_attention_layernorm": "post_attention_layernorm",
+    "mlp.up_proj": "mlp.dense_h_to_4h",
+    "mlp.down_proj": "mlp.dense_4h_to_h",
+}
+
+
+def _plain(theirs: str, ours: str, config: ModelConfig) -> Entry:
+    """The same tensor, but for the rows that pad the vocabulary: those are ours alone."""
+    if ours not in ("model.embed_tokens.weight", "lm_head.weight"):
+        return Entry(theirs, (ours,), lambda parts: parts[0], lambda tensor: [tensor])
+    padding = config.embedding_rows - config.vocab_size
+    return Entry(
+        theirs,
+        (ours,),
+        lambda parts: parts[0][: config.vocab_size],
+        lambda tensor: [F.pad(tensor, (0, 0, 0, padding)) if padding else tensor],
+    )
+
+
+def _of_layer(theirs: str, layer: str, part: str, config: ModelConfig, neox: bool) -> list[Entry]:
+    """Weight and bias of one module. GPT-2's matrices stand the other way round (Conv1D), GPT-NeoX mixes q, k and v by head."""
+    if part.endswith("layernorm"):
+        return [_plain(f"{theirs}.{what}", f"{layer}{part}.{what}", config) for what in ("weight", "bias")]
+    parts = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"] if part.endswith("qkv") else [part]
+    count, heads = len(parts), config.heads
+
+    def pack(tensors: list[Tensor]) -> Tensor:
+        if neox and count == 3:  # [H * D, ...] each -> [H, 3, D, ...]
+            return torch.stack([tensor.unflatten(0, (heads, -1)) for tensor in tensors], dim=1).flatten(0, 2)
+        joined = torch.cat(tensors)
+        return joined if neox else joined.T if joined.dim() == 2 else joined
+
+    def unpack(joined: Tensor) -> list[Tensor]:
+        if neox and count == 3:
+            return [tensor.flatten(0, 1) for tensor in whole.unflatten(0, (heads, 3, -1)).unbind(1)]
+        return list((whole if neox or whole.dim() == 1 else whole.T).chunk(count))
+
+    return [
+        Entry(f"{theirs}.{what}", tuple(f"{layer}{one}.{what}" for one in parts), pack, unpack)
+        for what in ("weight", "bias")
+    ]
+
+
+def _mixtral_name(name: str) -> str:
+    for ours, theirs in (("mlp.", "block_sparse_moe."), ("gate_proj", "w1"), ("down_proj", "w2"), ("up_proj", "w3")):
+        name = name.replace(ours, theirs)
+    return name
+
+
+def _shapes(config: ModelConfig) -> dict[str, torch.Size]:
+    with torch.device("meta"):
+        return {name: parameter.shape for name, parameter in Decoder(config).named_parameters()}
+
+
+def _known_names(theirs: Mapping[str, Tensor], wanted: set[str], config: ModelConfig) -> dict[str, Tensor]:
+    """The tensors without needless ones, under the names that transformers gives them today."""
+    found = {name: tensor for name, tensor in theirs.items() if not name.endswith(NEEDLESS) or name in wanted}
+    if config.architecture == "gpt2" and not any(name.startswith(("transformer.", "gpt_neox.")) for name in found):
+        found = {name if name == "lm_head.weight" else f"transformer.{name}": tensor for name, tensor in found.items()}
+    if config.tie_embeddings:
+        for name in {"lm_head.weight", "embed_out.weight"} - wanted:
+            found.pop(name, None)
+    elif "embed_out.weight" in wanted and "lm_head.weight" in found:
+        found["embed_out.weight"] = found.pop("lm_head.weight")
+    return found
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a folder: model.safetensors, or the files that model.safetensors.index.json names."""
+    index = folder / "model.safetensors.index.json"
+    if not index.exists():
+        return read_tensors(folder / "model.safetensors")
+    try:
+        files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise TrainingError(f"cannot read weight_map in {index}: {error}") from None
+    return {name: tensor for file in files for name, tensor in read_tensors(folder / file).items()}
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -114,3 +236,256 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise TrainingError(f"cannot read the weights in {path}: {error}") from None
+
+
+# config.json
+
+
+def config_json(config: ModelConfig, eos_id: int) -> dict[str, Any]:
+    """config.json of the family.
+
+    No `pad_token_id`: transformers would freeze that embedding, and ours is the end-of-document token.
+    """
+    kind = family(config)
+    class_name, model_type = CLASSES[kind]
+    shared = {
+        "architectures": [class_name],
+        "model_type": model_type,
+        "vocab_size": config.vocab_size,
+        "tie_word_embeddings": config.tie_embeddings,
+        "bos_token_id": None,
+        "eos_token_id": eos_id,
+        "torch_dtype": "float32",
+        "use_cache": True,
+    }
+    if kind in ("gpt2", "gpt2 post"):
+        return shared | _gpt2_json(config)
+    sizes = {
+        "hidden_size": config.width,
+        "intermediate_size": config.mlp_width,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "max_position_embeddings": config.context_length,
+        **_rope_json(config),
+        "attention_dropout": 0.0,
+    }
+    if kind == "gpt2 rotary":
+        return shared | sizes | _NEOX_FACTS | {"rotary_emb_base": config.rope_theta, "layer_norm_eps": config.norm_eps}
+    more: dict[str, Any] = {}
+    if kind in ("llama", "qwen3"):
+        more["attention_bias"] = config.qkv_bias
+    if kind == "llama":
+        more["mlp_bias"] = config.mlp_bias
+    if kind in ("qwen2", "qwen3"):
+        more |= {"use_sliding_window": config.window is not None, "max_window_layers": 0}
+    if kind not in ("llama",):
+        more["sliding_window"] = config.window
+    if kind == "mixtral":
+        more |= {
+            "num_local_experts": config.experts,
+            "num_experts_per_tok": config.experts_per_token,
+            "router_aux_loss_coef": config.balance_coefficient,
+        }
+    heads = {"num_key_value_heads": config.kv_heads, "head_dim": config.head_width}
+    return shared | sizes | heads | {"hidden_act": "silu", "rms_norm_eps": config.norm_eps} | more
+
+
+_NEOX_FACTS = {
+    "use_parallel_residual": False,
+    "attention_bias": True,
+    "hidden_act": "gelu_new",
+    "hidden_dropout": 0.0,
+    "rotary_pct": 1.0,
+}
+
+
+def _gpt2_json(config: ModelConfig) -> dict[str, Any]:
+    """`positions` is ours: to transformers, sinusoidal ones are learned ones that happen to be sines."""
+    return {
+        "n_positions": config.context_length,
+        "n_embd": config.width,
+        "n_layer": config.layers,
+        "n_head": config.heads,
+        "layer_norm_epsilon": config.norm_eps,
+        "resid_pdrop": 0.0,
+        "embd_pdrop": 0.0,
+        "attn_pdrop": 0.0,
+        "positions": config.positions,
+        **(
+            {"afn": "gelu"}
+            if config.norm == "post"
+            else {"n_inner": config.mlp_width, "activation_function": "gelu_new"}
+        ),
+    }
+
+
+def _rope_json(config: ModelConfig) -> dict[str, Any]:
+    """`rope_theta` and `rope_scaling` are where transformers 4 looks, `rope_parameters` where 5 does."""
+    scaling: dict[str, Any] | None = None
+    if config.rope_scaling is not None:
+        usual = RopeScaling.model_fields
+        scaling = {
+            key: value
+            for key, value in config.rope_scaling.model_dump().items()
+            if value is not None and (value != usual[key].default or key in ("low_freq_factor", "high_freq_factor"))
+        }
+        if scaling["rope_type"] != "llama3":
+            scaling = {key: value for key, value in scaling.items() if not key.endswith("freq_factor")}
+        scaling.setdefault("original_max_position_embeddings", config.context_length)
+    parameters = {"rope_type": "default", "rope_theta": config.rope_theta, **(scaling or {})}
+    if family(config) == "gpt2 rotary":
+        parameters["partial_rotary_factor"] = 1.0
+    return {"rope_theta": config.rope_theta, "rope_scaling": scaling, "rope_parameters": parameters}
+
+
+def read_model_config(folder: Path) -> tuple[ModelConfig, list[int]]:
+    """The shape and the end-of-text ids in a folder's config.json. Raises `TrainingError` for what we cannot run."""
+    path = folder / "config.json"
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+        names = about["architectures"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TrainingError(f"{folder} is no model folder: cannot read architectures in {path}: {error}") from None
+    kinds = [kind for kind, (class_name, _) in CLASSES.items() if names == [class_name]]
+    if not kinds:
+        known = ", ".join(class_name for class_name, _ in CLASSES.values())
+        raise TrainingError(f"{path}: the architecture is {names}; this program runs {known}")
+    kind = kinds[0]
+    try:
+        if unknown := _unsupported(about, kind):
+            raise TrainingError(f"{path}: this program has no {names[0]} with {', '.join(unknown)}")
+        config = _read_gpt2(about, kind) if kind in ("gpt2", "gpt2 post") else _read_llama_like(about, kind)
+    except KeyError as error:
+        raise TrainingError(f"{path} lacks the key {error}") from None
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(str(part) for part in problem["loc"])
+        raise TrainingError(
+            f"{path}: rope_parameters {where}: {problem['msg'].removeprefix('Value error, ')}"
+        ) from None
+    end = about.get("eos_token_id")
+    return config, end if isinstance(end, list) else [] if end is None else [end]
+
+
+def _read_gpt2(about: dict[str, Any], kind: str) -> ModelConfig:
+    width, heads = about["n_embd"], about["n_head"]
+    return ModelConfig(
+        vocab_size=about["vocab_size"],
+        context_length=about["n_positions"],
+        layers=about["n_layer"],
+        width=width,
+        heads=heads,
+        kv_heads=heads,
+        mlp_width=about.get("n_inner") or 4 * width,
+        head_width=width // heads,
+        norm_eps=about.get("layer_norm_epsilon", 1e-5),
+        tie_embeddings=about.get("tie_word_embeddings", True),
+        architecture="gpt2",
+        positions=about.get("positions", "learned"),
+        norm="post" if kind == "gpt2 post" else "pre",
+        qkv_bias=True,
+        output_bias=True,
+        mlp_bias=True,
+    )
+
+
+def _read_llama_like(about: dict[str, Any], kind: str) -> ModelConfig:
+    neox = kind == "gpt2 rotary"
+    width, heads, rope = about["hidden_size"], about["num_attention_heads"], _rope(about)
+    attention_bias = bool(about.get("attention_bias")) or neox
+    theta = rope.pop("rope_theta", None) or about.get("rotary_emb_base" if neox else "rope_theta")
+    rope.pop("partial_rotary_factor", None)
+    scaling = None
+    if rope.pop("rope_type") != "default":
+        scaling = RopeScaling.model_validate(
+            {key: value for key, value in _scaling(about).items() if value is not None}
+        )
+    window = about.get("sliding_window", 4_096 if kind == "mistral" else None)
+    return ModelConfig(
+        vocab_size=about["vocab_size"],
+        context_length=about["max_position_embeddings"],
+        layers=about["num_hidden_layers"],
+        width=width,
+        heads=heads,
+        kv_heads=about.get("num_key_value_heads") or heads,
+        mlp_width=about["intermediate_size"],
+        head_width=about.get("head_dim") or width // heads,
+        rope_theta=float(theta or (1e6 if kind == "mixtral" else 1e4)),
+        norm_eps=about.get("layer_norm_eps", 1e-5)
+        if neox
+        else about.get("rms_norm_eps", 1e-5 if kind == "mixtral" else 1e-6),
+        tie_embeddings=about.get("tie_word_embeddings", False),
+        architecture="gpt2" if neox else kind,  # type: ignore[arg-type]
+        rope_scaling=scaling,
+        window=window if _layer_types(about, kind) == {"sliding_attention"} else None,
+        qkv_bias=attention_bias or kind == "qwen2",
+        output_bias=attention_bias,
+        mlp_bias=bool(about.get("mlp_bias")) or neox,
+        experts=about.get("num_local_experts", 8) if kind == "mixtral" else 0,
+        experts_per_token=about.get("num_experts_per_tok", 2),
+        balance_coefficient=about.get("router_aux_loss_coef", 0.001) if kind == "mixtral" else 0.0,
+    )
+
+
+def _rope(about: dict[str, Any]) -> dict[str, Any]:
+    """What a config.json says of rotary angles, in either version's spelling."""
+    rope = {**(about.get("rope_scaling") or {}), **(about.get("rope_parameters") or {})}
+    rope["rope_type"] = rope.get("rope_type", rope.pop("type", "default"))
+    return rope
+
+
+def _scaling(about: dict[str, Any]) -> dict[str, Any]:
+    """The scaling's own keys; the original context stands there, beside it, or is the context."""
+    rope = {
+        key: value for key, value in _rope(about).items() if key not in ("rope_theta", "partial_rotary_factor", "type")
+    }
+    rope.setdefault("original_max_position_embeddings", about.get("original_max_position_embeddings"))
+    rope["original_max_position_embeddings"] = (
+        rope["original_max_position_embeddings"] or about["max_position_embeddings"]
+    )
+    return rope
+
+
+def _unsupported(about: dict[str, Any], kind: str) -> list[str]:
+    """What a config.json asks for that this program does not compute, so that nothing is silently other."""
+    gpt2 = kind in ("gpt2", "gpt2 post")
+    activation = "afn" if kind == "gpt2 post" else "activation_function" if kind == "gpt2" else "hidden_act"
+    known = {
+        "gpt2": ("gelu_new", "gelu_pytorch_tanh"),
+        "gpt2 post": ("gelu",),  # OpenAIGPT means the tanh formula by it
+        "gpt2 rotary": ("gelu_new", "gelu_pytorch_tanh"),
+    }.get(kind, ("silu", "swish"))
+    found = []
+    if about.get(activation, "gelu" if kind == "gpt2 rotary" else known[0]) not in known:
+        found.append(f"{activation} {about.get(activation, 'gelu')}")
+    usual = {
+        "gpt2": {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False},
+        "gpt2 rotary": {"use_parallel_residual": False, "attention_bias": True},
+    }.get(kind, {})
+    for key, value in usual.items():
+        default = True if key == "use_parallel_residual" else value
+        if about.get(key, default) != value:
+            found.append(f"{key} {about.get(key, default)}")
+    if not gpt2:
+        rope = _rope(about)
+        part = rope.get("partial_rotary_factor", about.get("rotary_pct", 0.25) if kind == "gpt2 rotary" else 1.0)
+        if rope["rope_type"] not in ("default", "linear", "yarn", "llama3"):
+            found.append(f"rope type {rope['rope_type']}")
+        if part != 1.0:
+            found.append(f"rotary positions on {part} of a head")
+    if len(_layer_types(about, kind)) > 1:
+        found.append("sliding windows in some layers only")
+    if about.get("quantization_config"):
+        found.append("quantized weights")
+    return found
+
+
+def _layer_types(about: dict[str, Any], kind: str) -> set[str]:
+    """The kinds of attention that the layers have, in the words of transformers."""
+    if kind in ("mistral", "mixtral"):
+        return {"sliding_attention"}
+    if kind not in ("qwen2", "qwen3") or not about.get("use_sliding_window"):
+        return {"full_attention"}
+    first = about.get("max_window_layers", 28)
+    layers = range(about["num_hidden_layers"])
+    return set(about.get("layer_types") or ["sliding_attention" if i >= first else "full_attention" for i in layers])

@@ -1,4 +1,4 @@
-"""What a pretraining run is made of: every knob with its default, meaning and source, and the presets.
+"""What a pretraining run is made of: every knob with its default, meaning and source.
 
 A config is a preset plus overrides, resolved once: afterwards every value is concrete and nothing depends on the
 preset's name. This file imports no torch, so that a config can be checked where torch is not installed.
@@ -9,11 +9,13 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from training.presets import PRESETS, RopeScaling, fill
 
 
 class TrainingError(ValueError):
@@ -25,64 +27,10 @@ def knob(default: Any, doc: str, source: str = "", **constraints: Any) -> Any:
     return Field(default, description=doc, json_schema_extra={"source": source}, **constraints)
 
 
-PRESETS: dict[str, dict[str, Any]] = {
-    # 2 CPU cores, two minutes: see docs/training.md for the measurements that chose these values
-    "cpu-tiny": {},
-    # one CPU socket or a small GPU, tens of minutes
-    "tiny": {
-        "layers": 8,
-        "width": 320,
-        "heads": 5,
-        "kv_heads": 5,
-        "mlp_width": 896,
-        "steps": 5_000,
-        "batch_rows": 64,
-        "micro_batch_rows": 16,
-        "learning_rate": 1e-3,
-        "eval_every": 250,
-        "eval_rows": 512,
-        "save_every": 500,
-    },
-    # the shape of GPT-2 small with Llama's parts (GPT-3 paper, table 2.1, for batch and learning rate)
-    "small": {
-        "layers": 12,
-        "width": 768,
-        "heads": 12,
-        "kv_heads": 12,
-        "mlp_width": 2_048,
-        "steps": None,
-        "tokens": 10_000_000_000,
-        "batch_rows": 512,
-        "micro_batch_rows": 32,
-        "learning_rate": 6e-4,
-        "warmup_ratio": 0.02,
-        "eval_every": 500,
-        "eval_rows": 2_048,
-        "save_every": 1_000,
-    },
-    # the shape of Llama 3.2 1B (its published config.json), 20 tokens a parameter (Hoffmann et al. 2022)
-    "1b": {
-        "layers": 16,
-        "width": 2_048,
-        "heads": 32,
-        "kv_heads": 8,
-        "mlp_width": 8_192,
-        "rope_theta": 500_000.0,
-        "steps": None,
-        "tokens": 25_000_000_000,
-        "batch_rows": 512,
-        "micro_batch_rows": 4,
-        "learning_rate": 3e-4,
-        "warmup_ratio": 0.02,
-        "eval_every": 500,
-        "eval_rows": 1_024,
-        "save_every": 500,
-    },
-}
-
 # knobs that a resumed run may change: they move work about, or only say how often something is written
 RUNTIME_KNOBS = (
     "preset",
+    "depth",
     "micro_batch_rows",
     "device",
     "threads",
@@ -107,6 +55,15 @@ RUNTIME_KNOBS = (
     "peak_flops",
 )
 
+# knobs that another one must have a certain value for; set without it they would be ignored, so they are refused
+MEANT_FOR: dict[str, tuple[str, Any]] = {
+    "decay_ratio": ("schedule", "wsd"),
+    "decay_shape": ("schedule", "wsd"),
+    "muon_learning_rate": ("optimizer", "muon"),
+    "muon_momentum": ("optimizer", "muon"),
+    "head_learning_rate": ("tie_embeddings", False),
+}
+
 
 class PretrainConfig(BaseModel):
     """One pretraining run. The defaults are the preset `cpu-tiny`; another `preset` replaces some of them."""
@@ -115,13 +72,48 @@ class PretrainConfig(BaseModel):
 
     preset: str = knob("cpu-tiny", f"values to start from: {', '.join(PRESETS)}")
 
+    depth: int | None = knob(
+        None,
+        "sizes width, heads, batch, learning rate and budget together; knobs given beside it win",
+        "docs/models.md",
+    )
+
+    architecture: Literal["gpt2", "llama", "qwen3", "mistral", "mixtral"] = knob(
+        "llama", "the family, as in transformers"
+    )
     layers: int = knob(4, "decoder layers", ge=1)
     width: int = knob(128, "width of the residual stream", ge=2)
-    heads: int = knob(4, "query heads; width / heads must be even", ge=1)
-    kv_heads: int = knob(2, "key and value heads; heads must be a multiple", "Ainslie et al. 2023", ge=1)
-    mlp_width: int = knob(384, "inner width of the gated MLP, about 8/3 of the width", "Shazeer 2020", ge=1)
+    heads: int = knob(4, "query heads", ge=1)
+    kv_heads: int = knob(
+        4, "key and value heads; heads must be a multiple; by default heads", "Ainslie et al. 2023", ge=1
+    )
+    head_width: int | None = knob(None, "width of a head, even if positions are rotary; by default width / heads", ge=1)
+    mlp_width: int = knob(
+        512, "inner width of the MLP; by default 8/3 of the width, 4 times in gpt2", "Shazeer 2020", ge=1
+    )
+    positions: Literal["learned", "sinusoidal", "rotary"] = knob(
+        "rotary", "by default learned in gpt2; other choices are for gpt2 alone", "Vaswani et al. 2017, Su et al. 2021"
+    )
+    norm: Literal["pre", "post"] = knob("pre", "before each block, or behind its sum as in GPT (gpt2 alone)")
     rope_theta: float = knob(10_000.0, "base of the rotary angles", "Su et al. 2021", gt=1)
+    rope_scaling: RopeScaling | None = knob(
+        None, "stretches rotary angles: {rope_type: linear | yarn | llama3, factor: ...} (docs/models.md)"
+    )
+    sliding_window: int | None = knob(
+        None, "positions that a token sees, itself included (mistral: 4096; mixtral)", "Mistral 7B", ge=1
+    )
+    experts: int = knob(0, "MLPs of which a token uses some (mixtral: 8)", "Mixtral", ge=0)
+    experts_per_token: int = knob(2, "how many of them", "Mixtral", ge=1)
+    balance_coefficient: float = knob(
+        0.0, "weight of the load-balancing loss of the experts (mixtral: 0.02)", "Fedus et al. 2021", ge=0
+    )
     tie_embeddings: bool = knob(True, "one matrix for input embedding and output projection", "Press and Wolf 2017")
+    vocab_size: int | None = knob(
+        None, "ids of the model; by default the tokenizer's, more leaves room for new ones", ge=1
+    )
+    pad_vocabulary: int = knob(
+        1, "embedding rows are a multiple of this; the rows added are never predicted nor saved", "nanoGPT: 64", ge=1
+    )
 
     sequence_length: int | None = knob(
         None, "tokens in a row; by default the only length the tokens are packed for", ge=2
@@ -137,14 +129,33 @@ class PretrainConfig(BaseModel):
     micro_batch_rows: int = knob(2, "rows in one forward pass of one process; only memory and speed depend on it", ge=1)
 
     learning_rate: float = knob(4e-3, "peak learning rate", gt=0)
-    min_lr_ratio: float = knob(0.1, "floor of the cosine, as a share of the peak", "Hoffmann et al. 2022", ge=0, le=1)
-    warmup_ratio: float = knob(0.05, "share of the steps in which the learning rate rises from 0", ge=0, lt=1)
-    weight_decay: float = knob(
-        0.1, "decoupled decay of matrices and embeddings, not of norms", "Brown et al. 2020", ge=0
+    schedule: Literal["cosine", "linear", "wsd", "constant"] = knob(
+        "cosine", "of the learning rate after the warm-up; wsd: stable, then a decay at the end", "Hu et al. 2024 (wsd)"
     )
+    min_lr_ratio: float = knob(0.1, "floor of the schedule, as a share of the peak", "Hoffmann et al. 2022", ge=0, le=1)
+    warmup_ratio: float = knob(0.05, "share of the steps in which the learning rate rises from 0", ge=0, lt=1)
+    decay_ratio: float = knob(0.2, "wsd: share of the steps in which it falls", "Hägele et al. 2024", gt=0, le=1)
+    decay_shape: Literal["linear", "1-sqrt"] = knob("1-sqrt", "wsd: how it falls", "Hägele et al. 2024")
+
+    optimizer: Literal["adamw", "muon"] = knob(
+        "adamw", "muon: for matrices between embedding and output, the rest by AdamW", "Jordan et al. 2024"
+    )
+    weight_decay: float = knob(
+        0.1, "decoupled decay of matrices and embeddings, not of norms and biases", "Brown et al. 2020", ge=0
+    )
+    decay_embeddings: bool = knob(True, "embeddings decay too; OLMo 2 (arXiv 2501.00656) spares them", "transformers")
+    embedding_learning_rate: float | None = knob(None, "peak for embeddings; by default learning_rate", gt=0)
+    head_learning_rate: float | None = knob(None, "peak for an untied output projection; likewise", gt=0)
+    muon_learning_rate: float | None = knob(
+        None, "muon: peak for its matrices; by default learning_rate, which fits AdamW and it", "Liu et al. 2025", gt=0
+    )
+    muon_momentum: float = knob(0.95, "muon: share of the old momentum that is kept", "Jordan et al. 2024", ge=0, lt=1)
     beta1: float = knob(0.9, "AdamW: decay of the mean of gradients", "Brown et al. 2020", ge=0, lt=1)
     beta2: float = knob(0.95, "AdamW: decay of the mean of squared gradients", "Brown et al. 2020", ge=0, lt=1)
     grad_clip: float = knob(1.0, "largest norm of the gradient; 0 turns clipping off", "Brown et al. 2020", ge=0)
+    z_loss: float = knob(
+        0.0, "weight of the squared log of the softmax's denominator; PaLM: 1e-4", "Chowdhery et al. 2022", ge=0
+    )
     seed: int = knob(0, "of the initial weights and of the order of rows", ge=0, lt=2**63)
 
     device: Literal["auto", "cpu", "cuda"] = knob("auto", "auto takes CUDA where there is one")
@@ -201,31 +212,32 @@ class PretrainConfig(BaseModel):
     def _fill_from_preset(cls, given: Any) -> Any:
         if not isinstance(given, Mapping):
             raise ValueError("expected a mapping of knobs, such as {preset: cpu-tiny}")
-        name = given.get("preset", "cpu-tiny")
-        if not isinstance(name, str) or name not in PRESETS:
-            near = difflib.get_close_matches(str(name), PRESETS, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"preset: there is no {name!r}, choose one of {', '.join(PRESETS)}{hint}")
-        values = {**PRESETS[name], **given}
-        # a budget given in one unit replaces the preset's in the other
-        if given.get("tokens") is not None and given.get("steps") is None:
-            values["steps"] = None
-        if given.get("steps") is not None and given.get("tokens") is None:
-            values["tokens"] = None
-        return values
+        return fill(given)
 
     @model_validator(mode="after")
     def _fit_together(self) -> PretrainConfig:
         if (self.steps is None) == (self.tokens is None):
             raise ValueError("give either steps or tokens, not both and not neither")
-        if self.width % self.heads or (self.width // self.heads) % 2:
-            raise ValueError(
-                f"width / heads must be an even whole number for rotary positions; got {self.width} / {self.heads}"
-            )
+        if self.head_width is None and self.width % self.heads:
+            raise ValueError(f"width / heads must be a whole number; got {self.width} / {self.heads}")
+        head_width = self.head_width or self.width // self.heads
+        if self.positions == "rotary" and head_width % 2:
+            raise ValueError(f"the width of a head must be an even whole number for rotary positions; got {head_width}")
         if self.export_kept and self.keep_every is None:
             raise ValueError("export_kept needs keep_every: it says which checkpoints are kept for good")
         if self.heads % self.kv_heads:
             raise ValueError(f"heads must be a multiple of kv_heads; got heads={self.heads}, kv_heads={self.kv_heads}")
+        for key, (other, value) in MEANT_FOR.items():
+            if getattr(self, key) != type(self).model_fields[key].default and getattr(self, other) != value:
+                raise ValueError(
+                    f"{key} means something with {other}: {str(value).lower()} only; leave it out or set that"
+                )
+        if self.schedule == "wsd" and self.warmup_ratio + self.decay_ratio > 1:
+            raise ValueError(
+                f"warmup_ratio + decay_ratio must be at most 1; got {self.warmup_ratio} + {self.decay_ratio}"
+            )
+        for rule in family_mistakes(self):
+            raise ValueError(rule)
         return self
 
     def total_steps(self, sequence_length: int) -> int:
@@ -243,6 +255,35 @@ class PretrainConfig(BaseModel):
         """SHA-256 over `identity()` and further parts (checksums of the data and the tokenizer)."""
         text = json.dumps([self.identity(), *parts], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def family_mistakes(config: PretrainConfig) -> Iterator[str]:
+    """What an architecture cannot be together with; transformers must know every model that comes out."""
+    family, gpt2 = config.architecture, config.architecture == "gpt2"
+    if gpt2 and config.kv_heads != config.heads:
+        yield f"gpt2 has a key and value head for each query head: leave kv_heads out, or give {config.heads}"
+    if gpt2 and config.head_width not in (None, config.width // config.heads):
+        yield "gpt2 has heads of width / heads: leave head_width out"
+    if not gpt2 and (config.positions, config.norm) != ("rotary", "pre"):
+        yield f"{family} has rotary positions and norm: pre; learned and sinusoidal positions and norm: post are for gpt2"
+    if gpt2 and (config.positions, config.norm) == ("rotary", "post"):
+        yield "transformers knows no architecture with rotary positions and norm: post; choose one of them"
+    if gpt2 and config.mlp_width != 4 * config.width and config.norm == "post":
+        yield "norm: post is saved as OpenAIGPTLMHeadModel, whose mlp_width is 4 * width: leave mlp_width out"
+    if config.positions == "sinusoidal" and config.width % 2:
+        yield f"sinusoidal positions need an even width; got {config.width}"
+    if config.positions != "rotary" and config.rope_scaling is not None:
+        yield f"rope_scaling is for rotary positions, not for {config.positions} ones"
+    if config.sliding_window is not None and family not in ("mistral", "mixtral"):
+        yield f"sliding_window is for mistral and mixtral, not for {family}"
+    if config.experts and family != "mixtral":
+        yield f"experts are for mixtral, not for {family}"
+    if family == "mixtral" and config.experts < 2:
+        yield f"mixtral has at least 2 experts; got {config.experts}"
+    if config.experts and config.experts_per_token > config.experts:
+        yield f"experts_per_token={config.experts_per_token} is more than the {config.experts} experts"
+    if config.balance_coefficient and not config.experts:
+        yield f"balance_coefficient is for mixtral, not for {family}"
 
 
 def resolve(values: Mapping[str, Any], where: str = "pretrain") -> PretrainConfig:

@@ -1,29 +1,38 @@
-"""A Llama-architecture decoder in plain PyTorch: RMSNorm, rotary positions, grouped-query attention, SwiGLU.
+"""A decoder in plain PyTorch: GPT-2, Llama, Qwen, Mistral and Mixtral are this one file with other parts chosen.
 
-Weights carry the names of transformers' `LlamaForCausalLM` and mean the same there, so a state dict is a checkpoint.
-Shapes in comments: B rows, L positions, W width, H query heads, K key/value heads, D head width, V vocabulary.
+Modules carry the names of transformers' Llama, whatever the family; what other libraries call them is in
+training/architectures.py. Shapes in comments: B rows, L positions, W width, H query heads, K key/value heads, D head width,
+E experts, V vocabulary.
 
-Sources: Touvron et al. 2023 (Llama, arXiv 2302.13971); Su et al. 2021 (rotary positions, arXiv 2104.09864);
-Zhang and Sennrich 2019 (RMSNorm, arXiv 1910.07467); Shazeer 2020 (SwiGLU, arXiv 2002.05202); Ainslie et al. 2023
-(grouped-query attention, arXiv 2305.13245).
+Sources: Radford et al. 2019 (GPT-2); Touvron et al. 2023 (Llama, arXiv 2302.13971); Yang et al. 2025 (Qwen3, arXiv 2505.09388);
+Jiang et al. 2023 (Mistral 7B, arXiv 2310.06825) and 2024 (Mixtral, arXiv 2401.04088). Their parts: Zhang and Sennrich 2019 (RMSNorm,
+arXiv 1910.07467); Shazeer 2020 (SwiGLU, arXiv 2002.05202); Ainslie et al. 2023 (grouped-query attention, arXiv 2305.13245).
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.loss import token_losses
+from training.attention import Sight, attend, document_positions, sight_of_rows, sight_with_past
+from training.config import PretrainConfig, TrainingError
+from training.loss import IGNORED, Losses, token_losses
+from training.presets import RopeScaling
+from training.rotary import frequencies, rotary, rotate, sinusoids
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The shape of a decoder. `head_width` is `width / heads` unless a loaded checkpoint says otherwise."""
+    """The shape of a decoder and the parts that make its family.
+
+    `vocab_size` ids have logits; the matrices may have more rows (`padded_vocab_size`), which are zero and stay it.
+    `window`: keys that a query sees, itself included. `experts`: 0 is one MLP for all tokens.
+    """
 
     vocab_size: int
     context_length: int
@@ -36,20 +45,76 @@ class ModelConfig:
     rope_theta: float = 10_000.0
     norm_eps: float = 1e-5
     tie_embeddings: bool = True
+    architecture: Literal["gpt2", "llama", "qwen2", "qwen3", "mistral", "mixtral"] = "llama"
+    positions: Literal["learned", "sinusoidal", "rotary"] = "rotary"
+    norm: Literal["pre", "post"] = "pre"
+    rope_scaling: RopeScaling | None = None
+    window: int | None = None
+    qkv_bias: bool = False
+    output_bias: bool = False
+    mlp_bias: bool = False
+    experts: int = 0
+    experts_per_token: int = 2
+    balance_coefficient: float = 0.0
+    padded_vocab_size: int | None = None
+
+    @property
+    def embedding_rows(self) -> int:
+        """Rows of the embedding and output matrices."""
+        return self.padded_vocab_size or self.vocab_size
+
+
+def model_config(config: PretrainConfig, vocab_size: int, context_length: int) -> ModelConfig:
+    """The model that a run trains, for a tokenizer of `vocab_size` ids and rows of `context_length` tokens.
+
+    Raises `TrainingError` if the run asks for fewer ids than the tokenizer has.
+    """
+    if config.vocab_size is not None and config.vocab_size < vocab_size:
+        raise TrainingError(
+            f"vocab_size={config.vocab_size} is less than the tokenizer's {vocab_size}: give at least that, or leave it out"
+        )
+    ids = config.vocab_size or vocab_size
+    padded = -(-ids // config.pad_vocabulary) * config.pad_vocabulary
+    gpt2 = config.architecture == "gpt2"
+    return ModelConfig(
+        vocab_size=ids,
+        context_length=context_length,
+        layers=config.layers,
+        width=config.width,
+        heads=config.heads,
+        kv_heads=config.kv_heads,
+        mlp_width=config.mlp_width,
+        head_width=config.head_width or config.width // config.heads,
+        rope_theta=config.rope_theta,
+        norm_eps=1e-6 if config.architecture == "qwen3" else 1e-5,  # as in the configs that were published
+        tie_embeddings=config.tie_embeddings,
+        architecture=config.architecture,
+        positions=config.positions,
+        norm=config.norm,
+        rope_scaling=config.rope_scaling,
+        window=config.sliding_window,
+        qkv_bias=gpt2,
+        output_bias=gpt2,
+        mlp_bias=gpt2,
+        experts=config.experts,
+        experts_per_token=config.experts_per_token,
+        balance_coefficient=config.balance_coefficient,
+        padded_vocab_size=padded if padded > ids else None,
+    )
 
 
 class Linear(nn.Linear):
-    """A linear map without bias whose float32 weight is cast to the dtype of its input.
+    """A linear map whose float32 weights are cast to the dtype of its input.
 
     The optimizer always sees float32 master weights; in bfloat16 only the matrix products and the activations are.
     """
 
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(inputs, outputs, bias=False)
+    def __init__(self, inputs: int, outputs: int, bias: bool = False) -> None:
+        super().__init__(inputs, outputs, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., inputs] -> [..., outputs]` in the dtype of `x`."""
-        return F.linear(x, self.weight.to(x.dtype))
+        return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
 
 
 class RMSNorm(nn.Module):
@@ -65,16 +130,39 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x.float(), (x.shape[-1],), self.weight, self.eps).to(x.dtype)
 
 
+class LayerNorm(nn.LayerNorm):
+    """Ba et al. 2016 (arXiv 1607.06450), in float32."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., W] -> [..., W]` in the dtype of `x`."""
+        return F.layer_norm(x.float(), self.normalized_shape, self.weight, self.bias, self.eps).to(x.dtype)
+
+
+def norm(config: ModelConfig) -> nn.Module:
+    """The family's norm over the residual stream."""
+    return (LayerNorm if config.architecture == "gpt2" else RMSNorm)(config.width, config.norm_eps)
+
+
 class KeyValueCache:
-    """Keys and values of the positions seen so far, per layer, so that a new token costs one position."""
+    """Keys and values of the positions seen so far, per layer, so that a new token costs one position.
+
+    starts: int64 `[B]`, where each row's text begins, if prompts of several lengths are padded on the left.
+    """
 
     def __init__(
-        self, config: ModelConfig, rows: int, positions: int, device: torch.device, dtype: torch.dtype
+        self,
+        config: ModelConfig,
+        rows: int,
+        positions: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        starts: Tensor | None = None,
     ) -> None:
         shape = (config.layers, rows, config.kv_heads, positions, config.head_width)
         self.keys = torch.zeros(shape, device=device, dtype=dtype)
         self.values = torch.zeros(shape, device=device, dtype=dtype)
         self.length = 0
+        self.starts = starts
 
     def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Store `[B, K, L, D]` behind what is there; give back all positions. `length` moves on after the last layer."""
@@ -85,74 +173,127 @@ class KeyValueCache:
 
 
 class Attention(nn.Module):
-    """Causal self-attention; every `heads / kv_heads` query heads share one key and value head."""
+    """Causal self-attention; every `heads / kv_heads` query heads share one key and value head.
+
+    The projections are matrices of their own: one matrix for all three is no faster on a CPU (docs/models.md), and Muon and
+    adapters want them apart.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.heads, self.kv_heads, self.head_width = config.heads, config.kv_heads, config.head_width
-        self.q_proj = Linear(config.width, config.heads * config.head_width)
-        self.k_proj = Linear(config.width, config.kv_heads * config.head_width)
-        self.v_proj = Linear(config.width, config.kv_heads * config.head_width)
-        self.o_proj = Linear(config.heads * config.head_width, config.width)
+        self.head_width = config.head_width
+        self.q_proj = Linear(config.width, config.heads * config.head_width, config.qkv_bias)
+        self.k_proj = Linear(config.width, config.kv_heads * config.head_width, config.qkv_bias)
+        self.v_proj = Linear(config.width, config.kv_heads * config.head_width, config.qkv_bias)
+        self.o_proj = Linear(config.heads * config.head_width, config.width, config.output_bias)
+        qk_norm = config.architecture == "qwen3"
+        self.q_norm: nn.Module = RMSNorm(config.head_width, config.norm_eps) if qk_norm else nn.Identity()
+        self.k_norm: nn.Module = RMSNorm(config.head_width, config.norm_eps) if qk_norm else nn.Identity()
 
     def forward(
-        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: KeyValueCache | None, layer: int
+        self, x: Tensor, turn: tuple[Tensor, Tensor] | None, sight: Sight, cache: KeyValueCache | None, layer: int
     ) -> Tensor:
-        """`[B, L, W] -> [B, L, W]`; `mask` is `[B or 1, 1, L, keys]`, true where a query sees a key; None is causal."""
-        rows, length, _ = x.shape
-        query = self.q_proj(x).view(rows, length, self.heads, self.head_width).transpose(1, 2)  # [B, H, L, D]
-        key = self.k_proj(x).view(rows, length, self.kv_heads, self.head_width).transpose(1, 2)  # [B, K, L, D]
-        value = self.v_proj(x).view(rows, length, self.kv_heads, self.head_width).transpose(1, 2)
-        query, key = rotate(query, cos, sin), rotate(key, cos, sin)
+        """`[B, L, W] -> [B, L, W]`. turn: cosines and sines of the positions, if they are rotary."""
+        split = (*x.shape[:2], -1, self.head_width)
+        query = self.q_norm(self.q_proj(x).view(split)).transpose(1, 2)  # [B, H, L, D]
+        key = self.k_norm(self.k_proj(x).view(split)).transpose(1, 2)  # [B, K, L, D]
+        value = self.v_proj(x).view(split).transpose(1, 2)
+        if turn is not None:
+            query, key = rotate(query, *turn), rotate(key, *turn)
         if cache is not None:
             key, value = cache.extend(layer, key, value)
-        if self.kv_heads != self.heads:
-            key = key.repeat_interleave(self.heads // self.kv_heads, dim=1)
-            value = value.repeat_interleave(self.heads // self.kv_heads, dim=1)
-        y = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None)
-        return self.o_proj(y.transpose(1, 2).reshape(rows, length, -1))
+        return self.o_proj(attend(query, key, value, sight).transpose(1, 2).flatten(2))
 
 
-class MLP(nn.Module):
-    """The gated feed-forward block: silu(gate) * up, projected back down."""
+class GatedMLP(nn.Module):
+    """SwiGLU: silu(gate) * up, projected back down."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.gate_proj = Linear(config.width, config.mlp_width)
-        self.up_proj = Linear(config.width, config.mlp_width)
-        self.down_proj = Linear(config.mlp_width, config.width)
+        self.gate_proj = Linear(config.width, config.mlp_width, config.mlp_bias)
+        self.up_proj = Linear(config.width, config.mlp_width, config.mlp_bias)
+        self.down_proj = Linear(config.mlp_width, config.width, config.mlp_bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[B, L, W] -> [B, L, W]`."""
+        """`[..., W] -> [..., W]`."""
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
-class Layer(nn.Module):
-    """Attention and MLP, each on normalised input and added to the residual stream."""
+class PlainMLP(nn.Module):
+    """GPT-2's: up, GELU by its tanh formula (Hendrycks and Gimpel 2016, arXiv 1606.08415), down."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.input_layernorm = RMSNorm(config.width, config.norm_eps)
+        self.up_proj = Linear(config.width, config.mlp_width, config.mlp_bias)
+        self.down_proj = Linear(config.mlp_width, config.width, config.mlp_bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., W] -> [..., W]`."""
+        return self.down_proj(F.gelu(self.up_proj(x), approximate="tanh"))
+
+
+class MixtureOfExperts(nn.Module):
+    """Each token goes through its `experts_per_token` likeliest MLPs; none is ever turned away."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.chosen = config.experts_per_token
+        self.gate = Linear(config.width, config.experts)
+        self.experts = nn.ModuleList(GatedMLP(config) for _ in range(config.experts))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """`[B, L, W] -> [B, L, W]` and the router's probabilities, float32 `[B, L, E]`."""
+        flat = x.flatten(0, 1)
+        probabilities = self.gate(flat).float().softmax(dim=-1)
+        shares, experts = probabilities.topk(self.chosen, dim=-1)
+        shares = (shares / shares.sum(dim=-1, keepdim=True)).to(x.dtype)
+        y = torch.zeros_like(flat)
+        for number, expert in enumerate(self.experts):  # one without tokens too: its gradient is then zero, not missing
+            token, place = (experts == number).nonzero(as_tuple=True)
+            y = y.index_add(0, token, expert(flat[token]) * shares[token, place, None])
+        return y.view_as(x), probabilities.view(*x.shape[:2], -1)
+
+
+class Layer(nn.Module):
+    """Attention and MLP, each added to the residual stream; the norms stand before them, or behind the sums."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.norm_first = config.norm == "pre"
+        self.input_layernorm = norm(config)
         self.self_attn = Attention(config)
-        self.post_attention_layernorm = RMSNorm(config.width, config.norm_eps)
-        self.mlp = MLP(config)
+        self.post_attention_layernorm = norm(config)
+        mlp = MixtureOfExperts if config.experts else PlainMLP if config.architecture == "gpt2" else GatedMLP
+        self.mlp: nn.Module = mlp(config)
 
     def forward(
-        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: KeyValueCache | None, layer: int
-    ) -> Tensor:
-        """`[B, L, W] -> [B, L, W]`."""
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin, mask, cache, layer)
-        return x + self.mlp(self.post_attention_layernorm(x))
+        self, x: Tensor, turn: tuple[Tensor, Tensor] | None, sight: Sight, cache: KeyValueCache | None, layer: int
+    ) -> tuple[Tensor, Tensor | None]:
+        """`[B, L, W] -> [B, L, W]`, and the router's probabilities if there are experts."""
+        if self.norm_first:
+            x = x + self.self_attn(self.input_layernorm(x), turn, sight, cache, layer)
+            y, router = self.transform(self.post_attention_layernorm(x))
+            return x + y, router
+        x = self.input_layernorm(x + self.self_attn(x, turn, sight, cache, layer))
+        y, router = self.transform(x)
+        return self.post_attention_layernorm(x + y), router
+
+    def transform(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The MLP's output, and the router's probabilities if there are experts."""
+        y = self.mlp(x)
+        return y if isinstance(y, tuple) else (y, None)
 
 
 class Trunk(nn.Module):
-    """Embedding, layers and the last norm: `model.*` in the names of transformers."""
+    """Embedding, layers and the last norm, which post-norm layers make needless: `model.*` in the names of transformers."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.width)
+        self.embed_tokens = nn.Embedding(config.embedding_rows, config.width)
+        if config.positions == "learned":
+            self.embed_positions = nn.Embedding(config.context_length, config.width)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
-        self.norm = RMSNorm(config.width, config.norm_eps)
+        self.norm = norm(config) if config.norm == "pre" else nn.Identity()
 
 
 class Decoder(nn.Module):
@@ -161,8 +302,9 @@ class Decoder(nn.Module):
     def __init__(self, config: ModelConfig, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.config, self.dtype = config, dtype
+        self.z_loss = 0.0  # see loss.token_losses; a trainer sets it
         self.model = Trunk(config)
-        self.lm_head = Linear(config.width, config.vocab_size)
+        self.lm_head = Linear(config.width, config.embedding_rows)
         self.tie()
 
     def tie(self) -> None:
@@ -173,16 +315,21 @@ class Decoder(nn.Module):
     def initialise(self, seed: int) -> Decoder:
         """Draw all weights from a private generator: normal, 0.02; projections into the residual stream smaller.
 
-        The scale 1 / sqrt(2 * layers) of the latter keeps the residual's variance at start (Radford et al. 2019, GPT-2).
+        The scale 1 / sqrt(2 * layers) of the latter keeps the residual's variance at start (Radford et al. 2019, GPT-2; so do
+        Llama-style trainers). Norms begin with 1, biases with 0, rows that pad the vocabulary stay 0.
         """
         generator = torch.Generator().manual_seed(seed)
         residual = 0.02 / math.sqrt(2 * self.config.layers)
-        for name, parameter in self.named_parameters():
-            if parameter.dim() < 2:
-                nn.init.ones_(parameter)
-            else:
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                if parameter.dim() < 2:
+                    parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+                    continue
                 std = residual if name.endswith(("o_proj.weight", "down_proj.weight")) else 0.02
-                nn.init.normal_(parameter, 0.0, std, generator=generator)
+                padded = name in ("model.embed_tokens.weight", "lm_head.weight")
+                rows = self.config.vocab_size if padded else parameter.shape[0]
+                parameter[:rows].normal_(0.0, std, generator=generator)
+                parameter[rows:].zero_()
         return self
 
     def forward(
@@ -195,67 +342,63 @@ class Decoder(nn.Module):
         """Predict the next token at every position.
 
         tokens: int64 `[B, L]`. targets: int64 `[B, L]`, `IGNORED` where nothing is predicted. documents: integers
-        `[B, L]` as the packer gives them; if given, a position sees only its own document and positions restart at 0
-        in each. cache: keys and values of earlier positions of the same rows (not together with `documents`).
+        `[B, L]` as the packer gives them, negative where padded; if given, a position sees only its own document and positions
+        restart at 0 in each. cache: keys and values of earlier positions of the same rows (not together with `documents`).
 
         Returns float32 logits `[B, L, V]`, or with `targets` `loss.Losses`.
         """
-        length = tokens.shape[1]
-        past = 0 if cache is None else cache.length
-        mask: Tensor | None
+        length, past = tokens.shape[1], cache.length if cache else 0
         if documents is not None:
-            positions, mask = document_positions(documents), document_mask(documents)
+            positions = document_positions(documents)
         else:
             positions = torch.arange(past, past + length, device=tokens.device)[None]
-            # is_causal aligns queries with the first keys, which is wrong as soon as there is a past
-            mask = None if past == 0 else positions[0][:, None] >= torch.arange(past + length, device=tokens.device)
-        cos, sin = rotary(positions, self.config.head_width, self.config.rope_theta, self.dtype)
+        if cache is None:
+            sight = sight_of_rows(documents, length, self.config.window, tokens.device, self.dtype)
+        else:
+            sight = sight_with_past(past, length, cache.starts, self.config.window, tokens.device)
+            if cache.starts is not None:
+                positions = (positions - cache.starts[:, None]).clamp(min=0)
 
-        x = self.model.embed_tokens(tokens).to(self.dtype)
+        x, turn = self.embed(tokens, positions)
+        routers = []
         for number, layer in enumerate(self.model.layers):
-            x = layer(x, cos, sin, mask, cache, number)
+            x, router = layer(x, turn, sight, cache, number)
+            routers.append(router)
         if cache is not None:
             cache.length += length
         x = self.model.norm(x)
         if targets is None:
-            return self.lm_head(x).float()
-        return token_losses(x, self.lm_head.weight, targets)
+            return self.lm_head(x)[..., : self.config.vocab_size].float()
+        # ids that pad the vocabulary have no logit, so they take no probability and get no gradient
+        losses = token_losses(x, self.lm_head.weight[: self.config.vocab_size], targets, self.z_loss)
+        if self.config.experts and self.config.balance_coefficient:
+            real = torch.ones_like(tokens, dtype=torch.bool) if documents is None else documents >= 0
+            balance = load_balance(torch.stack(routers), self.config.experts_per_token, real)
+            share = (targets != IGNORED).sum(dim=1) * self.config.balance_coefficient
+            losses = Losses(losses.objective + (balance * share).sum(), losses.nll)
+        return losses
+
+    def embed(self, tokens: Tensor, positions: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        """What goes into the first layer `[B, L, W]`, and the cosines and sines of the positions if they are rotary."""
+        config, x = self.config, self.model.embed_tokens(tokens)
+        if config.positions == "learned":
+            return (x + self.model.embed_positions(positions)).to(self.dtype), None
+        if config.positions == "sinusoidal":
+            return (x + sinusoids(positions, config.width)).to(self.dtype), None
+        frequency, factor = frequencies(
+            config.head_width, config.rope_theta, config.rope_scaling, config.context_length, tokens.device
+        )
+        return x.to(self.dtype), rotary(positions, frequency, factor, self.dtype)
 
 
-def rotary(positions: Tensor, head_width: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of the angles of each position: two `[B, 1, L, D]`, computed in float32.
+def load_balance(probabilities: Tensor, chosen: int, real: Tensor) -> Tensor:
+    """The load-balancing loss of each row: float32 `[B]`, 1 times `chosen` where the experts share the work evenly.
 
-    Pair i of a head (its coordinates i and i + D/2) turns by position * theta^(-2i/D).
+    probabilities: the routers' of all layers, float32 `[layers, B, L, E]`; real: bool `[B, L]`, false for padding. E times
+    the sum over experts of (share of tokens sent there) x (mean probability), over all layers together (Fedus et al. 2021,
+    arXiv 2101.03961, equations 4 to 6, as transformers does). By row, so that it does not depend on how rows are batched.
     """
-    pairs = torch.arange(0, head_width, 2, device=positions.device, dtype=torch.float32)
-    angles = positions[..., None].float() * theta ** (-pairs / head_width)  # [B, L, D/2]
-    angles = torch.cat((angles, angles), dim=-1)[:, None]
-    return angles.cos().to(dtype), angles.sin().to(dtype)
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn each pair of coordinates of `[B, heads, L, D]` by its angle."""
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin
-
-
-def document_starts(documents: Tensor) -> Tensor:
-    """True at the first position of each document of a row: `[B, L]`.
-
-    A boundary is a change of the packer's document number, never a token id: text may hold any token.
-    """
-    changed = documents[:, 1:] != documents[:, :-1]
-    return F.pad(changed, (1, 0), value=True)
-
-
-def document_positions(documents: Tensor) -> Tensor:
-    """Positions that restart at 0 in each document: int64 `[B, L]`."""
-    index = torch.arange(documents.shape[1], device=documents.device).expand(documents.shape)
-    return index - torch.where(document_starts(documents), index, 0).cummax(dim=1).values
-
-
-def document_mask(documents: Tensor) -> Tensor:
-    """True where a query may see a key: not later, and in the same document. `[B, 1, L, L]`."""
-    segment = document_starts(documents).cumsum(dim=1)
-    same = segment[:, :, None] == segment[:, None, :]
-    return same.tril()[:, None]
+    experts = probabilities.shape[-1]
+    sent = F.one_hot(probabilities.topk(chosen, dim=-1).indices, experts).sum(dim=-2)  # [layers, B, L, E]
+    weight = real[None, :, :, None].float() / (real.sum(dim=1)[None, :, None, None] * len(probabilities)).clamp(min=1)
+    return experts * ((sent * weight).sum((0, 2)) * (probabilities * weight).sum((0, 2))).sum(-1)

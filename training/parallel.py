@@ -71,6 +71,16 @@ def add_up_gradients(network: nn.Module, now: bool) -> None:
         inner.set_requires_gradient_sync(now)
 
 
+def settle(model: nn.Module) -> None:
+    """Free gathered weights that a forward pass without a backward one has left (`reshard: false`).
+
+    Until then the model's parameters are not those that the optimizer holds.
+    """
+    for module in model.modules():
+        if hasattr(module, "reshard"):
+            module.reshard()
+
+
 def whole(tensor: Tensor) -> Tensor:
     """A tensor gathered from its shards. All processes must call it."""
     return tensor.full_tensor() if is_part(tensor) else tensor  # type: ignore[attr-defined]

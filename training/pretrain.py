@@ -23,16 +23,16 @@ from training.held_out import label_rows, validate
 from training.lineage import lineage, write_run
 from training.lock import only_run
 from training.metrics import token_counts, unigram_bits_per_byte
-from training.model import Decoder, ModelConfig
+from training.model import Decoder, ModelConfig, model_config
 from training.monitor import Monitor, Step
 from training.optimizer import build_optimizer
-from training.parallel import distribute, wrap
+from training.parallel import distribute, settle, wrap
 from training.planning.check import check_here
 from training.resume import Progress, go_back, other_run, resume
 from training.saver import Saver
 from training.schedule import learning_rate
 from training.step import BadRows, train_step
-from training.vocabulary import token_bytes, tokenizer_sha256
+from training.vocabulary import load_tokenizer, token_bytes, tokenizer_sha256
 from training.watch import bad_documents, describe_documents, norm_limit, position, remember
 
 
@@ -83,6 +83,7 @@ def pretrain(
             log, show = _silent, None
         check_here(config, data.tokens.vocab_size, data.sequence_length, here)
         model = Decoder(_shape(config, data), here.dtype).initialise(config.seed)
+        model.z_loss = config.z_loss
         parameters = sum(parameter.numel() for parameter in model.parameters())
         kind = distribute(model, config, here)
         optimizer = build_optimizer(model, config)
@@ -150,6 +151,7 @@ def pretrain(
                 validation = validate(network, data.validation, lengths, config, here, labels)
                 monitor.validation(progress.step, validation, unigram)
             monitor.sample(progress.step, model)
+            settle(model)
             kept = config.keep_every is not None and progress.step % config.keep_every == 0
             if stopping or kept or _due(progress.step, steps, config.save_every):
                 export = None
@@ -166,6 +168,7 @@ def pretrain(
         saver.wait()
         if validation is None:  # killed between the last checkpoint and the model folder, or no validation rows
             validation = validate(network, data.validation, lengths, config, here, labels)
+        settle(model)
         summary = {
             "format": FORMAT,
             "fingerprint": fingerprint,
@@ -245,27 +248,22 @@ def _silent(_: Any) -> None:
 
 
 def _shape(config: PretrainConfig, data: Dataset) -> ModelConfig:
-    return ModelConfig(
-        vocab_size=data.tokens.vocab_size,
-        context_length=data.sequence_length,
-        layers=config.layers,
-        width=config.width,
-        heads=config.heads,
-        kv_heads=config.kv_heads,
-        mlp_width=config.mlp_width,
-        head_width=config.width // config.heads,
-        rope_theta=config.rope_theta,
-        tie_embeddings=config.tie_embeddings,
-    )
+    return model_config(config, data.tokens.vocab_size, data.sequence_length)
 
 
 def _inputs(data: Dataset, tokenizer_dir: Path) -> list[str]:
-    """What identifies data and tokenizer; refuses tokens that another tokenizer made."""
+    """What identifies data and tokenizer; refuses tokens that another tokenizer made, or ids that it has not."""
     facts, ours = data.tokens.facts, tokenizer_sha256(tokenizer_dir)
     theirs = facts.get("tokenizer_sha256")
     if theirs != ours:
         raise TrainingError(
             f"{data.tokens.path} was encoded with another tokenizer (sha256 {theirs}) than {tokenizer_dir} ({ours})"
+        )
+    size = load_tokenizer(tokenizer_dir).get_vocab_size(with_added_tokens=True)
+    if data.tokens.vocab_size > size:
+        raise TrainingError(
+            f"{data.tokens.path} has a vocabulary of {data.tokens.vocab_size} in dataset.json, but the tokenizer in "
+            f"{tokenizer_dir} has {size} tokens: encode the documents again with this tokenizer"
         )
     return [json.dumps(facts, sort_keys=True), str(data.sequence_length)]
 

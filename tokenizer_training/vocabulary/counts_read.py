@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -28,6 +29,14 @@ class Counts(NamedTuple):
     data: np.ndarray  # uint8[N], UTF-8
     offsets: np.ndarray  # int64[W + 1]
     counts: np.ndarray  # int64[W]
+
+
+def give_back_memory() -> None:
+    """Memory that was freed goes back to the system: the C library and Arrow would keep it, and what comes next comes on top."""
+    pa.default_memory_pool().release_unused()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    if trim is not None:
+        trim(0)
 
 
 class _Sums:

@@ -21,7 +21,7 @@ from tokenizer_training.vocabulary.bpe import train_bpe
 from tokenizer_training.vocabulary.config import TokenizerConfig
 from tokenizer_training.vocabulary.counts import SETTINGS, SUMS, CountConfig, count_units, counted_as, counts_facts
 from tokenizer_training.vocabulary.counts_merge import merge_counts
-from tokenizer_training.vocabulary.counts_read import Weights, read_counts, read_counts_by
+from tokenizer_training.vocabulary.counts_read import Weights, give_back_memory, read_counts, read_counts_by
 from tokenizer_training.vocabulary.folder import bpe_tokenizer, save, sizes
 from tokenizer_training.vocabulary.parity import Table, read_development, train_parity
 from tokenizer_training.vocabulary.superword import train_superwords
@@ -161,7 +161,9 @@ def _merges(counts: dict[str, Path], config: TokenizerConfig) -> np.ndarray:
         if config.parity.development is not None:
             development = read_development(config.parity.development, sorted(tables), config)
         return train_parity(tables, config.vocab_size, *knobs, development, config.parity.share)
-    first = train_bpe(*read_counts(words, weights), config.first_stage(), *knobs)
+    table = read_counts(words, weights)
+    give_back_memory()  # of counting and reading
+    first = train_bpe(*table, config.first_stage(), *knobs)
     if config.superword is None:
         return first
     return train_superwords(*read_counts(counts[CHUNKS], weights), first, config.vocab_size, *knobs)

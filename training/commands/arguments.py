@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from training.config import PRESETS, PretrainConfig, TrainingError, read_config, resolve
+from training.config import PretrainConfig, TrainingError, read_config, resolve
+from training.presets import PRESETS
 
 
 def positive(text: str) -> int:

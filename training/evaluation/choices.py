@@ -68,7 +68,7 @@ def run_task(
         alone: list[Scored] | None = None
         if task.kind == "multiple_choice":  # a schema's answers are all the same text
             free = [
-                encode_pair(tokenizer, task.unconditional, task.delimiter * bool(task.unconditional) + answer, end)
+                encode_pair(tokenizer, task.unconditional, task.delimiter + answer, end)
                 for item in items
                 for answer in item.answers
             ]

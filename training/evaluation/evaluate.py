@@ -20,7 +20,7 @@ from training.device import choose_device, choose_dtype, choose_threads
 from training.evaluation.canaries import exposure, read_canaries
 from training.evaluation.choices import run_task
 from training.evaluation.config import EvaluateConfig
-from training.evaluation.harness import run_harness
+from training.evaluation.harness import run_harness, task_files
 from training.evaluation.items import read_tasks
 from training.evaluation.memorisation import memorisation
 from training.evaluation.perplexity import first, perplexity
@@ -74,6 +74,7 @@ def evaluate(
     for folder in folders:
         if data is not None:
             _check_tokenizer(data, folder)
+    task_files(config.harness)
     language = language_of(documents)
     results: dict[str, Any] = {}
     before = torch.get_num_threads()

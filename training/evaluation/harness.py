@@ -8,12 +8,14 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 
 from training.config import TrainingError
 from training.model import Decoder
 
+BOOTSTRAP = 1000  # draws for the errors of metrics that have no formula
 OFFLINE = ("HF_DATASETS_OFFLINE", "HF_HUB_OFFLINE")  # read when the libraries are first imported
 
 
@@ -39,17 +41,17 @@ def run_harness(
     with _local_data(online):
         try:
             from lm_eval import simple_evaluate
-            from lm_eval.tasks import TaskManager
 
             from training.evaluation.harness_model import GristmillLM
         except ImportError as error:
             raise TrainingError(f"evaluate.harness needs lm-eval ({error}): pip install 'gristmill[eval]'") from None
         logging.getLogger("lm_eval").setLevel(logging.WARNING)
-        files = {task: _name_in(task) for task in tasks if task.endswith((".yaml", ".yml"))}
-        folders = [*([include_path] if include_path else []), *sorted({str(Path(file).parent) for file in files})]
-        # the harness's own thousands of tasks take a while to be listed
-        manager = TaskManager(include_path=folders or None, include_defaults=len(files) < len(tasks))
+        files = task_files(tasks)
         names = [files.get(task, task) for task in tasks]
+        folders = [*([include_path] if include_path else []), *sorted({str(Path(file).parent) for file in files})]
+        manager = _manager(folders, defaults=False)  # its own thousands of tasks take a while to be listed
+        if not set(names) <= set(manager.all_tasks):
+            manager = _manager(folders, defaults=True)
         known = set(manager.all_tasks)
         if unknown := [name for name in names if name not in known]:
             raise TrainingError(
@@ -67,7 +69,7 @@ def run_harness(
                 numpy_random_seed=seed,
                 torch_random_seed=seed,
                 fewshot_random_seed=seed,
-                bootstrap_iters=0,
+                bootstrap_iters=BOOTSTRAP,
                 verbosity=None,
             )
         except (OSError, ValueError, KeyError, AssertionError) as error:
@@ -77,6 +79,17 @@ def run_harness(
         name: {key: value for key, value in sorted(metrics.items()) if isinstance(value, int | float)}
         for name, metrics in sorted((found or {})["results"].items())
     }
+
+
+def task_files(tasks: tuple[str, ...]) -> dict[str, str]:
+    """The task's name in each YAML file among `tasks`. Raises `TrainingError` for a file that cannot be used."""
+    return {task: _name_in(task) for task in tasks if task.endswith((".yaml", ".yml"))}
+
+
+def _manager(folders: list[str], defaults: bool) -> Any:
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_path=folders or None, include_defaults=defaults)
 
 
 def _name_in(path: str) -> str:

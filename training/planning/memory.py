@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from training.planning.shapes import Shape, count
+from training.planning.shapes import Shape, count, matrices
 
 Recompute = Literal["none", "selective", "full"]
 Parallel = Literal["none", "ddp", "fsdp2"]
@@ -90,7 +90,7 @@ def cast_weights(shape: Shape, size: int) -> int:
     """Copies of float32 matrices in the dtype of the products, which autograd keeps until the backward pass."""
     if size == FLOAT32:
         return 0
-    return size * (count(shape).matrices + shape.vocab_size * shape.width)
+    return size * (matrices(shape) + shape.vocab_size * shape.width)
 
 
 def communication(shape: Shape, way: Way) -> int:

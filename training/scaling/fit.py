@@ -21,6 +21,7 @@ DELTA = 1e-3
 EXPONENTS = np.geomspace(0.05, 1.5, 14)  # of the starts, for alpha and for beta
 REFINED = 24  # of the starts: the best ones
 ITERATIONS = 300
+STANDS_STILL = 1e-9  # a step that lowers the objective by a smaller share ends a search
 LEAST_POINTS = 6  # one more than the law has constants
 
 
@@ -97,26 +98,27 @@ def refine(points: Points, logs: Floats, thetas: Floats) -> tuple[Floats, Floats
     places reached and their objectives. A step that does not improve is not taken, and the next one is shorter.
     """
     thetas = thetas.copy()
+    objectives = huber(predict_log(thetas, points) - logs).sum(axis=1)
     damping = np.full(len(thetas), 1e-3)
-    objective = huber(predict_log(thetas, points) - logs).sum(axis=1)
+    active = np.arange(len(thetas))  # problems that still move
     for _ in range(ITERATIONS):
-        jacobian = gradient_of_log(thetas, points)  # [S, n, 5]
-        error = predict_log(thetas, points) - logs
-        weight = 1 / np.maximum(np.abs(error) / DELTA, 1.0)
-        normal = np.einsum("sni,sn,snj->sij", jacobian, weight, jacobian)
-        slope = np.einsum("sni,sn,sn->si", jacobian, weight, error)
-        scale = np.einsum("sii->si", normal) + 1e-12
-        step = np.linalg.solve(normal + np.eye(5) * (damping[:, None] * scale)[:, None], slope[..., None])[..., 0]
-        tried = thetas - np.clip(step, -2.0, 2.0)
-        found = huber(predict_log(tried, points) - logs).sum(axis=1)
-        better = found < objective
-        moved = np.abs(step[better]).max(initial=0.0)
-        gained = (objective - found)[better] / np.maximum(objective[better], 1e-300)
-        thetas[better], objective[better] = tried[better], found[better]
-        damping = np.where(better, np.maximum(damping / 5, 1e-12), np.minimum(damping * 4, 1e12))
-        if damping.min() >= 1e10 or (better.any() and moved < 1e-12 and gained.max(initial=0.0) < 1e-14):
+        here, target, damp, before = thetas[active], logs[active], damping[active], objectives[active]
+        jacobian = gradient_of_log(here, points)  # [S, n, 5]
+        error = predict_log(here, points) - target
+        weighted = (jacobian / np.maximum(np.abs(error) / DELTA, 1.0)[..., None]).transpose(0, 2, 1)  # [S, 5, n]
+        normal, slope = weighted @ jacobian, weighted @ error[..., None]
+        diagonal = np.einsum("sii->si", normal)
+        diagonal += damp[:, None] * (diagonal + 1e-12)
+        tried = here - np.clip(np.linalg.solve(normal, slope)[..., 0], -2.0, 2.0)
+        found = huber(predict_log(tried, points) - target).sum(axis=1)
+        better = found < before
+        thetas[active[better]], objectives[active[better]] = tried[better], found[better]
+        damping[active] = np.where(better, np.maximum(damp / 5, 1e-12), damp * 4)
+        still = np.where(better, before - found > STANDS_STILL * before, damp < 1e8)
+        active = active[still]
+        if not len(active):
             break
-    return thetas, objective
+    return thetas, objectives
 
 
 def huber(error: Floats) -> Floats:
