@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from training.architectures import weights
+from training.card import write_card
 from training.checkpoint import FORMAT, save_model, write_json
 from training.config import PretrainConfig, TrainingError
 from training.data import Batches, Dataset, open_dataset, step_rows
@@ -199,6 +200,7 @@ def pretrain(
         tensors = weights(model)
         if here.rank == 0:
             save_model(out_dir, model, tokenizer_dir, data.tokens.eos_id, tensors)
+            write_card(out_dir, summary, data.tokens, documents_dir)
             write_json(out_dir / "training.json", summary)  # last: it says that the rest is there
         here.wait_for_all()
         return summary
