@@ -94,6 +94,13 @@ class EngineConfig(Section):
         60.0, "CPU time for one record in one stage; beyond it the record fails as `timeout`", gt=0
     )
     storage_options: dict[str, Any] = knob({}, "options for fsspec, for an `--output` that is a URL")
+    train_launch: Literal["local", "torchrun", "ray"] = knob(
+        "local",
+        "how sections that train start: local: one process; torchrun: several on this machine; ray: Ray Train's on the cluster",
+    )
+    train_processes: Literal["auto"] | int = knob(
+        "auto", "processes of torchrun or ray, a GPU each where there are any; auto: as many as GPUs, at least one"
+    )
 
 
 @dataclass(frozen=True)
@@ -206,7 +213,18 @@ def _cross_checks(config: RunConfig) -> list[Mistake]:
         )
         mistakes.append((("pretrain", "sequence_length"), f"{text}, not for {config.pretrain.sequence_length}"))
     engine = config.engine
-    for key in ("workers", "partitions"):
+    if isinstance(engine.train_processes, int) and engine.train_processes > 1:
+        count = engine.train_processes
+        if engine.train_launch == "local":
+            text = f"engine.train_processes: train_launch local is one process; set train_launch: torchrun or ray for {count}"
+            mistakes.append((("engine", "train_processes"), text))
+        elif config.pretrain and config.pretrain.batch_rows % count:
+            text = (
+                f"pretrain.batch_rows: {config.pretrain.batch_rows} rows cannot be shared evenly by {count} processes "
+                f"(engine.train_processes)"
+            )
+            mistakes.append((("pretrain", "batch_rows"), text))
+    for key in ("workers", "partitions", "train_processes"):
         value = getattr(engine, key)
         if isinstance(value, int) and value < 1:
             mistakes.append((("engine", key), f"engine.{key}: expected auto or at least 1, got {value}"))

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Callable
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -75,8 +78,7 @@ def inlined_kernel(function: F) -> F:
 
 
 def _compile(function: Callable[..., Any], options: dict[str, Any]) -> Any:
-    import numba
-
+    numba: Any = _numba()
     settings: Any = numba.config
     before = settings.CACHE_DIR
     if not os.environ.get("NUMBA_CACHE_DIR"):
@@ -85,6 +87,29 @@ def _compile(function: Callable[..., Any], options: dict[str, Any]) -> Any:
         return numba.njit(cache=True, error_model="numpy", **options)(function)
     finally:
         settings.CACHE_DIR = before
+
+
+_BLAS = "scipy.linalg.cython_blas"
+
+
+@cache
+def _numba() -> Any:
+    """numba, which would import every package that says it extends numba (here awkward), and scipy.linalg only to learn that
+    it is there: most of the second that the first kernel of a process takes. Kernels need neither; what uses BLAS asks again.
+    """
+    import numba
+    from numba.core import entrypoints
+
+    blocked: dict[str, Any] = sys.modules  # type: ignore[assignment]
+    if "numba.np.arraymath" not in blocked and _BLAS not in blocked:
+        blocked[_BLAS] = None  # importing it fails at once
+        try:
+            arraymath: Any = importlib.import_module("numba.np.arraymath")
+        finally:
+            del blocked[_BLAS]
+        arraymath._HAVE_BLAS = find_spec("scipy") is not None
+    entrypoints._already_initialized = True
+    return numba
 
 
 _ROOT = Path(__file__).parents[1]

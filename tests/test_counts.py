@@ -29,7 +29,7 @@ from tokenizer_training.config import TokenizerError
 from tokenizer_training.corpus.documents import Fields, document_tables
 from tokenizer_training.corpus.files import stretches
 from tokenizer_training.corpus.pieces import cut_runs
-from tokenizer_training.vocabulary import counts_merge
+from tokenizer_training.vocabulary import counts_merge, counts_read
 from tokenizer_training.vocabulary.count_table import PretokenTable
 from tokenizer_training.vocabulary.counts import (
     GROUPING,
@@ -155,6 +155,48 @@ def parts(tmp_path_factory):
             [write(folder / f"d{number}.parquet", some)], CountConfig(), folder / f"{number}.parquet", FIELDS
         )
     return [folder / f"{number}.parquet" for number in range(5)], every
+
+
+@pytest.mark.parametrize("pattern", ["gpt2", "llama3", "o200k", "tekken", "qwen3.5"])
+def test_words_about_as_long_as_what_is_read_at_once(tmp_path, pattern):
+    generator = random.Random(pattern)
+    words = ["a" * n for n in range(1, 26)] + [
+        "Ab",
+        "aB" * 4,
+        "ABCDEFGH",
+        "ABCDEFGHi" * 2,
+        "don't",
+        "we'LL",
+        "x'\u017f",
+    ]
+    between = [" ", "  ", "_", "@", "\n", "\t", "'", "\u00e9", "\u0301", "7", " (", "/", "", "\x7f", "\x80"]
+    texts = ["".join(generator.choice(words) + generator.choice(between) for _ in range(200)) for _ in range(40)]
+    some = [{"id": str(n), "text": text} for n, text in enumerate(texts)]
+    config = CountConfig(pattern=pattern)
+    count_documents([write(tmp_path / "d.parquet", some)], config, tmp_path / "c.parquet")
+    expected = {
+        pretoken: n
+        for (*_, pretoken), n in plainly(
+            [{**row, "source": "", "site": "", "language": ""} for row in some], config
+        ).items()
+    }
+    data, offsets, counts = read_counts(tmp_path / "c.parquet")
+    raw = data.tobytes()
+    pretokens = [raw[a:b].decode() for a, b in itertools.pairwise(offsets.tolist())]
+    assert dict(zip(pretokens, counts.tolist(), strict=True)) == expected
+
+
+@pytest.mark.parametrize("weight", [None, 1.0, 0.3, 2.5])
+def test_a_table_of_one_group_is_read_as_any_other(tmp_path, monkeypatch, weight):
+    some = [{"id": str(n), "text": text, "source": "web"} for n, text in enumerate(TEXTS)]
+    count_documents([write(tmp_path / "d.parquet", some)], CountConfig(), tmp_path / "c.parquet")
+    weights = None if weight is None else {"source": {"web": weight}}
+    monkeypatch.setattr(counts_read, "BATCH_ROWS", 100)
+    at_once = read_counts(tmp_path / "c.parquet", weights)
+    monkeypatch.setattr(counts_read, "_only_group", lambda path: None)
+    for one, other in zip(at_once, read_counts(tmp_path / "c.parquet", weights), strict=True):
+        assert one.dtype == other.dtype
+        assert (one == other).all()
 
 
 def test_merges_in_any_order_and_grouping_give_equal_bytes(parts, tmp_path, monkeypatch):

@@ -14,9 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 from markupsafe import escape
 
-from pipeline.report import ReportError, corpus, human, write_report
+from pipeline.report import ReportError, corpus, write_report
 from pipeline.report.histogram import histograms
 from tests.browser import opened
+from training.report import human
 
 HOSTILE = (
     "<script>document.title='owned'</script><img src=http://evil.example/x.png onerror=alert(1)>{{ 7*7 }}\x00\u202eabc"
@@ -60,7 +61,7 @@ RUN: dict[str, Any] = {
         stage("dedup.fuzzy", "group", (1234, 1200), (6_543_210, 6_400_000), {"dedup.fuzzy:duplicate": 34}),
     ],
     "sections": {"pretrain": {"bits_per_byte": 1.8123, "unigram_bits_per_byte": 2.9456, "parameters": 3_456_789,
-                              "tokens_per_second": 12345.6, "sample": {"prompt": "The server", "text": " is <b>ready</b>" + HOSTILE}},
+                              "tokens_per_second": 12345.6, "samples": [{"prompt": "The server", "text": " is <b>ready</b>" + HOSTILE}]},
                  "pack": {"rows": 2345}},
     "alarms": ["source web: 41 % dropped <script>alert(2)</script>"],
 }  # fmt: skip

@@ -44,7 +44,9 @@ def folders(documents, tmp_path_factory):
 
 
 def test_special_tokens_have_the_first_ids(folders):
-    vocabulary = json.loads((folders["llama3"] / "tokenizer.json").read_text())["model"]["vocab"]
+    content = (folders["llama3"] / "tokenizer.json").read_text("utf-8")
+    assert content == json.dumps(json.loads(content), indent=1, ensure_ascii=False) + "\n"
+    vocabulary = json.loads(content)["model"]["vocab"]
     names = ["<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", "<|tool|>", "<|end|>"]
     names += [f"<|reserved_{i}|>" for i in range(64)]
     assert [vocabulary[name] for name in names] == list(range(70))

@@ -156,6 +156,7 @@ def test_the_command_trains_from_documents_in_processes_and_from_counts(document
         ([], "either documents or --counts"),
         (["--counts", str(documents[0])], "no column|not a counts table"),
         ([*inputs, "--workers", "0"], "--workers 0"),
+        ([inputs[0], "--weights", "{language: {xx: 2}}"], f"{re.escape(inputs[0])} has no such language"),
     ]:
         assert main(["train", "--output", str(tmp_path / "x"), *flags]) == 2
         error = capsys.readouterr().err

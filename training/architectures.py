@@ -19,6 +19,7 @@ from torch import Tensor
 
 from training.config import TrainingError
 from training.model import Decoder, ModelConfig
+from training.parallel import whole
 from training.presets import RopeScaling
 from training.rotary import sinusoids
 
@@ -81,8 +82,8 @@ def from_transformers(config: ModelConfig, theirs: Mapping[str, Tensor], where: 
 
 
 def weights(model: Decoder) -> dict[str, Tensor]:
-    """The float32 weights under their names, on the CPU."""
-    ours = {name: parameter.detach().float().cpu() for name, parameter in model.named_parameters()}
+    """The float32 weights under their names, on the CPU. Of a sharded model all processes must call this."""
+    ours = {name: whole(parameter.detach()).float().cpu() for name, parameter in model.named_parameters()}
     return to_transformers(model.config, ours)
 
 
@@ -159,13 +160,13 @@ _NEOX_LAYER = {
 def _plain(theirs: str, ours: str, config: ModelConfig) -> Entry:
     """The same tensor, but for the rows that pad the vocabulary: those are ours alone."""
     if ours not in ("model.embed_tokens.weight", "lm_head.weight"):
-        return Entry(theirs, (ours,), lambda parts: parts[0], lambda whole: [whole])
+        return Entry(theirs, (ours,), lambda parts: parts[0], lambda tensor: [tensor])
     padding = config.embedding_rows - config.vocab_size
     return Entry(
         theirs,
         (ours,),
         lambda parts: parts[0][: config.vocab_size],
-        lambda whole: [F.pad(whole, (0, 0, 0, padding)) if padding else whole],
+        lambda tensor: [F.pad(tensor, (0, 0, 0, padding)) if padding else tensor],
     )
 
 
@@ -179,10 +180,10 @@ def _of_layer(theirs: str, layer: str, part: str, config: ModelConfig, neox: boo
     def pack(tensors: list[Tensor]) -> Tensor:
         if neox and count == 3:  # [H * D, ...] each -> [H, 3, D, ...]
             return torch.stack([tensor.unflatten(0, (heads, -1)) for tensor in tensors], dim=1).flatten(0, 2)
-        whole = torch.cat(tensors)
-        return whole if neox else whole.T if whole.dim() == 2 else whole
+        joined = torch.cat(tensors)
+        return joined if neox else joined.T if joined.dim() == 2 else joined
 
-    def unpack(whole: Tensor) -> list[Tensor]:
+    def unpack(joined: Tensor) -> list[Tensor]:
         if neox and count == 3:
             return [tensor.flatten(0, 1) for tensor in whole.unflatten(0, (heads, 3, -1)).unbind(1)]
         return list((whole if neox or whole.dim() == 1 else whole.T).chunk(count))

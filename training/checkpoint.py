@@ -1,4 +1,4 @@
-"""Checkpoints: the Hugging Face folder that others read, and trainer_state/ from which a run goes on exactly.
+"""Checkpoints: the Hugging Face folder that others read, and reading trainer_state/, from which a run goes on exactly.
 
 Everything is safetensors and JSON; nothing is unpickled. Files and folders get their names only when they are whole.
 """
@@ -8,21 +8,24 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+import xxhash
 from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from training.architectures import config_json, fill_weights, read_model_config, read_tensors, weights
+from training.architectures import config_json, fill_weights, read_model_config, weights
 from training.config import TrainingError
 from training.model import Decoder
+from training.parallel import is_part
 
-FORMAT = 1  # of trainer_state/ and training.json
+FORMAT = 2  # of trainer_state/ and training.json
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
@@ -30,9 +33,9 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     """Let `write` fill a temporary file, sync it, then give it its name: a reader never meets half of it."""
     temporary = path.with_name(path.name + ".tmp")
     write(temporary)
-    _sync(temporary)
+    sync(temporary)
     temporary.replace(path)
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def write_json(path: Path, values: Any) -> None:
@@ -40,7 +43,8 @@ def write_json(path: Path, values: Any) -> None:
     write_whole(path, lambda file: file.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8"))
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Return when a file or folder is on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -51,10 +55,15 @@ def _sync(path: Path) -> None:
 # The Hugging Face folder
 
 
-def save_model(folder: Path, model: Decoder, tokenizer_dir: Path, eos_id: int) -> None:
-    """Write config, float32 weights and tokenizer as transformers loads them."""
+def save_model(
+    folder: Path, model: Decoder, tokenizer_dir: Path, eos_id: int, tensors: dict[str, Tensor] | None = None
+) -> None:
+    """Write config, float32 weights and tokenizer as transformers loads them.
+
+    `tensors`: what `weights(model)` gave, where it was called before: in all processes, if the model is sharded.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / "model.safetensors", lambda file: _write_tensors(file, weights(model)))
+    write_whole(folder / "model.safetensors", lambda file: write_tensors(file, tensors or weights(model)))
     for name in TOKENIZER_FILES:
         if (tokenizer_dir / name).exists():
             write_whole(folder / name, partial(shutil.copyfile, tokenizer_dir / name))
@@ -73,36 +82,15 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype = torch.fl
     return model.eval(), end
 
 
-def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """One safetensors file. Raises `OSError` if it cannot be written."""
     try:
         save_file(tensors, path, {"format": "pt"})
     except SafetensorError as error:  # a full disk, say, which the library wraps
         raise OSError(f"cannot write {path}: {error}") from None
 
 
-# trainer_state/: step-NNNNNNNN/ with model.safetensors, optimizer.safetensors, state.json
-
-
-def save_state(
-    folder: Path, model: Decoder, optimizer: torch.optim.Optimizer, state: dict[str, Any], keep: int
-) -> None:
-    """Write the checkpoint after `state["step"]` updates, whole, and remove all but the `keep` newest."""
-    folder.mkdir(parents=True, exist_ok=True)
-    final = folder / f"step-{state['step']:08d}"
-    temporary = folder / (final.name + ".tmp")
-    for left in folder.glob("step-*.tmp"):  # by a kill in the middle of this function
-        shutil.rmtree(left)
-    temporary.mkdir()
-    _write_tensors(temporary / "model.safetensors", weights(model))
-    _write_tensors(temporary / "optimizer.safetensors", _optimizer_tensors(model, optimizer))
-    (temporary / "state.json").write_text(json.dumps({"format": FORMAT, **state}, indent=2) + "\n", encoding="utf-8")
-    for file in (*temporary.iterdir(), temporary):
-        _sync(file)
-    shutil.rmtree(final, ignore_errors=True)
-    temporary.rename(final)
-    _sync(folder)
-    for old in checkpoints(folder)[:-keep]:
-        shutil.rmtree(old)
+# trainer_state/: step-NNNNNNNN/ with safetensors (see saver.py) and state.json
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -115,44 +103,91 @@ def read_state(folder: Path) -> dict[str, Any]:
     path = folder / "state.json"
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
-        version = state["format"]
+        version, _ = state["format"], state["files"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TrainingError(
-            f"the checkpoint {folder} is broken ({error}); remove it to go on from the one before"
-        ) from None
+        raise _broken(folder, f"state.json: {error}") from None
     if version > FORMAT:
         raise TrainingError(f"{path} is of format {version}, this program knows {FORMAT}: use a newer gristmill")
     return state
 
 
+def checksum(path: Path) -> dict[str, Any]:
+    """Size and XXH3-128 of a file: against rot, not against malice."""
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while block := file.read(1 << 24):
+            digest.update(block)
+    return {"bytes": path.stat().st_size, "xxh3": digest.hexdigest()}
+
+
+def verify(folder: Path, state: dict[str, Any], share: int = 0, shares: int = 1) -> None:
+    """Hold every `shares`-th file of a checkpoint against its checksum. Raises `TrainingError` that names a broken one."""
+    for name, expected in sorted(state["files"].items())[share::shares]:
+        try:
+            found = checksum(folder / name)
+        except OSError as error:
+            raise _broken(folder, f"{name}: {error.strerror}") from None
+        if found["bytes"] != expected["bytes"]:
+            raise _broken(folder, f"{name} has {found['bytes']:,} bytes, {expected['bytes']:,} were written")
+        if found["xxh3"] != expected["xxh3"]:
+            raise _broken(folder, f"{name} is not what was written: its checksum differs")
+
+
 def load_state(folder: Path, model: Decoder, optimizer: torch.optim.Optimizer) -> None:
-    """Put model, optimizer and torch's random state back to where they were when the checkpoint was written."""
-    fill_weights(model, folder / "model.safetensors")
-    path = folder / "optimizer.safetensors"
-    found = read_tensors(path)
-    names = _names_in_order(model, optimizer)
-    fields = ("step", "exp_avg", "exp_avg_sq")
+    """Put model and optimizer back to where they were, whole or sharded now, whatever wrote the checkpoint."""
+    names = dict(model.named_parameters())
+    sharded = any(is_part(parameter) for parameter in names.values()) or any(folder.glob("shard-*"))
     try:
-        torch.set_rng_state(found["rng.cpu"])
-        if "rng.cuda" in found:
-            torch.cuda.set_rng_state(found["rng.cuda"])
-        state = {i: {field: found[f"{field}.{name}"] for field in fields} for i, name in enumerate(names)}
-    except KeyError as error:
-        raise TrainingError(f"{path} lacks {error}; remove {folder} to go on from the checkpoint before") from None
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+        moments = _load_shards(folder, names) if sharded else _load_whole(folder, names)
+    except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
+        raise _broken(folder, " ".join(str(error).split())[:300]) from None
+    order = {id(parameter): name for name, parameter in names.items()}
+    groups = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    state = {number: moments[order[id(parameter)]] for number, parameter in enumerate(groups)}
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": {i: fields for i, fields in state.items() if fields}})
 
 
-def _optimizer_tensors(model: Decoder, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    tensors = {"rng.cpu": torch.get_rng_state()}
-    if torch.cuda.is_initialized():
-        tensors["rng.cuda"] = torch.cuda.get_rng_state()
-    state = optimizer.state_dict()["state"]
-    for i, name in enumerate(_names_in_order(model, optimizer)):
-        for field, value in state[i].items():
-            tensors[f"{field}.{name}"] = value.detach().cpu().contiguous()
-    return tensors
+def _load_whole(folder: Path, names: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Fill the parameters from plain files; gives the optimizer's state by parameter and field."""
+    found = {**load_file(folder / "model.safetensors"), **load_file(folder / "optimizer.safetensors")}
+    moments: dict[str, dict[str, Tensor]] = {name: {} for name in names}
+    for name, parameter in names.items():
+        if found[name].shape != parameter.shape:
+            raise ValueError(f"{name} is {list(found[name].shape)}, expected {list(parameter.shape)}")
+        parameter.detach().copy_(found.pop(name))
+    for key, tensor in found.items():
+        field, _, name = key.partition("/")
+        moments[name][field] = tensor
+    return moments
 
 
-def _names_in_order(model: Decoder, optimizer: torch.optim.Optimizer) -> list[str]:
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    return [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
+def _load_shards(folder: Path, names: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """The same by `torch.distributed.checkpoint`, which reads what this process holds; nothing is exchanged."""
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+
+    reader = HuggingFaceStorageReader(str(folder))
+    moments: dict[str, dict[str, Tensor]] = {name: {} for name in names}
+    wanted: dict[str, Tensor] = {name: parameter.detach() for name, parameter in names.items()}
+    for key, about in reader.read_metadata().state_dict_metadata.items():
+        field, separator, name = key.partition("/")
+        if separator:
+            wanted[key] = moments[name][field] = _empty_like(names[name], about)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # it says that there is one process
+        try:
+            dcp.load(wanted, storage_reader=reader, no_dist=True)
+        except dcp.api.CheckpointException as error:
+            raise ValueError(str(error)) from None
+    return moments
+
+
+def _empty_like(parameter: Tensor, about: Any) -> Tensor:
+    """Room for a stored part of the optimizer's state: laid out as its parameter, or a number of its own."""
+    if tuple(about.size) == tuple(parameter.shape):
+        return torch.zeros_like(parameter, dtype=about.properties.dtype, requires_grad=False)
+    return torch.zeros(tuple(about.size), dtype=about.properties.dtype)
+
+
+def _broken(folder: Path, why: str) -> TrainingError:
+    return TrainingError(f"the checkpoint {folder} is broken ({why}); remove it to go on from the one before")

@@ -6,10 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from training.commands import evaluate, export, generate, knobs, pretrain
+from training.commands import evaluate, export, generate, knobs, plan, pretrain, report, scaling, trace
 from training.config import TrainingError
 
-COMMANDS = (pretrain, generate, evaluate, export, knobs)
+COMMANDS = (pretrain, generate, evaluate, export, plan, scaling, trace, report, knobs)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

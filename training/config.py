@@ -34,10 +34,25 @@ RUNTIME_KNOBS = (
     "micro_batch_rows",
     "device",
     "threads",
+    "memory_check",
     "compile",
+    "parallel",
+    "reshard",
+    "process_timeout",
+    "loader_threads",
+    "prefetch",
+    "max_rollbacks",
     "save_every",
     "keep_checkpoints",
+    "keep_every",
+    "export_kept",
     "log_every",
+    "sample_prompts",
+    "sample_every",
+    "sample_tokens",
+    "sample_temperature",
+    "tracker",
+    "peak_flops",
 )
 
 
@@ -120,13 +135,49 @@ class PretrainConfig(BaseModel):
         "auto", "of activations and matrix products; weights stay float32; auto takes bfloat16 where it is native"
     )
     threads: int | None = knob(None, "CPU threads of one process; by default all that this process may use", ge=1)
+    memory_check: bool = knob(True, "refuse to start where the estimated memory is more than the device has")
     compile: bool = knob(False, "torch.compile: starts a minute later, needs a C++ compiler on the CPU")
+
+    parallel: Literal["auto", "ddp", "fsdp2"] = knob(
+        "auto",
+        "how several processes share a model: ddp (each holds all) or fsdp2 (each holds a part); auto: fsdp2 where the "
+        "training state would fill more than half of a GPU, else ddp",
+    )
+    reshard: bool = knob(
+        True, "fsdp2: free the gathered weights of a layer between its forward and backward pass", "Zhao et al. 2023"
+    )
+    process_timeout: float = knob(
+        600.0, "seconds that a process waits for the others before it counts one as lost", gt=0
+    )
+    loader_threads: int = knob(1, "threads that read batches ahead; 0: the loop reads them itself", ge=0)
+    prefetch: int = knob(2, "batches read ahead", ge=1)
+
+    spike_factor: float | None = knob(
+        None,
+        "refuse a step whose gradient norm is over this many times the median of the last `spike_window` steps",
+        "Chowdhery et al. 2022, section 5.1",
+        gt=1,
+    )
+    spike_window: int = knob(64, "accepted steps whose median a gradient norm is held against", ge=2)
+    max_rollbacks: int = knob(3, "batches that may be skipped as bad before the run ends with an error", ge=0)
 
     eval_every: int = knob(125, "steps between validations; the last step is always followed by one", ge=1)
     eval_rows: int = knob(64, "the first rows of the validation split, at most this many", ge=1)
     save_every: int = knob(125, "steps between checkpoints to resume from; the last step is always saved", ge=1)
-    keep_checkpoints: int = knob(2, "checkpoints to keep", ge=1)
+    keep_checkpoints: int = knob(2, "newest checkpoints to keep", ge=1)
+    keep_every: int | None = knob(None, "steps; a checkpoint of a multiple of this is kept for good", ge=1)
+    export_kept: bool = knob(False, "write a Hugging Face folder step-NNNNNNNN/ beside each checkpoint of `keep_every`")
     log_every: int = knob(25, "steps between printed lines; metrics.jsonl has every step", ge=1)
+    sample_prompts: tuple[str, ...] = knob(("The",), "texts that the model continues during the run; [] for none")
+    sample_every: int | None = knob(None, "steps between samples; by default with each validation", ge=1)
+    sample_tokens: int = knob(48, "tokens of a sample, at most; the row length is a limit too", ge=1)
+    sample_temperature: float = knob(0.8, "of samples; 0 takes the likeliest token always", ge=0)
+    tracker: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = knob(
+        (), "where metrics go beside metrics.jsonl (extra `trackers`)"
+    )
+    peak_flops: float | None = knob(
+        None, "peak FLOP/s of one device, for MFU; by default from a table of GPUs, on the CPU measured", gt=0
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -144,6 +195,8 @@ class PretrainConfig(BaseModel):
         head_width = self.head_width or self.width // self.heads
         if self.positions == "rotary" and head_width % 2:
             raise ValueError(f"the width of a head must be an even whole number for rotary positions; got {head_width}")
+        if self.export_kept and self.keep_every is None:
+            raise ValueError("export_kept needs keep_every: it says which checkpoints are kept for good")
         if self.heads % self.kv_heads:
             raise ValueError(f"heads must be a multiple of kv_heads; got heads={self.heads}, kv_heads={self.kv_heads}")
         for rule in family_mistakes(self):

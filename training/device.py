@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from training.config import PretrainConfig, TrainingError
+
+T = TypeVar("T")
+# how the libraries below report a process that is gone: they have no class of error for it
+_LOST = re.compile(r"gloo|NCCL|Connection (closed|reset|refused)|[Tt]imed out|DistNetworkError|Broken pipe")
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,32 @@ class Place:
         if self.world > 1:
             dist.all_reduce(values)
         return values
+
+    def gather(self, value: Any) -> list[Any]:
+        """A small picklable value of every process, in the order of their ranks."""
+        if self.world == 1:
+            return [value]
+        values: list[Any] = [None] * self.world
+        dist.all_gather_object(values, value)
+        return values
+
+    def any(self, flag: bool) -> bool:
+        """Whether it holds in any process: what all must do at the same step is decided so."""
+        return bool(self.sum(torch.tensor(int(flag), device=self.device))) if self.world > 1 else flag
+
+    def alike(self, action: Callable[[], T]) -> list[T]:
+        """Let every process act; if it is a mistake for one, all raise that mistake instead of waiting for each other."""
+        result: T | None = None
+        mistake: TrainingError | None = None
+        try:
+            result = action()
+        except TrainingError as error:
+            mistake = error
+        outcomes = self.gather((result, mistake))
+        for _, theirs in outcomes:
+            if theirs is not None:
+                raise theirs
+        return [value for value, _ in outcomes]
 
     def wait_for_all(self) -> None:
         """Go on only when every process has come here.
@@ -98,7 +130,13 @@ def place(config: PretrainConfig) -> Iterator[Place]:
     world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     device = choose_device(config.device, int(os.environ.get("LOCAL_RANK", "0")))
     if config.batch_rows % world:
-        raise TrainingError(f"batch_rows={config.batch_rows} cannot be shared evenly by {world} processes")
+        below = config.batch_rows // world * world
+        raise TrainingError(
+            f"batch_rows={config.batch_rows} cannot be shared evenly by {world} processes: some would get "
+            f"{config.batch_rows // world} rows and some {config.batch_rows // world + 1}; take "
+            + (f"{below} or " if below else "")
+            + f"{below + world}"
+        )
     threads = choose_threads(config.threads)
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     deterministic: Any = torch.utils.deterministic
@@ -112,8 +150,21 @@ def place(config: PretrainConfig) -> Iterator[Place]:
         else:
             torch.cuda.set_device(device)
         if started:
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        yield Place(rank, world, device, choose_dtype(config.dtype, device), threads)
+            # gloo for what is on the CPU (objects, checkpoints), also where CUDA computes
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+                timeout=timedelta(seconds=config.process_timeout),
+            )
+        try:
+            yield Place(rank, world, device, choose_dtype(config.dtype, device), threads)
+        except (RuntimeError, dist.DistError) as error:
+            if world > 1 and (isinstance(error, dist.DistError) or _LOST.search(str(error))):
+                raise ConnectionError(
+                    f"rank {rank} of {world}: another process of this run has ended or did not answer within "
+                    f"process_timeout={config.process_timeout:g} seconds; look at what it said. The same command goes on "
+                    f"from the last checkpoint ({' '.join(str(error).split())[:200]})"
+                ) from error
+            raise
         if started:  # not after an error: another process may still be in the middle of a sum
             dist.destroy_process_group()
     finally:

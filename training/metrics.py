@@ -1,19 +1,24 @@
-"""Bits per byte, the unigram baseline beside it, and metrics.jsonl."""
+"""What is measured of a run: bits per byte and the unigram baseline, memory, time left; and metrics.jsonl."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
+import resource
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from tokenizer_training.dataset.read import TokenDataset
 from training.config import TrainingError
 from training.data import Rows, load_batch
 
+# values of metrics.jsonl that come from clocks and the machine; all others are equal in equal runs
+TIMED = frozenset({"seconds", "tokens_per_second", "mfu", "memory_bytes", "data_wait", "seconds_left"})
 COUNTED = 2**28  # tokens of the train split that the unigram baseline looks at; documents stand in shuffled order
 
 
@@ -60,16 +65,59 @@ def unigram_bits_per_byte(
     return bits_per_byte(nats, text_bytes) if text_bytes else None
 
 
+def peak_memory(device: torch.device) -> int:
+    """Bytes: on CUDA the most that tensors held on the device since `reset_peak_memory`, else the process's peak resident set."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Begin a new interval of `peak_memory`, on CUDA; a process's peak cannot be taken back."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+class TimeLeft:
+    """How long a run still takes: the steps left by a smoothed duration of a step.
+
+    Durations are from one step's end to the next's, so that validations and saving count too. Their mean weighs the last
+    `span` steps most: exponentially, and corrected for its start (Kingma and Ba 2015, section 3).
+    """
+
+    def __init__(self, span: int = 100) -> None:
+        self.keep = 1 - 2 / (span + 1)
+        self.sum = self.weight = 0.0
+        self.last: float | None = None
+
+    def after(self, now: float, steps_left: int) -> float | None:
+        """Seconds left when a step ended at clock time `now`; None after the first, whose beginning is not known."""
+        if self.last is not None:
+            self.sum = self.keep * self.sum + (1 - self.keep) * (now - self.last)
+            self.weight = self.keep * self.weight + 1 - self.keep
+        self.last = now
+        return steps_left * self.sum / self.weight if self.weight else None
+
+
 class MetricsFile:
     """metrics.jsonl: one line a step and one a validation; a resumed run continues behind its checkpoint's step."""
 
     def __init__(self, path: Path, resume_step: int) -> None:
         """Cut off the lines of steps after `resume_step`, and a half-written last line, then append."""
         self.path = path
-        kept = [line for line in _whole_lines(path) if _step_of(line) <= resume_step]
-        temporary = path.with_name(path.name + ".tmp")
+        self.cut(resume_step)
+
+    def cut(self, step: int, rollbacks: bool = True) -> None:
+        """Drop the lines of steps after `step`; not those of rollbacks, if it is by one that the run went back."""
+        kept = [
+            line
+            for line in _whole_lines(self.path)
+            if _step_of(line) <= step or (not rollbacks and b'"event": "rollback"' in line)
+        ]
+        temporary = self.path.with_name(self.path.name + ".tmp")
         temporary.write_bytes(b"".join(kept))
-        temporary.replace(path)
+        temporary.replace(self.path)
 
     def write(self, values: dict[str, Any]) -> None:
         """Append one line by a single write."""

@@ -5,54 +5,39 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack, closing, nullcontext
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
-from training.checkpoint import (
-    FORMAT,
-    checkpoints,
-    load_state,
-    read_state,
-    save_model,
-    save_state,
-    write_json,
-)
+from training.architectures import weights
+from training.checkpoint import FORMAT, save_model, write_json
 from training.config import PretrainConfig, TrainingError
-from training.data import Dataset, Rows, load_batch, open_dataset, step_rows
+from training.data import Batches, Dataset, open_dataset, step_rows
 from training.device import Place, place
-from training.loss import IGNORED
-from training.metrics import MetricsFile, bits_per_byte, token_counts, unigram_bits_per_byte
+from training.held_out import label_rows, validate
+from training.lineage import lineage, write_run
+from training.lock import only_run
+from training.metrics import token_counts, unigram_bits_per_byte
 from training.model import Decoder, ModelConfig, model_config
+from training.monitor import Monitor, Step
 from training.optimizer import build_optimizer
+from training.parallel import distribute, settle, wrap
+from training.planning.check import check_here
+from training.resume import Progress, go_back, other_run, resume
+from training.saver import Saver
 from training.schedule import learning_rate
-from training.step import BadRows, micro_batches, train_step
+from training.step import BadRows, train_step
 from training.vocabulary import token_bytes, tokenizer_sha256
+from training.watch import bad_documents, describe_documents, norm_limit, position, remember
 
 
 class Stopped(Exception):
     """The run was asked to stop; it has saved, and the same call goes on from there."""
-
-
-@dataclass
-class Progress:
-    """How far a run is: updates done, tokens read (padding left out), seconds spent in steps."""
-
-    step: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-
-
-class Validation(NamedTuple):
-    """Mean loss in nats a target, and bits per byte of text; None where there is nothing to measure."""
-
-    validation_loss: float | None
-    bits_per_byte: float | None
 
 
 def pretrain(
@@ -60,41 +45,59 @@ def pretrain(
     tokens_dir: str | Path,
     tokenizer_dir: str | Path,
     out_dir: str | Path,
+    documents_dir: str | Path | None = None,
     *,
     log: Callable[[str], Any] = print,
+    show: Callable[[str], Any] | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> dict[str, Any]:
     """Train a decoder on a token dataset; leave a Hugging Face folder with metrics.jsonl and trainer_state/.
 
-    Run again after a stop or a crash it goes on from the newest checkpoint: on the CPU, with equal threads, to equal
-    bits. A finished `out_dir` is left as it is. `stop` is asked after each step. Under torchrun all processes call this.
+    Run again after a stop or a crash it goes on from the newest checkpoint: on the CPU, with equal threads and processes,
+    to equal bits. A finished `out_dir` is left as it is. `stop` is asked after each step. Of several processes
+    (torchrun's, Ray Train's) all call this, with one `out_dir` that all can reach.
+    `documents_dir`: the Parquet files that were encoded, for languages and URLs. `show` replaces the line it wrote last.
 
     Returns what training.json holds (losses, bits per byte, tokens, seconds, and the config). Raises `TrainingError`
-    for a bad config, dataset or checkpoint and for a loss that is no number; `Stopped` once `stop` said so.
+    for a bad config, dataset or checkpoint, a second run in the same folder, and more bad batches than `max_rollbacks`;
+    `Stopped` once `stop` said so; `OSError` for a checkpoint that could not be written, and if another process is lost.
     """
+    called = time.perf_counter()
     tokens_dir, tokenizer_dir, out_dir = Path(tokens_dir), Path(tokenizer_dir), Path(out_dir)
+    documents_dir = Path(documents_dir) if documents_dir else None
     data = open_dataset(tokens_dir, config.sequence_length)
     fingerprint = config.fingerprint(*_inputs(data, tokenizer_dir))
     if finished := _finished(out_dir, fingerprint):
         log(f"{out_dir} holds this very run, finished; nothing to do")
         return finished
 
-    with place(config) as here, torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    with ExitStack() as stack:
+        here = stack.enter_context(place(config))
+        stack.enter_context(torch.random.fork_rng(devices=range(torch.cuda.device_count())))
+        here.alike(
+            lambda: stack.enter_context(only_run(out_dir / "trainer_state") if here.rank == 0 else nullcontext())
+        )
+        if len(set(here.gather(fingerprint))) > 1:
+            raise TrainingError("the processes of this run were given different configs, datasets or tokenizers")
         if here.rank > 0:
-            log = _silent
-        torch.manual_seed(config.seed)
-        model = Decoder(_shape(config, data), here.dtype).initialise(config.seed).to(here.device)
+            log, show = _silent, None
+        check_here(config, data.tokens.vocab_size, data.sequence_length, here)
+        model = Decoder(_shape(config, data), here.dtype).initialise(config.seed)
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        kind = distribute(model, config, here)
         optimizer = build_optimizer(model, config)
-        identity = {"fingerprint": fingerprint, "threads": here.threads}
-        progress = _resume(out_dir, model, optimizer, identity, log)
-        record = MetricsFile(out_dir / "metrics.jsonl", progress.step).write if here.rank == 0 else _silent
+        identity = {"fingerprint": fingerprint, "threads": here.threads, "processes": here.world}
+        progress = resume(out_dir, model, optimizer, identity, here, log)
+        about = lineage(out_dir, data, tokenizer_dir, documents_dir, fingerprint)
+        if here.rank == 0:
+            write_run(out_dir, config, about)
 
         lengths = token_bytes(tokenizer_dir, data.tokens.vocab_size)
         counts = token_counts(data.tokens, "train")
         unigram = unigram_bits_per_byte(counts, lengths, data.validation, config.eval_rows, config.document_mask)
+        labels = label_rows(data.tokens, data.validation, config.eval_rows, documents_dir, here)
         steps = config.total_steps(data.sequence_length)
-        parameters = sum(parameter.numel() for parameter in model.parameters())
-        log(f"{parameters:,} parameters on {here.describe()}")
+        log(f"{parameters:,} parameters on {here.describe()}" + (f", {kind}" if here.world > 1 else ""))
         log(
             f"{steps:,} steps of {config.batch_rows} rows of {data.sequence_length} tokens, "
             f"{steps * config.batch_rows / len(data.train):.2f} epochs of {len(data.train):,} rows"
@@ -103,64 +106,68 @@ def pretrain(
             log("no validation text: neither validation loss nor bits per byte can be measured")
 
         network: nn.Module = torch.compile(model) if config.compile else model  # type: ignore[assignment]
-        if here.world > 1:
-            network = DistributedDataParallel(network)
-
-        phases = [rows for _, rows in data.train.phases]
+        network = wrap(network, kind, here)
+        monitor = Monitor(config, data, model.config, here, tokenizer_dir, out_dir, steps, progress.step, log, show)
+        stack.enter_context(closing(monitor))
+        saver = stack.enter_context(closing(Saver(out_dir / "trainer_state", config, here, kind == "fsdp2")))
+        batches = stack.enter_context(closing(_read_ahead(data, config, here)))
+        first_step_seconds = 0.0
+        suspect = -1  # the update that was refused last, for numbers that are not finite
         validation = None
         while progress.step < steps:
             began = time.perf_counter()
             step = progress.step
-            rows = step_rows(
-                step, len(data.train), config.batch_rows, config.seed, config.shuffle, here.rank, here.world, phases
-            )
-            batch = load_batch(data.train, rows, config.document_mask)
+            batch = batches.take(position(step, progress.skipped))
+            waited = time.perf_counter() - began
             rate = learning_rate(step, steps, config)
+            _seed(config.seed, step, here.rank)
             try:
-                result = train_step(network, optimizer, batch, config, here, rate)
+                limit = norm_limit(progress.norms, config)
+                result = train_step(network, optimizer, batch, config, here, rate, limit)
             except BadRows as bad:
-                raise _blame(step, bad, data) from None
+                progress, event = _refuse(bad, progress, config, data, here)
+                if suspect == step and not bad.finite:  # with another batch too: it is not the batch
+                    saver.wait()
+                    progress = go_back(progress, out_dir, model, optimizer, here)
+                suspect = -1 if suspect == step or bad.finite else step
+                monitor.rollback(step, progress.step, {**event, "skipped": list(progress.skipped)})
+                continue
             took = time.perf_counter() - began
-            progress = Progress(step + 1, progress.tokens + result.tokens, progress.seconds + took)
-            stopping = _agreed(stop, here)
-
-            record(
-                {
-                    "step": progress.step,
-                    "loss": result.loss,
-                    "learning_rate": rate,
-                    "grad_norm": result.grad_norm,
-                    "tokens": progress.tokens,
-                    "seconds": progress.seconds,
-                    "tokens_per_second": result.tokens / took,
-                }
+            progress = replace(
+                progress,
+                step=step + 1,
+                tokens=progress.tokens + result.tokens,
+                seconds=progress.seconds + took,
+                norms=remember(progress.norms, result.grad_norm, config),
             )
-            if _due(progress.step, steps, config.log_every) or progress.step == 1:
-                log(
-                    f"step {progress.step:,}/{steps:,}  loss {result.loss:.4f}  lr {rate:.2e}  "
-                    f"grad {result.grad_norm:.2f}  {result.tokens / took:,.0f} tok/s"
-                )
+            first_step_seconds = first_step_seconds or time.perf_counter() - called
+            saver.check()
+            stopping = here.any(bool(stop and stop()))  # all must leave at the same step
+
+            speeds = (result.tokens, took, waited, progress.tokens, progress.seconds)
+            monitor.step(Step(progress.step, result.loss, rate, result.grad_norm, *speeds))
             if _due(progress.step, steps, config.eval_every) and len(data.validation):
-                validation = validate(network, data.validation, lengths, config, here)
-                record({"step": progress.step, **validation._asdict(), "unigram_bits_per_byte": unigram})
-                log(f"step {progress.step:,}/{steps:,}  {_describe(validation, unigram)}")
-            if stopping or _due(progress.step, steps, config.save_every):
-                if here.rank == 0:
-                    save_state(
-                        out_dir / "trainer_state",
-                        model,
-                        optimizer,
-                        {**identity, **asdict(progress)},
-                        config.keep_checkpoints,
-                    )
+                validation = validate(network, data.validation, lengths, config, here, labels)
+                monitor.validation(progress.step, validation, unigram)
+            monitor.sample(progress.step, model)
+            settle(model)
+            kept = config.keep_every is not None and progress.step % config.keep_every == 0
+            if stopping or kept or _due(progress.step, steps, config.save_every):
+                export = None
+                if kept and config.export_kept:
+                    export = _export(out_dir / f"step-{progress.step:08d}", model, tokenizer_dir, data)
+                saver.save(model, optimizer, {**identity, **asdict(progress)}, export)
                 if stopping and progress.step < steps:
+                    saver.wait()
                     here.wait_for_all()
                     raise Stopped(
                         f"saved after step {progress.step:,} of {steps:,}; the same command goes on from there"
                     )
 
+        saver.wait()
         if validation is None:  # killed between the last checkpoint and the model folder, or no validation rows
-            validation = validate(network, data.validation, lengths, config, here)
+            validation = validate(network, data.validation, lengths, config, here, labels)
+        settle(model)
         summary = {
             "format": FORMAT,
             "fingerprint": fingerprint,
@@ -168,7 +175,11 @@ def pretrain(
             "steps": steps,
             "tokens": progress.tokens,
             "seconds": progress.seconds,
-            "tokens_per_second": progress.tokens / progress.seconds,
+            **monitor.summary(progress.tokens, progress.seconds),
+            "first_step_seconds": first_step_seconds,
+            "save_blocked_seconds": saver.blocked_seconds,
+            "save_seconds": saver.written_seconds,
+            "skipped_batches": list(progress.skipped),
             **validation._asdict(),
             "unigram_bits_per_byte": unigram,
             "sequence_length": data.sequence_length,
@@ -176,35 +187,59 @@ def pretrain(
             "dtype": str(here.dtype).removeprefix("torch."),
             "threads": here.threads,
             "processes": here.world,
-            "config": config.model_dump(),
+            "parallel": kind,
+            "lineage": about,
+            "config": config.model_dump(mode="json"),
         }
+        tensors = weights(model)
         if here.rank == 0:
-            save_model(out_dir, model, tokenizer_dir, data.tokens.eos_id)
+            save_model(out_dir, model, tokenizer_dir, data.tokens.eos_id, tensors)
             write_json(out_dir / "training.json", summary)  # last: it says that the rest is there
         here.wait_for_all()
         return summary
 
 
-@torch.no_grad()
-def validate(network: nn.Module, split: Rows, lengths: np.ndarray, config: PretrainConfig, here: Place) -> Validation:
-    """Loss and bits per byte over the first `eval_rows` rows of a split, shared out among the processes.
+def _read_ahead(data: Dataset, config: PretrainConfig, here: Place) -> Batches:
+    """This process's batches by their position in the data."""
+    phases = [rows for _, rows in data.train.phases]
 
-    lengths: bytes of each token id. Loss is over all targets, bits per byte over those that stand for text.
+    def rows_at(at: int) -> list[int]:
+        return step_rows(
+            at, len(data.train), config.batch_rows, config.seed, config.shuffle, here.rank, here.world, phases
+        )
+
+    pinned = here.device.type == "cuda"
+    return Batches(data.train, rows_at, config.document_mask, config.loader_threads, config.prefetch, pinned)
+
+
+def _seed(seed: int, step: int, rank: int) -> None:
+    """Set torch's generators for one step: they depend on the step and the process alone, so that no draw is lost."""
+    torch.manual_seed((seed * 0x9E3779B97F4A7C15 + step * 1_000_003 + rank) % 2**63)
+
+
+def _export(folder: Path, model: Decoder, tokenizer_dir: Path, data: Dataset) -> Callable[[], None]:
+    """What writes the weights as they are now as a Hugging Face folder, while training goes on."""
+    tensors = {name: tensor.clone() for name, tensor in weights(model).items()}
+    return partial(save_model, folder, model, tokenizer_dir, data.tokens.eos_id, tensors)
+
+
+def _refuse(
+    bad: BadRows, before: Progress, config: PretrainConfig, data: Dataset, here: Place
+) -> tuple[Progress, dict[str, Any]]:
+    """Put a bad batch on the list of skipped ones, and say why and whose it is.
+
+    Raises `TrainingError` that names rows and documents, after `max_rollbacks` of them.
     """
-    per_id = torch.from_numpy(lengths).to(here.device)
-    sums = torch.zeros(4, dtype=torch.float64, device=here.device)  # nats, targets, nats of text, bytes of text
-    mine = list(range(here.rank, min(config.eval_rows, len(split)), here.world))
-    for start in range(0, len(mine), config.micro_batch_rows):
-        batch = load_batch(split, mine[start : start + config.micro_batch_rows], config.document_mask)
-        part = next(micro_batches(batch, len(batch.rows), here.device))
-        module = network.module if isinstance(network, DistributedDataParallel) else network
-        nll = module(part.tokens, part.targets, part.documents if config.document_mask else None).nll.double()
-        size = torch.where(part.targets == IGNORED, 0, per_id[part.targets.clamp(min=0)])
-        sums += torch.stack([nll.sum(), (part.targets != IGNORED).sum(), nll[size > 0].sum(), size.sum()]).double()
-    nats, targets, text_nats, text_bytes = here.sum(sums).tolist()
-    if not targets or not text_bytes:
-        return Validation(None, None)
-    return Validation(nats / targets, bits_per_byte(text_nats, int(text_bytes)))
+    at = position(before.step, before.skipped)
+    rows, documents = bad_documents(bad.rows, data, here)
+    where = f"Rows {rows[:8]}, documents {describe_documents(documents)}"
+    if before.refused >= config.max_rollbacks:
+        raise TrainingError(
+            f"step {before.step + 1}: {bad}; nothing was updated, and max_rollbacks={config.max_rollbacks} batches were "
+            f"skipped before. {where}: look at these, or lower learning_rate and start again"
+        )
+    after = replace(before, skipped=(*before.skipped, at), refused=before.refused + 1)
+    return after, {"position": at, "why": str(bad), "rows": rows, "documents": documents, "where": where}
 
 
 def _silent(_: Any) -> None:
@@ -236,59 +271,9 @@ def _finished(out_dir: Path, fingerprint: str) -> dict[str, Any] | None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TrainingError(f"cannot read {path} ({error}); remove {out_dir} to train again") from None
     if found != fingerprint:
-        raise TrainingError(_other_run(out_dir))
+        raise other_run(out_dir)
     return summary
-
-
-def _other_run(folder: Path) -> str:
-    return f"{folder} holds a run of another config, dataset or tokenizer; remove it or choose another output folder"
-
-
-def _resume(
-    out_dir: Path, model: Decoder, optimizer: torch.optim.Optimizer, identity: dict[str, Any], log: Callable[[str], Any]
-) -> Progress:
-    """Load the newest checkpoint, if there is one, and say how far it is."""
-    out_dir.mkdir(parents=True, exist_ok=True)
-    found = checkpoints(out_dir / "trainer_state")
-    if not found:
-        return Progress()
-    state = read_state(found[-1])
-    if state["fingerprint"] != identity["fingerprint"]:
-        raise TrainingError(_other_run(out_dir))
-    load_state(found[-1], model, optimizer)
-    log(f"going on from step {state['step']:,}")
-    if state["threads"] != identity["threads"]:
-        log(f"{identity['threads']} threads, {state['threads']} before: results will differ in the last digits")
-    return Progress(state["step"], state["tokens"], state["seconds"])
 
 
 def _due(step: int, steps: int, every: int) -> bool:
     return step % every == 0 or step == steps
-
-
-def _describe(validation: Validation, unigram: float | None) -> str:
-    if validation.bits_per_byte is None or unigram is None:
-        return "nothing to predict in the validation rows"
-    return (
-        f"validation loss {validation.validation_loss:.4f}, {validation.bits_per_byte:.4f} bits per byte "
-        f"(token unigrams: {unigram:.4f})"
-    )
-
-
-def _agreed(stop: Callable[[], bool] | None, here: Place) -> bool:
-    """Whether any process was asked to stop: all must leave at the same step."""
-    asked = bool(stop and stop())
-    if here.world == 1:
-        return asked
-    return bool(here.sum(torch.tensor(int(asked), device=here.device)))
-
-
-def _blame(step: int, bad: BadRows, data: Dataset) -> TrainingError:
-    documents = [document for row in bad.rows[:4] for document in data.documents_of(row)]
-    where = (
-        f"Rows {bad.rows[:4]}, documents {', '.join(documents[:16])}" if bad.rows else "The rows are another process's"
-    )
-    return TrainingError(
-        f"step {step + 1}: {bad}; nothing was updated and the last checkpoint is from before. {where}: "
-        f"look at these, or lower learning_rate and start again"
-    )

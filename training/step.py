@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from training.config import PretrainConfig
 from training.data import Batch
 from training.device import Place
 from training.loss import IGNORED
 from training.optimizer import clip_gradient
+from training.parallel import add_up_gradients, whole
 
 
 class StepResult(NamedTuple):
@@ -26,11 +26,14 @@ class StepResult(NamedTuple):
 
 
 class BadRows(Exception):
-    """A step that must not be taken: why, and the rows of this process that are to blame, or may be."""
+    """A step that must not be taken: why, and the rows of this process that are to blame, or may be.
 
-    def __init__(self, why: str, rows: list[int]) -> None:
+    `finite`: the numbers are, so that it is the rows that are odd, never the weights.
+    """
+
+    def __init__(self, why: str, rows: list[int], finite: bool = False) -> None:
         super().__init__(why)
-        self.rows = rows
+        self.rows, self.finite = rows, finite
 
 
 def train_step(
@@ -40,38 +43,42 @@ def train_step(
     config: PretrainConfig,
     here: Place,
     rate: float,
+    norm_limit: float = math.inf,
 ) -> StepResult:
     """One update from this process's rows of the batch, in micro-batches.
 
     The loss of a step is the sum over all its targets divided by their number, over all processes: how rows are cut
     into micro-batches and processes changes neither loss nor gradient. Raises `BadRows`, and updates nothing, if there
-    is no target or the loss or gradient is not finite.
+    is no target, the loss or gradient is not finite, or the gradient's norm is over `norm_limit`.
     """
     tokens = int((batch.documents >= 0).sum())
     targets = int((batch.targets != IGNORED).sum())
     counts = here.sum(torch.tensor([tokens, targets], dtype=torch.int64, device=here.device)).tolist()
     if counts[1] == 0:
-        raise BadRows("there is nothing to predict", batch.rows)
+        raise BadRows("there is nothing to predict", batch.rows, finite=True)
 
     optimizer.zero_grad(set_to_none=True)
     total = torch.zeros((), dtype=torch.float64, device=here.device)
     row_losses = []
     parts = list(micro_batches(batch, config.micro_batch_rows, here.device))
     for number, part in enumerate(parts):
-        if isinstance(network, DistributedDataParallel):
-            network.require_backward_grad_sync = number == len(parts) - 1
+        add_up_gradients(network, number == len(parts) - 1)
         losses = network(part.tokens, part.targets, part.documents if config.document_mask else None)
-        # DistributedDataParallel averages gradients over processes; the sum is wanted
+        # gradients are averaged over processes; the sum is wanted
         (losses.objective * (here.world / counts[1])).backward()
         row_losses.append(losses.nll.sum(dim=1))
         total += losses.nll.sum().double()
-    norm = clip_gradient(network, config.grad_clip)
+    norm = whole(clip_gradient(network, config.grad_clip))
     loss = float(here.sum(total)) / counts[1]
     if not (math.isfinite(loss) and math.isfinite(float(norm))):
         bad = ~torch.isfinite(torch.cat(row_losses)).cpu().numpy()
         rows = [row for row, is_bad in zip(batch.rows, bad, strict=True) if is_bad]
         why = f"the loss is {loss} and the norm of the gradient {float(norm)}"
         raise BadRows(why, batch.rows if math.isfinite(loss) else rows)
+    if float(norm) > norm_limit:
+        raise BadRows(
+            f"the norm of the gradient, {float(norm):.4g}, is a spike (over {norm_limit:.4g})", batch.rows, finite=True
+        )
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.step()

@@ -1,6 +1,7 @@
 """Training a 32k byte-level BPE from text: ours and others, each in a process of its own, in turns.
 
     python -m benchmarks.tokens.training CORPUS.jsonl --peers PYTHON [--runs 3] [--systems NAME ...] [--vocab 32768]
+        [--memory-limit GIB] [--time-limit SECONDS] [--scratch FOLDER]
     python -m benchmarks.tokens.training --overflow --peers PYTHON
 
 CORPUS.jsonl has one {"text": ...} a line. PYTHON is an interpreter with the others installed: tokenizers rustbpe bpeasy ffbpe
@@ -13,8 +14,11 @@ occurrences of a pair do to the counters of tokenizers and rustbpe.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import math
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -23,12 +27,15 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from tokenizer_training.corpus.pieces import cut_runs
 from tokenizer_training.vocabulary.bpe import token_bytes
 from tokenizer_training.vocabulary.folder import read_merges
+from tokenizer_training.vocabulary.pretokenize import cuts_of
 
 PEERS = Path(__file__).with_name("training_peers.py")
 OURS = ("gristmill", "gristmill-2-workers", "gristmill-gpt2")
 OTHERS = ("tokenizers", "rustbpe", "sentencepiece", "bpeasy", "ffbpe", "tokenizers-by-line", "gigabpe-by-line")
+POLL = 0.1  # seconds between looks at a running process
 SPECIAL = 70  # of ours; the others train without special tokens, so their vocabulary is that much smaller
 
 
@@ -38,15 +45,50 @@ class Run(NamedTuple):
     rss: float  # MiB
 
 
-def measured(command: list[str]) -> Run:
-    """One process and its children. `os.wait4` gives their CPU time and the RSS of the largest."""
+class Limits(NamedTuple):
+    memory: float  # bytes
+    seconds: float
+
+
+class Stopped(Exception):
+    """A system that failed or went beyond a limit."""
+
+
+def measured(command: list[str], limits: Limits) -> Run:
+    """One process and its children: their CPU time by `os.wait4`, and the peak RSS of the largest by what /proc last said of it.
+    (`ru_maxrss` would be at least the RSS of this process, which it was when it began.)
+    """
     begun = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    _, status, use = os.wait4(process.pid, 0)
-    process.returncode = status
-    if status:
-        raise SystemExit(f"failed: {' '.join(command)}")
-    return Run(use.ru_utime + use.ru_stime, time.perf_counter() - begun, use.ru_maxrss / 1024)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+    reason, peak = "", 0
+    while True:
+        pid, status, use = os.wait4(process.pid, os.WNOHANG)
+        if pid:
+            break
+        held, largest = resident(process.pid)
+        peak, seconds = max(peak, largest), time.perf_counter() - begun
+        if not reason and (held > limits.memory or seconds > limits.seconds):
+            reason = f"stopped after {seconds:,.0f} s at {held / 2**30:.1f} GiB"
+            os.killpg(process.pid, signal.SIGKILL)
+        time.sleep(POLL)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if reason or process.returncode:
+        raise Stopped(reason or f"failed: exit code {process.returncode}")
+    return Run(use.ru_utime + use.ru_stime, time.perf_counter() - begun, peak / 2**20)
+
+
+def resident(session: int) -> tuple[int, int]:
+    """RSS of all processes of a session, and the highest that one of them has had, in bytes."""
+    total = highest = 0
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if int((folder / "stat").read_text().rpartition(")")[2].split()[3]) == session:
+                facts = dict(line.split(":", 1) for line in (folder / "status").read_text().splitlines())
+                total += int(facts["VmRSS"].split()[0]) << 10
+                highest = max(highest, int(facts["VmHWM"].split()[0]) << 10)
+        except (OSError, KeyError, IndexError):  # it has just ended
+            continue
+    return total, highest
 
 
 def command_of(system: str, folder: Path, vocabulary: int, peers: str) -> list[str]:
@@ -61,6 +103,8 @@ def command_of(system: str, folder: Path, vocabulary: int, peers: str) -> list[s
 
 def merges_of(system: str, folder: Path) -> list[tuple[bytes, bytes]] | None:
     if system in OURS:
+        if not (folder / system / "tokenizer.json").exists():
+            return None
         merges = read_merges(folder / system)
         tokens = token_bytes(merges)
         return [(tokens[left], tokens[right]) for left, right in merges.tolist()]
@@ -74,7 +118,7 @@ def agreement(mine: list[tuple[bytes, bytes]] | None, theirs: list[tuple[bytes, 
     if mine is None or theirs is None:
         return ""
     if mine == theirs:
-        return f"{len(mine):,}, identical to {name}"
+        return f"identical to {name}: {len(mine):,} of {len(theirs):,}"
     same = next((i for i, (a, b) in enumerate(zip(mine, theirs, strict=False)) if a != b), min(len(mine), len(theirs)))
     return f"{len(mine):,}, as {name} up to {same:,}; {len(set(mine) & set(theirs)):,} in both"
 
@@ -86,6 +130,9 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--vocab", type=int, default=32768)
     parser.add_argument("--systems", nargs="+", default=[*OURS, *OTHERS], choices=[*OURS, *OTHERS])
+    parser.add_argument("--memory-limit", type=float, default=math.inf, metavar="GIB", help="of one system, RSS")
+    parser.add_argument("--time-limit", type=float, default=math.inf, metavar="SECONDS", help="of one run, wall")
+    parser.add_argument("--scratch", type=Path, help="folder for temporary files, about the size of the corpus")
     parser.add_argument("--overflow", action="store_true")
     arguments = parser.parse_args()
     if arguments.overflow:
@@ -97,36 +144,55 @@ def main() -> None:
         return
     if arguments.corpus is None:
         parser.error("give a corpus, or --overflow")
-    with tempfile.TemporaryDirectory() as scratch:
+    limits = Limits(arguments.memory_limit * 2**30, arguments.time_limit)
+    with tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch:
         folder = Path(scratch)
         size = prepare(arguments.corpus, folder)
         runs: dict[str, list[Run]] = {system: [] for system in arguments.systems}
+        stopped: dict[str, str] = {}
         if set(arguments.systems) & set(OURS):  # compiles what is not yet compiled
-            measured(command_of(OURS[0], folder, 1000, arguments.peers))
+            (folder / "warm").mkdir()
+            with arguments.corpus.open("rb") as lines:
+                (folder / "warm" / "corpus.jsonl").write_bytes(b"".join(itertools.islice(lines, 50)))
+            measured(command_of(OURS[0], folder / "warm", 1000, arguments.peers), Limits(math.inf, math.inf))
         for _ in range(arguments.runs):
             for system, done in runs.items():
-                done.append(measured(command_of(system, folder, arguments.vocab, arguments.peers)))
-                print(f"{system}: {done[-1]}", file=sys.stderr)
+                if system not in stopped:
+                    try:
+                        done.append(measured(command_of(system, folder, arguments.vocab, arguments.peers), limits))
+                    except Stopped as why:
+                        stopped[system] = str(why)
+                print(f"{system}: {stopped.get(system) or done[-1]}", file=sys.stderr)
         print(f"{size / 1e6:,.0f} MB of text, vocabulary {arguments.vocab:,}, medians of {arguments.runs}\n")
         print("| system | CPU-s | wall s | peak RSS MiB | merges |\n|---|---|---|---|---|")
         for system, done in runs.items():
+            if system in stopped:
+                print(f"| {system} | | | | {stopped[system]} |")
+                continue
             by_line = system.endswith("by-line")
             name = "tokenizers-by-line" if by_line else "tokenizers"
-            known = merges_of(name, folder) if name in runs and name != system else None
+            known = merges_of(name, folder) if name in runs and name not in (system, *stopped) else None
             note = agreement(merges_of(system, folder), known, name) if system != "gristmill-gpt2" else ""
             middle = [f"{statistics.median(getattr(run, field) for run in done):.1f}" for field in ("cpu", "wall")]
             print(f"| {system} | {' | '.join(middle)} | {statistics.median(r.rss for r in done):.0f} | {note} |")
 
 
 def prepare(corpus: Path, folder: Path) -> int:
-    """corpus.jsonl (a link) and corpus.txt in the folder; bytes of text."""
+    """corpus.jsonl (a link), corpus.txt and cuts.jsonl (the lines of texts with endless runs, and their pieces) in the folder;
+    bytes of text."""
     (folder / "corpus.jsonl").symlink_to(corpus.resolve())
     size = 0
-    with corpus.open(encoding="utf-8") as lines, (folder / "corpus.txt").open("wb") as out:
-        for line in lines:
+    with (
+        corpus.open(encoding="utf-8") as lines,
+        (folder / "corpus.txt").open("wb") as out,
+        (folder / "cuts.jsonl").open("w", encoding="utf-8") as cuts,
+    ):
+        for number, line in enumerate(lines):
             raw = json.loads(line)["text"].encode("utf-8", "replace")
             size += len(raw)
             out.write(raw if raw.endswith(b"\n") else raw + b"\n")
+            if cuts_of(raw):
+                cuts.write(json.dumps([number, cut_runs(raw.decode("utf-8"))]) + "\n")
     return size
 
 

@@ -1,7 +1,8 @@
 """Trainers of others, each run as `PYTHON training_peers.py NAME FOLDER VOCABULARY OUT` in a process of its own.
 
-FOLDER holds corpus.jsonl (one {"text": ...} a line) and corpus.txt (the same texts one after the other). OUT gets the merges as
-hexadecimal pairs of bytes, one a line, where the trainer tells them.
+FOLDER holds corpus.jsonl (one {"text": ...} a line), corpus.txt (the same texts one after the other) and cuts.jsonl (lines
+[number of a line of corpus.jsonl, pieces of its text]). OUT gets the merges as hexadecimal pairs of bytes, one a line,
+where the trainer tells them.
 """
 
 from __future__ import annotations
@@ -23,6 +24,14 @@ def texts(folder: Path) -> Iterator[str]:
     with (folder / "corpus.jsonl").open(encoding="utf-8") as lines:
         for line in lines:
             yield json.loads(line)["text"]
+
+
+def cut_texts(folder: Path) -> Iterator[str]:
+    """The texts, those with endless runs in their pieces."""
+    with (folder / "cuts.jsonl").open(encoding="utf-8") as lines:
+        cuts = dict(map(json.loads, lines))
+    for number, text in enumerate(texts(folder)):
+        yield from cuts.get(number, [text])
 
 
 def bytes_of_characters() -> dict[str, int]:
@@ -52,7 +61,7 @@ def run_tokenizers(folder: Path, vocabulary: int, gpt2: bool = False) -> list[tu
     if gpt2:
         tokenizer.train([str(folder / "corpus.txt")], trainer)
     else:
-        tokenizer.train_from_iterator(texts(folder), trainer)
+        tokenizer.train_from_iterator(cut_texts(folder), trainer)
     return spelled([tuple(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]])
 
 

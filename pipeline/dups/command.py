@@ -15,9 +15,9 @@ from pipeline.dups.difference import Difference, difference
 from pipeline.dups.reread import read_again
 from pipeline.dups.texts import Text, Texts
 from pipeline.engine.store import Store
-from pipeline.report import human
 from pipeline.report.kept import with_ledger
 from pipeline.yamlfile import ConfigError
+from training.report import human
 
 HERE = Path(__file__).parent
 STYLE = HERE.parent / "report" / "report.css"

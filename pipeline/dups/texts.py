@@ -12,9 +12,10 @@ import pyarrow as pa
 
 from pipeline.dups.cluster import ELSEWHERE, Member
 from pipeline.engine.writers import SAMPLE_CHARACTERS
-from pipeline.report import human, scan
+from pipeline.report import scan
 from pipeline.report.kept import kept_rows, rows_where
 from stages.pii.scrub import Scrubber
+from training.report import human
 
 SHOWN = 24_000  # characters of a text that are compared
 SCRUBBED = 25_000  # characters that are scrubbed, so that nothing is cut in two where the shown part ends

@@ -26,6 +26,38 @@ def ray_work(task: Task, memory: int | None) -> Any:
         return describe(error)
 
 
+def connect(engine: EngineConfig, log_to_driver: bool = False) -> tuple[Any, bool]:
+    """The module `ray`, connected to the cluster of the config or to a local one; and whether that was done now.
+
+    Raises `ConfigError` if there is no such cluster, or none can be started.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import logging
+
+    import ray
+
+    if ray.is_initialized():
+        return ray, False
+    arguments: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": log_to_driver}
+    if engine.address is not None:
+        check_address(engine.address)
+        arguments["address"] = engine.address
+    else:
+        cores = engine.workers if isinstance(engine.workers, int) else usable_cores()
+        budget = max(memory_budget(engine), engine.unit_memory)
+        arguments |= {"num_cpus": cores, "_memory": budget, "object_store_memory": 80 << 20}
+        arguments["include_dashboard"] = False
+        if not os.environ.get("RAY_ADDRESS"):  # else Ray would join the cluster of another run here, and end with it
+            arguments["address"] = "local"
+    try:
+        ray.init(**arguments)
+    except Exception as error:  # a local cluster that does not start in time raises nothing more exact
+        where = f"the cluster at {engine.address}" if engine.address else "a local cluster"
+        raise ConfigError(f"Ray: cannot start with {where}: {str(error).splitlines()[0]}") from None
+    return ray, True
+
+
 class RayExecutor:
     """Ray core tasks, one a unit, with `max_retries=0`: what a death means is decided by the driver.
 
@@ -52,34 +84,9 @@ class RayExecutor:
     def _connect(self) -> None:
         if self._ray is not None:
             return
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        import logging
-
-        import ray
-
         engine = self._engine
-        start = not ray.is_initialized()
-        if start:
-            arguments: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-            if engine.address is not None:
-                check_address(engine.address)
-                arguments["address"] = engine.address
-            else:
-                cores = engine.workers if isinstance(engine.workers, int) else usable_cores()
-                budget = max(memory_budget(engine), engine.unit_memory)
-                arguments |= {"num_cpus": cores, "_memory": budget, "object_store_memory": 80 << 20}
-                arguments["include_dashboard"] = False
-                if not os.environ.get(
-                    "RAY_ADDRESS"
-                ):  # else Ray would join the cluster of another run here, and end with it
-                    arguments["address"] = "local"
-            try:
-                ray.init(**arguments)
-            except Exception as error:  # a local cluster that does not start in time raises nothing more exact
-                where = f"the cluster at {engine.address}" if engine.address else "a local cluster"
-                raise ConfigError(f"Ray: cannot start with {where}: {str(error).splitlines()[0]}") from None
-        self._ray, self._started = ray, start
+        ray, self._started = connect(engine)
+        self._ray = ray
         self._look()
         self._function = ray.remote(
             max_retries=0, max_calls=engine.recycle_units, num_cpus=1, memory=engine.unit_memory

@@ -7,34 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
-from pipeline.report import human
 from pipeline.report.histogram import Histogram
-
-
-@dataclass(frozen=True)
-class Line:
-    """A series: its name, style class (`a`, `b`: a line; `dots`: a line with points), and points in order of x."""
-
-    name: str
-    style: str
-    x: Sequence[float]
-    y: Sequence[float]
-
-
-def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
-    """Round numbers (1, 2, 5 times a power of ten) between two values."""
-    if not high > low:
-        return [low]
-    raw = (high - low) / max(wanted, 1)
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * 0.999)
-    first = math.ceil(low / step - 1e-9)
-    return [round(k * step, 12) for k in range(first, math.floor(high / step + 1e-9) + 1)]
+from training.report import human
+from training.report.charts import svg, text, ticks
 
 
 def log_ticks(low: float, high: float) -> list[float]:
@@ -42,15 +21,6 @@ def log_ticks(low: float, high: float) -> list[float]:
     found = [0.0] if low <= 0 else []
     powers = [10.0**k for k in range(13) if low <= 10.0**k <= high]
     return found + powers[:: max(1, math.ceil(len(powers) / 6))]
-
-
-def _svg(width: int, height: int, label: str, body: Sequence[str]) -> Markup:
-    head = f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}" class="chart">'
-    return Markup(head + "".join(body) + "</svg>")
-
-
-def _text(x: float, y: float, text: str, anchor: str = "middle", style: str = "tick") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" class="{style}">{escape(text)}</text>'
 
 
 def histogram(h: Histogram, label: str, limits: Sequence[tuple[str, float]] = ()) -> Markup:
@@ -78,14 +48,14 @@ def histogram(h: Histogram, label: str, limits: Sequence[tuple[str, float]] = ()
     for value in at_x:
         x = at(value)
         anchor = "start" if x < left + 8 else "end" if x > width - right - 8 else "middle"
-        body.append(f'<path class="axis" d="M{x:.1f},{base}v3"/>' + _text(x, base + 14, human.short(value), anchor))
+        body.append(f'<path class="axis" d="M{x:.1f},{base}v3"/>' + text(x, base + 14, human.short(value), anchor))
     for row, (rule, threshold) in enumerate(sorted(limits, key=lambda item: item[1])[:4]):
         x, y = at(threshold), 13 + 13 * row
         anchor, dx = ("end", -4) if x > width * 0.55 else ("start", 4)
         body.append(f'<path class="limit" d="M{x:.1f},{y - 9}V{base}"/>')
-        body.append(_text(x + dx, y, f"{rule} {human.number(threshold)}", anchor, "limit-name"))
-    body.append(_text(width - right, base + 28, f"tallest bar {human.count(most)}", "end"))
-    return _svg(width, base + 32, label, body)
+        body.append(text(x + dx, y, f"{rule} {human.number(threshold)}", anchor, "limit-name"))
+    body.append(text(width - right, base + 28, f"tallest bar {human.count(most)}", "end"))
+    return svg(width, base + 32, label, body)
 
 
 def bars(labels: Sequence[str], counts: Sequence[int], label: str) -> Markup:
@@ -100,49 +70,10 @@ def bars(labels: Sequence[str], counts: Sequence[int], label: str) -> Markup:
         body.append(
             f'<rect class="bars" x="{x:.1f}" y="{base - tall:.1f}" width="{wide:.1f}" height="{tall:.1f}" rx="2"/>'
         )
-        body.append(_text(x + wide / 2, base - tall - 5, human.count(n), "middle", "value"))
-        body.append(_text(x + wide / 2, base + 15, name))
+        body.append(text(x + wide / 2, base - tall - 5, human.count(n), "middle", "value"))
+        body.append(text(x + wide / 2, base + 15, name))
     body.append(f'<path class="axis" d="M8,{base}H{width - 8}"/>')
-    return _svg(width, base + 22, label, body)
-
-
-def lines(series: Sequence[Line], label: str, x_name: str, level: tuple[str, float] | None = None) -> Markup:
-    """Line chart over a common x axis; `level` is a horizontal reference line with its name."""
-    width, height, left, right, top, bottom = 540, 270, 46, 12, 28, 40
-    xs = np.concatenate([np.asarray(s.x, float) for s in series])
-    ys = np.concatenate([np.asarray(s.y, float) for s in series] + [np.asarray([level[1]] if level else [], float)])
-    x_low, x_high = float(xs.min()), float(xs.max())
-    y_low, y_high = float(ys.min()), float(ys.max())
-    pad = 0.06 * (y_high - y_low) or max(abs(y_high) * 0.1, 0.1)
-    y_low, y_high = y_low - pad, y_high + pad
-
-    def scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
-        return lambda value: start + (end - start) * ((value - low) / (high - low) if high > low else 0.5)
-
-    px, py = scale(x_low, x_high, left, width - right), scale(y_low, y_high, height - bottom, top)
-    body = []
-    for value in ticks(y_low, y_high):
-        body.append(f'<path class="grid" d="M{left},{py(value):.1f}H{width - right}"/>')
-        body.append(_text(left - 6, py(value) + 4, human.number(value), "end"))
-    for value in ticks(x_low, x_high, 5):
-        body.append(_text(px(value), height - bottom + 17, human.short(value)))
-    body.append(_text((left + width - right) / 2, height - 6, x_name))
-    body.append(f'<path class="axis" d="M{left},{height - bottom}H{width - right}"/>')
-    if level:
-        body.append(f'<path class="limit" d="M{left},{py(level[1]):.1f}H{width - right}"/>')
-        body.append(_text(width - right, py(level[1]) - 5, f"{level[0]} {human.number(level[1])}", "end", "limit-name"))
-    for s in series:
-        points = [f"{px(x):.1f},{py(y):.1f}" for x, y in zip(s.x, s.y, strict=True)]
-        body.append(f'<polyline class="line {s.style}" points="{" ".join(points)}"/>')
-        if s.style == "dots" or len(points) == 1:
-            body += [
-                f'<circle class="line {s.style}" cx="{p.split(",")[0]}" cy="{p.split(",")[1]}" r="3"/>' for p in points
-            ]
-    x = float(left)
-    for s in series:
-        body.append(f'<path class="line {s.style}" d="M{x:.0f},12h18"/>' + _text(x + 24, 16, s.name, "start", "value"))
-        x += 40 + 7 * len(s.name)
-    return _svg(width, height, label, body)
+    return svg(width, base + 22, label, body)
 
 
 def curve(share: Callable[[float], float], counts: np.ndarray, threshold: float | None, label: str) -> Markup:
@@ -158,7 +89,7 @@ def curve(share: Callable[[float], float], counts: np.ndarray, threshold: float 
     for value in (0.0, 0.25, 0.5, 0.75, 1.0):
         y = base - tall * value
         body.append(f'<path class="grid" d="M{left},{y:.1f}H{width - right}"/>')
-        body.append(_text(left - 6, y + 4, human.number(value), "end"))
+        body.append(text(left - 6, y + 4, human.number(value), "end"))
     step = 1 / len(counts)
     path = [
         f"M{at(i * step) + 0.4:.1f},{base}v{-max(tall * n / most, 1.0):.1f}H{at((i + 1) * step) - 0.4:.1f}V{base}z"
@@ -171,11 +102,11 @@ def curve(share: Callable[[float], float], counts: np.ndarray, threshold: float 
     body.append(f'<polyline class="line b" points="{" ".join(points)}"/>')
     if threshold is not None:
         body.append(f'<path class="limit" d="M{at(threshold):.1f},{top - 8}V{base}"/>')
-        body.append(_text(at(threshold) - 4, top - 12, f"threshold {human.number(threshold)}", "end", "limit-name"))
+        body.append(text(at(threshold) - 4, top - 12, f"threshold {human.number(threshold)}", "end", "limit-name"))
     for value in (0, 0.2, 0.4, 0.6, 0.8, 1):
-        body.append(_text(at(value), base + 17, human.number(value)))
-    body.append(_text((left + width - right) / 2, height - 6, f"Jaccard similarity; tallest bar {human.count(most)}"))
-    return _svg(width, height, label, body)
+        body.append(text(at(value), base + 17, human.number(value)))
+    body.append(text((left + width - right) / 2, height - 6, f"Jaccard similarity; tallest bar {human.count(most)}"))
+    return svg(width, height, label, body)
 
 
 def heat_map(names: Sequence[str], counts: np.ndarray, label: str, rows: str, columns: str) -> Markup:
@@ -184,13 +115,13 @@ def heat_map(names: Sequence[str], counts: np.ndarray, label: str, rows: str, co
     width, height = left + cell * len(names) + 8, top + high * len(names) + 8
     shown = [name if len(name) <= 22 else f"{name[:21]}…" for name in names]
     wholes = np.maximum(counts.sum(axis=0), 1)
-    body = [_text(left, 16, f"{columns} →", "start", "value"), _text(left - 8, top - 8, f"{rows} ↓", "end", "value")]
+    body = [text(left, 16, f"{columns} →", "start", "value"), text(left - 8, top - 8, f"{rows} ↓", "end", "value")]
     for j, name in enumerate(shown):
         short = name if len(name) <= 12 else f"{name[:11]}…"
-        body.append(_text(left + cell * (j + 0.5), top - 8, short))
+        body.append(text(left + cell * (j + 0.5), top - 8, short))
     for i, name in enumerate(shown):
         y = top + high * i
-        body.append(_text(left - 8, y + 20, name, "end"))
+        body.append(text(left - 8, y + 20, name, "end"))
         for j in range(len(names)):
             n = int(counts[i, j])
             x, depth = left + cell * j, n / wholes[j]
@@ -198,5 +129,5 @@ def heat_map(names: Sequence[str], counts: np.ndarray, label: str, rows: str, co
                 f'<rect class="heat" x="{x}" y="{y}" width="{cell - 2}" height="{high - 2}" rx="3" fill-opacity="{0.06 + 0.5 * depth:.2f}"/>'
             )
             if n:
-                body.append(_text(x + cell / 2 - 1, y + 19, human.short(n), "middle", "value"))
-    return Markup('<div style="width:{}px">{}</div>').format(width, _svg(width, height, label, body))
+                body.append(text(x + cell / 2 - 1, y + 19, human.short(n), "middle", "value"))
+    return Markup('<div style="width:{}px">{}</div>').format(width, svg(width, height, label, body))

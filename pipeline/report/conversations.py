@@ -9,8 +9,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.report import human, scan
+from pipeline.report import scan
 from stages.conversation import KINDS
+from training.report import human
 
 SHOWN = 12  # names in a line
 COUNTED = ("source", "language", "verifier", "chat_tags", "fixed")

@@ -14,8 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.report import charts, human, scan
+from pipeline.report import charts, scan
 from pipeline.report.histogram import Histogram, histograms
+from training.report import human
 
 TEXT_BUDGET = 2 << 30  # bytes of text read for lengths; more than that is sampled evenly
 URL_BUDGET = 2 << 30  # bytes of ledger URLs read for the table of domains, likewise

@@ -12,8 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.report import human, scan
+from pipeline.report import scan
 from pipeline.report.corpus import domain
+from training.report import human
 
 BUDGET = 64 << 20  # bytes of sketches that are read; of more, some parts are
 GENERIC = 0.05  # share of documents above which a word names no topic

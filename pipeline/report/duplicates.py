@@ -15,10 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from xxhash import xxh3_64_intdigest
 
-from pipeline.report import charts, corpus, human, scan
+from pipeline.report import charts, corpus, scan
 from pipeline.report.histogram import Histogram
 from pipeline.report.kept import kept_folders, kept_rows
 from stages.pii.scrub import Scrubber, scrub_url
+from training.report import human
 
 BINS = 100  # of similarity, from 0 to 1
 SOURCES_SHOWN = 30  # of a stage

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.report import human, scan
+from pipeline.report import scan
+from training.report import human
 
 ITEMS_SHOWN = 25
 DOCUMENTS_SHOWN = 3  # of an item

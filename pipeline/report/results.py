@@ -1,16 +1,13 @@
-"""What the report shows of tokenizer/, tokens/ and model/. Every file may be missing; unknown keys are shown as facts."""
+"""What the report shows of tokenizer/ and tokens/. Every file may be missing; unknown keys are shown as facts."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.report import charts, human
-
-CURVE_POINTS = 600
+from training.report import human
 
 LANGUAGE_COLUMNS = {  # key of a row of tokenizer/report.json -> heading
     "language": "language",
@@ -116,62 +113,3 @@ def tokens(run: Path, section: Mapping[str, Any]) -> dict[str, Any] | None:
         "tokens": sum(row["tokens"] for row in rows),
         "facts": head + facts(merged, ("splits", "format")),
     }
-
-
-def curve(path: Path) -> tuple[list[tuple[float, float]], list[tuple[float, float]], list[tuple[float, float]]]:
-    """(step, loss), (step, validation loss) and (step, bits per byte) of a metrics.jsonl, each thinned while it is read."""
-    found: dict[str, list[tuple[float, float]]] = {"loss": [], "validation_loss": [], "bits_per_byte": []}
-    steps = dict.fromkeys(found, 1)
-    seen = dict.fromkeys(found, 0)
-    with path.open(encoding="utf-8") as lines:
-        for line in lines:
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue  # the last line of a run that is still writing
-            if not isinstance(row, dict) or not _finite(row.get("step")):
-                continue
-            for name, points in found.items():
-                if not _finite(row.get(name)):
-                    continue
-                if seen[name] % steps[name] == 0:
-                    points.append((float(row["step"]), float(row[name])))
-                seen[name] += 1
-                if len(points) > 2 * CURVE_POINTS:
-                    del points[1::2]
-                    steps[name] *= 2
-    return found["loss"], found["validation_loss"], found["bits_per_byte"]
-
-
-def model(run: Path, section: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Loss curves, final figures and the generated sample of the pretrained model."""
-    path = run / "model" / "metrics.jsonl"
-    if not path.is_file() and not section:
-        return None
-    loss, validation, bits = curve(path) if path.is_file() else ([], [], [])
-    out: dict[str, Any] = {"loss": None, "bits": None, "headline": None, "sample": None}
-    series = []
-    if loss:
-        series.append(charts.Line("training loss", "a", *zip(*loss, strict=True)))
-    if validation:
-        series.append(charts.Line("validation loss", "dots", *zip(*validation, strict=True)))
-    if series:
-        out["loss"] = charts.lines(series, "loss by step (nats per token)", "step")
-    ours, base = section.get("bits_per_byte"), section.get("unigram_bits_per_byte")
-    if bits:
-        level = ("token-unigram model", float(base)) if base is not None and _finite(base) else None
-        points = charts.Line("validation bits per byte", "dots", *zip(*bits, strict=True))
-        out["bits"] = charts.lines([points], "validation bits per byte by step", "step", level)
-    if isinstance(ours, int | float) and isinstance(base, int | float) and _finite(ours) and _finite(base):
-        out["headline"] = {"ours": f"{ours:.3f}", "base": f"{base:.3f}", "better": ours < base,
-                           "share": human.percent(abs(base - ours), base)}  # fmt: skip
-    sample = section.get("sample")
-    if isinstance(sample, Mapping):
-        prompt, text = str(sample.get("prompt") or ""), str(sample.get("text") or "")
-        out["sample"] = {"prompt": human.shown(prompt), "text": human.shown(text.removeprefix(prompt))}
-    out["facts"] = facts(section, ("sample", "format"))
-    return out
-
-
-def _finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

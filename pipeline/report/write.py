@@ -13,10 +13,12 @@ import pyarrow as pa
 import yaml
 from markupsafe import Markup
 
-from pipeline.report import corpus, findings, human, results
+from pipeline.report import corpus, findings, results
 from pipeline.report.conversations import conversations
 from pipeline.report.diversity import diversity
 from pipeline.report.duplicates import duplicates
+from training.report import human
+from training.report import view as training_view
 
 FORMAT = 1  # newest run.json that this report reads
 HERE = Path(__file__).parent
@@ -65,7 +67,7 @@ def _load_run(run_dir: Path) -> dict[str, Any]:
 
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE),
+        loader=jinja2.FileSystemLoader([HERE, training_view.HERE]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -115,7 +117,7 @@ def _view(run_dir: Path, run: Mapping[str, Any]) -> dict[str, Any]:
         "diversity": attempt("scores/", lambda: diversity(run_dir, stages, run.get("config") or {})),
         "tokenizer": attempt("tokenizer/", lambda: results.tokenizer(run_dir, sections.get("tokenizer") or {})),
         "tokens": attempt("tokens/", lambda: results.tokens(run_dir, sections.get("pack") or {})),
-        "model": attempt("model/", lambda: results.model(run_dir, sections.get("pretrain") or {})),
+        "model": attempt("model/", lambda: training_view.view(run_dir / "model", sections.get("pretrain") or {})),
         "config": human.shown(_yaml(_hide(run.get("config") or {})), 200_000),
         "versions": sorted((run.get("versions") or {}).items()),
     }

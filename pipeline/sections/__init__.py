@@ -17,6 +17,7 @@ from pipeline.sections.calls import Job, documents, part_digests, run_calls
 from pipeline.sections.pack import run_pack
 from pipeline.sections.pretrain import run_pretrain
 from pipeline.sections.tokenizer import run_tokenizer
+from training.config import RUNTIME_KNOBS
 
 PHASE = "section"  # folder of the sections' manifests in the journal
 KEPT = {
@@ -26,7 +27,10 @@ KEPT = {
 VERSIONS = {"index": 1, "tokenizer": 2, "pack": 2, "pretrain": 1}  # raised whenever equal input would give other output
 
 
-WITHOUT_EFFECT = {"pack": {"encoder", "verify_every", "memory"}}  # knobs that change no byte of the output
+WITHOUT_EFFECT = {  # knobs that change no byte of the output, or only how a run that was stopped goes on
+    "pack": {"encoder", "verify_every", "memory"},
+    "pretrain": set(RUNTIME_KNOBS) - {"preset"},
+}
 
 
 def components(name: str, config: RunConfig, work: Work, store: Store) -> dict[str, str] | None:

@@ -118,21 +118,34 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in [str(Path.cwd()), *sys.path] if p)}
 
 
-def launch(command: list[str]) -> int:
-    """Run a command with its output passed through; a SIGTERM to this process reaches it. Returns its exit code."""
+def launch(command: list[str], extra: dict[str, str] | None = None) -> int:
+    """Run a command with its output passed through; a SIGTERM to this process reaches it. `extra`: of its environment.
+
+    Returns its exit code; 143 if it ended otherwise than by 0 after a SIGTERM, whatever a launcher between makes of that.
+    """
     from pipeline.engine.work import die_with_parent
 
-    process = subprocess.Popen(command, env=environment(), stdin=subprocess.DEVNULL, preexec_fn=die_with_parent)
-    with _forward_sigterm(process):
-        return process.wait()
+    process = subprocess.Popen(
+        command, env={**environment(), **(extra or {})}, stdin=subprocess.DEVNULL, preexec_fn=die_with_parent
+    )
+    asked: list[int] = []
+
+    def pass_on(number: int) -> None:
+        asked.append(number)
+        process.terminate()
+
+    with on_sigterm(pass_on):
+        code = process.wait()
+    return 143 if asked and code else code
 
 
 @contextmanager
-def _forward_sigterm(process: subprocess.Popen[bytes]) -> Iterator[None]:
+def on_sigterm(act: Callable[[int], Any]) -> Iterator[None]:
+    """Call `act` at a SIGTERM instead of what is usual; only the main thread can."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = signal.signal(signal.SIGTERM, lambda signum, frame: process.terminate())
+    previous = signal.signal(signal.SIGTERM, lambda number, frame: act(number))
     try:
         yield
     finally:

@@ -18,6 +18,7 @@ from tokenizer_training.commands.processes import processes
 from tokenizer_training.config import TokenizerError
 from tokenizer_training.vocabulary.config import TokenizerConfig
 
+SHARE = 16  # stretches, of 64 MiB, that one process counts before it says so
 TRAIN_KNOBS = tuple(name for name in TokenizerConfig.model_fields if name != "domain_field")
 
 
@@ -97,34 +98,35 @@ def _with_size(config: TokenizerConfig, size: int) -> TokenizerConfig:
 
 
 def _from_documents(arguments: argparse.Namespace, config: TokenizerConfig, out: Path) -> dict[str, Any]:
+    """Count with one table for each worker, as far as its memory reaches: fewer tables, less to sort, write and merge."""
     from tokenizer_training.corpus.files import find_documents, stretches
     from tokenizer_training.vocabulary import train
-    from tokenizer_training.vocabulary.counts import count_documents
+    from tokenizer_training.vocabulary.counts import count_units
 
     units = [(file, stretch) for file in find_documents(arguments.documents) for stretch in stretches(file)]
+    workers = min(arguments.workers, len(units))
+    shares = 1 if workers == 1 else max(workers, -(-len(units) // SHARE))
     names = train.count_fields(config, fields(arguments))
     out.parent.mkdir(parents=True, exist_ok=True)
-    tables = train.tables_of(config)
     with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
+        parts = {
+            name: [Path(scratch) / f"{share:05d}.{name}" for share in range(shares)] for name in train.tables_of(config)
+        }
         jobs = [
-            ([file], train.counting(config, name), Path(scratch) / f"{number:05d}.{name}", names, stretch)
-            for name in tables
-            for number, (file, stretch) in enumerate(units)
+            (units[share::shares], train.counting(config, name), part, names)
+            for name, paths in parts.items()
+            for share, part in enumerate(paths)
         ]
-        documents = size = 0
-        workers = min(arguments.workers, len(jobs))
         if workers == 1:
             for job in jobs:
-                facts = count_documents(*job)
-                documents, size = documents + facts["documents"], size + facts["bytes"]
-                _say(documents, size)
+                count_units(*job, _say)
         else:
+            documents = size = 0
             with processes(workers, "run again with fewer --workers") as pool:
-                for done in as_completed([pool.submit(count_documents, *job) for job in jobs]):
+                for done in as_completed([pool.submit(count_units, *job) for job in jobs]):
                     facts = done.result()
                     documents, size = documents + facts["documents"], size + facts["bytes"]
                     _say(documents, size)
-        parts = {name: [job[2] for job in jobs if job[2].name.endswith(f".{name}")] for name in tables}
         return train.train_from_parts(parts, config, out, arguments.documents)
 
 

@@ -115,7 +115,8 @@ def _tables(path: Path, fields: Fields, theirs: dict[str, str], stretch: Stretch
 def _strings(column: Any, rows: int, path: Path, name: str) -> pa.Array:
     """A column as large_string without nulls."""
     if column is None or pa.types.is_null(column.type):
-        return pa.array([""] * rows, pa.large_string())
+        offsets = pa.py_buffer(bytes(8 * (rows + 1)))  # `pa.array` of a list imports pandas, if it is installed
+        return pa.Array.from_buffers(pa.large_string(), rows, [None, offsets, pa.py_buffer(b"")])
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     kind = column.type
@@ -130,7 +131,8 @@ def _strings(column: Any, rows: int, path: Path, name: str) -> pa.Array:
         except pa.ArrowInvalid:
             texts = [None if value is None else value.decode("utf-8", "replace") for value in raw.to_pylist()]
             column = pa.chunked_array([pa.array(texts, pa.large_string())])
-    return column.combine_chunks().fill_null("")
+    whole = column.combine_chunks()
+    return whole if whole.null_count == 0 else whole.fill_null("")  # which imports pandas as well
 
 
 def _is_text(kind: pa.DataType) -> bool:

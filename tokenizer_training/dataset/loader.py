@@ -40,6 +40,19 @@ def permute(index: int, size: int, key: int) -> int:
             return index
 
 
+def unpermute(place: int, size: int, key: int) -> int:
+    """The inverse of `permute`: `unpermute(permute(i, size, key), size, key) == i`."""
+    half = max(1, ((size - 1).bit_length() + 1) // 2)
+    low = (1 << half) - 1
+    while True:
+        left, right = place >> half, place & low
+        for round_number in reversed(range(4)):
+            left, right = right ^ (_mix((key << 2) + round_number, left) & low), left
+        place = (left << half) | right
+        if place < size:
+            return place
+
+
 def _mix(key: int, value: int) -> int:
     """A 64-bit hash of two integers: the finaliser of SplitMix64 (Steele et al. 2014), applied to each in turn."""
     x = key & _MASK
@@ -65,6 +78,18 @@ def sample_row(sample: int, rows: int, seed: int, shuffle: bool = True, phases: 
             return first + permute(index - first, size, (seed << 32) + epoch)
         first += size
     return permute(index, rows, (seed << 32) + epoch)
+
+
+def row_sample(row: int, epoch: int, rows: int, seed: int, shuffle: bool = True, phases: Sequence[int] = ()) -> int:
+    """The sample number of a run that reads `row` in an epoch: the inverse of `sample_row`."""
+    if not shuffle:
+        return epoch * rows + row
+    key, first = (seed << 32) + epoch, 0
+    for size in phases:
+        if row < first + size:
+            return epoch * rows + first + unpermute(row - first, size, key)
+        first += size
+    return epoch * rows + unpermute(row, rows, key)
 
 
 @kernel
@@ -333,4 +358,15 @@ def will_need(split: PackedSplit, rows: Sequence[int]) -> None:
         payload.madvise(mmap.MADV_WILLNEED, first, (start + size) * itemsize - first)
 
 
-__all__ = ["PADDING", "Batch", "Loader", "permute", "read_rows", "sample_row", "step_rows", "will_need"]
+__all__ = [
+    "PADDING",
+    "Batch",
+    "Loader",
+    "permute",
+    "read_rows",
+    "row_sample",
+    "sample_row",
+    "step_rows",
+    "unpermute",
+    "will_need",
+]

@@ -20,6 +20,7 @@ from tokenizer_training.dataset.layout import pack_name, read_dataset_json
 
 PADDING = -1  # document number of padding
 SEARCHED = 1 << 22  # spans looked through together
+SIDECARS = 8  # of the shards read last, in memory
 
 
 class Piece(NamedTuple):
@@ -194,10 +195,11 @@ class TokenDataset:
         return PackedSplit(self.path, split, sequence_length)
 
     def sidecar(self, split: str, number: int) -> Sidecar:
-        """The documents of one shard; kept in memory once read."""
+        """The documents of one shard; the newest `SIDECARS` stay in memory."""
         if (split, number) not in self._sidecars:
-            file = (self.path / self.splits[split][number]["file"]).with_suffix(".parquet")
-            table = pq.read_table(file).combine_chunks()
+            if len(self._sidecars) >= SIDECARS:
+                self._sidecars.pop(next(iter(self._sidecars)))
+            table = pq.read_table(self._sidecar_file(split, number)).combine_chunks()
             self._sidecars[split, number] = Sidecar(
                 table.column("id"),
                 table.column("token_offset").to_numpy(),
@@ -207,14 +209,24 @@ class TokenDataset:
             )
         return self._sidecars[split, number]
 
+    def _sidecar_file(self, split: str, number: int) -> Path:
+        return (self.path / self.splits[split][number]["file"]).with_suffix(".parquet")
+
     def find(self, document_id: str) -> list[tuple[str, int, int, int]]:
-        """(split, shard, token offset, length without the end token) of each copy of a document; empty if unknown."""
+        """(split, shard, token offset, length without the end token) of each copy of a document; empty if unknown.
+
+        Looks through the sidecars a row group at a time.
+        """
         found = []
         for split, shards in self.splits.items():
             for number in range(len(shards)):
-                sidecar = self.sidecar(split, number)
-                for at in np.flatnonzero(pc.equal(sidecar.ids, pa.scalar(document_id)).to_numpy()).tolist():
-                    found.append((split, number, int(sidecar.offsets[at]), int(sidecar.lengths[at])))
+                file = pq.ParquetFile(self._sidecar_file(split, number))
+                for group in range(file.num_row_groups):
+                    ids: Any = file.read_row_group(group, ["id"]).column("id").cast(pa.string())
+                    mine = pc.equal(ids, pa.scalar(document_id))
+                    if pc.any(mine).as_py():
+                        places = file.read_row_group(group, ["token_offset", "token_length"]).filter(mine).to_pylist()
+                        found += [(split, number, one["token_offset"], one["token_length"]) for one in places]
         return found
 
     def document(self, document_id: str) -> np.ndarray:

@@ -1,8 +1,8 @@
 """A hash table of pre-tokens over byte slices, filled by compiled loops: no Python object for any of them.
 
-A row of `table` (int64[capacity, 4], capacity a power of two) is one slot: the first eight bytes of the pre-token, as a
-little-endian number; its group << 32 | its length (0: the slot is free); where its bytes begin in `arena`, if it is longer
-than eight; and a value: its count, or what else the caller keeps there.
+A row of `table` (int64[capacity, 4], capacity a power of two) is one slot, half a cache line: the first eight bytes of the
+pre-token, as a little-endian number; its group << 32 | its length (0: the slot is free); its next eight bytes or, if it is
+longer than sixteen, where all of its bytes begin in `arena`; and a value: its count, or what else the caller keeps there.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from stages.jit import bare_kernel, inlined_kernel, kernel
+from tokenizer_training.vocabulary.ascii_words import short_word, up_to_eight
 from tokenizer_training.vocabulary.split_kernels import next_end, run_cuts
 
 _LENGTH = 0xFFFF_FFFF
@@ -24,71 +25,69 @@ _FULL = 0.6  # of the slots, before there are twice as many
 
 
 @inlined_kernel
-def _word(data: Any, at: Any, end: Any) -> Any:
-    """Up to eight bytes as a number, the first one lowest."""
-    if at + 8 <= len(data):
-        word = (
-            np.int64(data[at])
-            | np.int64(data[at + 1]) << 8
-            | np.int64(data[at + 2]) << 16
-            | np.int64(data[at + 3]) << 24
-            | np.int64(data[at + 4]) << 32
-            | np.int64(data[at + 5]) << 40
-            | np.int64(data[at + 6]) << 48
-            | np.int64(data[at + 7]) << 56
-        )
-        if end - at < 8:
-            word &= (np.int64(1) << (8 * (end - at))) - 1
-        return word
-    word = np.int64(0)
-    for place in range(at, end if end < at + 8 else at + 8):
-        word |= np.int64(data[place]) << (8 * (place - at))
-    return word
+def _mix(first: Any, rest: Any, meta: int) -> Any:
+    """A number from a key of up to sixteen bytes."""
+    mixed = (first ^ (meta * _A)) * _B
+    mixed = (mixed ^ (mixed >> 29) ^ rest) * _C
+    return mixed ^ (mixed >> 32)
 
 
 @inlined_kernel
 def _hash(word: Any, meta: int, data: Any, at: int) -> Any:
-    """A number from a slot's key, whose bytes are at `at` of `data` if it has more than eight."""
+    """A number from a group and length, and the bytes at `at` of `data`, of which `word` are the first eight."""
     mixed = (word ^ (meta * _A)) * _B
     end = at + (meta & _LENGTH)
     place = at + 8
     while place < end:
-        mixed = (mixed ^ (mixed >> 29) ^ _word(data, place, end)) * _C
+        mixed = (mixed ^ (mixed >> 29) ^ up_to_eight(data, place, end)) * _C
         place += 8
     mixed = (mixed ^ (mixed >> 30)) * _A
     return mixed ^ (mixed >> 32)
 
 
 @inlined_kernel
-def _find(data: Any, at: int, end: int, group: int, table: Any, arena: Any, state: Any) -> int:
-    """The slot of a pre-token, taken for it (with the value 0) if it is new. There must be room."""
-    word = _word(data, at, end)
+def _find(data: Any, at: int, end: int, group: int, first: Any, rest: Any, table: Any, arena: Any, state: Any) -> int:
+    """The slot of a pre-token, taken for it (with the value 0) if it is new. There must be room.
+
+    `first`, `rest`: its first and its next eight bytes.
+    """
     length = end - at
     meta = group << 32 | length
     mask = len(table) - 1
-    slot = _hash(word, meta, data, at) & mask
-    while True:
-        held = table[slot, 1]
-        if held == 0:
-            break
-        if held == meta and table[slot, 0] == word:
-            place: Any = np.int64(8)
-            begin = table[slot, 2]
-            while place < length and _word(data, at + place, end) == _word(arena, begin + place, begin + length):
-                place += 8
-            if place >= length:
+    if length <= 16:
+        slot = _mix(first, rest, meta) & mask
+        while True:
+            held = table[slot, 1]
+            if held == meta and table[slot, 0] == first and table[slot, 2] == rest:
                 return slot
-        slot = (slot + 1) & mask
-    table[slot, 0] = word
-    table[slot, 1] = meta
-    table[slot, 2] = 0
-    table[slot, 3] = 0
-    if length > 8:
+            if held == 0:
+                break
+            slot = (slot + 1) & mask
+        table[slot, 2] = rest
+    else:
+        slot = _hash(first, meta, data, at) & mask
+        while True:
+            held = table[slot, 1]
+            if held == 0:
+                break
+            if held == meta and table[slot, 0] == first:
+                place: Any = np.int64(8)
+                begin = table[slot, 2]
+                while place < length and up_to_eight(data, at + place, end) == up_to_eight(
+                    arena, begin + place, begin + length
+                ):
+                    place += 8
+                if place >= length:
+                    return slot
+            slot = (slot + 1) & mask
         begin = state[_BYTES]
         table[slot, 2] = begin
         for place in range(length):
             arena[begin + place] = data[at + place]
         state[_BYTES] = begin + length
+    table[slot, 0] = first
+    table[slot, 1] = meta
+    table[slot, 3] = 0
     state[_USED] += 1
     return slot
 
@@ -126,14 +125,19 @@ def _count(
                 number += 1
             border = cuts[number] if number < known else stop
             while at < border:
+                end = at
                 if style >= 0:
-                    end = next_end(data, at, border, classes, style, digits)
+                    end, first, rest = short_word(data, at, border, style)
+                    if end == at:
+                        end = next_end(data, at, border, classes, style, digits)
+                        first, rest = up_to_eight(data, at, end), up_to_eight(data, at + 8, end)
                 else:
                     end = ends[state[_END]]
+                    first, rest = up_to_eight(data, at, end), up_to_eight(data, at + 8, end)
                 if state[_USED] >= most or state[_BYTES] + end - at > len(arena):
                     state[_DOCUMENT], state[_AT] = document, at
                     return False
-                slot = _find(data, at, end, group, table, arena, state)
+                slot = _find(data, at, end, group, first, rest, table, arena, state)
                 table[slot, 3] += 1
                 state[_END] += 1
                 at = end
@@ -156,7 +160,8 @@ def _place(
         if used >= most or state[_BYTES] + end - at > len(arena):
             state[_DOCUMENT] = row
             return False
-        slot = _find(data, at, end, groups[row], table, arena, state)
+        first, rest = up_to_eight(data, at, end), up_to_eight(data, at + 8, end)
+        slot = _find(data, at, end, groups[row], first, rest, table, arena, state)
         if len(added):
             table[slot, 3] += added[row]
         else:
@@ -173,11 +178,23 @@ def _move(old: Any, new: Any, arena: Any) -> None:
     mask = len(new) - 1
     for place in range(len(old)):
         if old[place, 1] != 0:
-            slot = _hash(old[place, 0], old[place, 1], arena, old[place, 2]) & mask
+            first, meta, rest = old[place, 0], old[place, 1], old[place, 2]
+            if meta & _LENGTH <= 16:
+                slot = _mix(first, rest, meta) & mask
+            else:
+                slot = _hash(first, meta, arena, rest) & mask
             while new[slot, 1] != 0:
                 slot = (slot + 1) & mask
             for column in range(4):
                 new[slot, column] = old[place, column]
+
+
+@inlined_kernel
+def _byte(table: Any, slot: int, arena: Any, place: int) -> Any:
+    """A byte of a pre-token, not one of the first eight."""
+    if table[slot, 1] & _LENGTH <= 16:
+        return (table[slot, 2] >> (8 * (place - 8))) & 0xFF
+    return np.int64(arena[table[slot, 2] + place])
 
 
 @bare_kernel
@@ -186,10 +203,10 @@ def _before(one: int, other: int, table: Any, arena: Any) -> bool:
     length, others = table[one, 1] & _LENGTH, table[other, 1] & _LENGTH
     least = length if length < others else others
     for place in range(8, least):
-        ours, theirs = arena[table[one, 2] + place], arena[table[other, 2] + place]
+        ours, theirs = _byte(table, one, arena, place), _byte(table, other, arena, place)
         if ours != theirs:
-            return ours < theirs
-    return length < others
+            return bool(ours < theirs)
+    return bool(length < others)
 
 
 @bare_kernel
@@ -229,10 +246,12 @@ def _gather(slots: Any, table: Any, arena: Any, offsets: Any) -> Any:
     for number in range(len(slots)):
         slot = slots[number]
         at, length = offsets[number], table[slot, 1] & _LENGTH
-        if length <= 8:
-            word = table[slot, 0]
-            for place in range(length):
-                out[at + place] = (word >> (8 * place)) & 0xFF
+        if length <= 16:
+            first, rest = table[slot, 0], table[slot, 2]
+            for place in range(length if length < 8 else 8):
+                out[at + place] = (first >> (8 * place)) & 0xFF
+            for place in range(8, length):
+                out[at + place] = (rest >> (8 * (place - 8))) & 0xFF
         else:
             begin = table[slot, 2]
             for place in range(length):
@@ -249,7 +268,7 @@ def add_digest(data: Any, offsets: Any, seeds: Any, sums: Any) -> None:
     for number in range(len(seeds)):
         start, stop = offsets[number], offsets[number + 1]
         meta = seeds[number] << 32 | ((stop - start) & _LENGTH)
-        mixed = _hash(_word(data, start, stop), meta, data, start)
+        mixed = _hash(up_to_eight(data, start, stop), meta, data, start)
         sums[0] += mixed
         sums[1] += (mixed ^ (mixed >> 31)) * _C
 
@@ -261,6 +280,13 @@ def read_only(values: np.ndarray) -> np.ndarray:
     return view
 
 
+def _slots(number: int) -> np.ndarray:
+    """Free slots, none across two cache lines."""
+    room = np.zeros(4 * number + 8, np.int64)
+    begin = -room.ctypes.data // 8 % 8
+    return room[begin : begin + 4 * number].reshape(number, 4)
+
+
 class PretokenTable:
     """A growing table of (group, pre-token) with an int64 for each. Groups are numbers from 0."""
 
@@ -269,7 +295,7 @@ class PretokenTable:
 
     def clear(self) -> None:
         """Empty it, and give back its memory."""
-        self.table = np.zeros((_SLOTS, 4), np.int64)
+        self.table = _slots(_SLOTS)
         self.arena = np.empty(_ARENA, np.uint8)
         self.state = np.zeros(5, np.int64)
 
@@ -329,7 +355,7 @@ class PretokenTable:
                 full()
                 self.state[_DOCUMENT:] = place
             elif len(self) >= self._most():
-                larger = np.zeros((2 * len(self.table), 4), np.int64)
+                larger = _slots(2 * len(self.table))
                 _move(self.table, larger, self.arena)
                 self.table = larger
             else:

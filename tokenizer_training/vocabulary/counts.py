@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -42,6 +42,8 @@ COUNTS = schema(source=pa.string(), domain=pa.string(), language=pa.string(), pr
 SETTINGS = ("format", "regex", "normalization", "longest_run", "characters")
 SUMS = ("documents", "bytes", "pretokens", "dropped_rows", "dropped_pretokens")
 Group = tuple[str, str, str]
+Unit = tuple[Path, Stretch | None]  # a file of documents, or a stretch of it
+Done = Callable[[int, int], None]  # documents and bytes of text counted so far
 
 
 class CountConfig(BaseModel):
@@ -131,7 +133,7 @@ def sorted_tables(table: PretokenTable, groups: Sequence[Group]) -> Iterable[pa.
     order = sorted(range(len(groups)), key=groups.__getitem__)
     ranks = np.empty(len(groups), np.int64)
     ranks[order] = np.arange(len(groups))
-    names = [pa.array([group[column] for group in groups], pa.string()) for column in range(len(GROUPING))]
+    names = [_strings([group[column] for group in groups]) for column in range(len(GROUPING))]
     slots = table.sorted_slots(ranks)
     for start in range(0, len(slots), ROW_GROUP):
         some = slots[start : start + ROW_GROUP]
@@ -139,9 +141,27 @@ def sorted_tables(table: PretokenTable, groups: Sequence[Group]) -> Iterable[pa.
         pretokens = pa.Array.from_buffers(
             pa.string(), len(some), [None, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(data)]
         )
-        places = pa.array(table.groups_of(some))
+        places = _integers(table.groups_of(some))
         columns = [column.take(places) for column in names]
-        yield pa.table([*columns, pretokens, pa.array(table.values_of(some))], schema=COUNTS)
+        yield pa.table([*columns, pretokens, _integers(table.values_of(some))], schema=COUNTS)
+
+
+def _strings(texts: list[str]) -> pa.Array:
+    """As `pa.array` of them, which would import pandas if it is installed: half a second for some names."""
+    raw = [text.encode("utf-8") for text in texts]
+    offsets = np.zeros(len(raw) + 1, np.int32)
+    np.cumsum([len(text) for text in raw], out=offsets[1:])
+    return pa.Array.from_buffers(pa.string(), len(raw), [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(raw))])
+
+
+def _integers(values: np.ndarray) -> pa.Array:
+    return pa.Array.from_buffers(pa.int64(), len(values), [None, pa.py_buffer(values)])
+
+
+def numbers(column: Any) -> np.ndarray:
+    """A column of numbers without nulls, not copied. Its `to_numpy` would import pandas if it is installed."""
+    found: np.ndarray = np.frombuffer(column.buffers()[1], column.type.to_pandas_dtype())
+    return found[column.offset : column.offset + len(column)]
 
 
 def string_buffers(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
@@ -194,16 +214,16 @@ class _Counting:
 
     def _group_numbers(self, documents: pa.Table) -> np.ndarray:
         columns: list[Any] = [documents.column(name).combine_chunks().dictionary_encode() for name in GROUPING]
-        places = [column.indices.to_numpy().astype(np.int64) for column in columns]
+        places = [numbers(column.indices).astype(np.int64) for column in columns]
         sizes = [max(1, len(column.dictionary)) for column in columns]
         mixed = (places[0] * sizes[1] + places[1]) * sizes[2] + places[2]
         found, inverse = np.unique(mixed, return_inverse=True)
-        numbers = np.empty(len(found), np.int64)
+        known = np.empty(len(found), np.int64)
         for at, code in enumerate(found.tolist()):
             parts = (code // sizes[2] // sizes[1], code // sizes[2] % sizes[1], code % sizes[2])
             group = tuple(str(c.dictionary[p]) for c, p in zip(columns, parts, strict=True))
-            numbers[at] = self.groups.setdefault(group, len(self.groups))  # type: ignore[arg-type]
-        return numbers[inverse]
+            known[at] = self.groups.setdefault(group, len(self.groups))  # type: ignore[arg-type]
+        return known[inverse]
 
     def _seeds(self) -> np.ndarray:
         """A number for each group that is the same in every process."""
@@ -257,11 +277,18 @@ def count_documents(
     fields: Fields = FIELDS,
     stretch: Stretch | None = None,
 ) -> dict[str, Any]:
-    """Count the pre-tokens of documents files (Parquet or JSONL), or of one stretch of each, into the counts table `out`.
+    """`count_units` of documents files (Parquet or JSONL), or of one stretch of each."""
+    return count_units([(Path(file), stretch) for file in files], config, out, fields)
 
-    Each document counts once, whatever its `repeat`. Memory: `config.memory_bytes`, a batch of documents, and as much again as
-    a table of that size for sorting; what does not fit is spilled beside `out` and merged. A unit of work: it depends on
-    nothing but its files, and writes atomically. Returns the metadata.
+
+def count_units(
+    units: Sequence[Unit], config: CountConfig, out: str | Path, fields: Fields = FIELDS, done: Done | None = None
+) -> dict[str, Any]:
+    """Count the pre-tokens of documents files, or stretches of them, into the counts table `out`.
+
+    Each document counts once, whatever its `repeat`. Memory: `config.memory_bytes`, a batch of documents, and half as much again
+    as the table for sorting; what does not fit is spilled beside `out` and merged. It depends on nothing but its
+    files, and writes atomically. `done` is told the documents and bytes so far after each unit. Returns the metadata.
     """
     from tokenizer_training.vocabulary.counts_merge import merge_rows
 
@@ -269,10 +296,12 @@ def count_documents(
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
         counting = _Counting(config, Path(folder))
-        for file in map(Path, files):
+        facts = counting.facts
+        for file, stretch in units:
             for documents in document_tables(file, ["text", *GROUPING], fields, stretch):
                 counting.batch(documents)
-        facts = counting.facts
+            if done is not None:
+                done(facts["documents"], facts["bytes"])
         facts["inputs"] = "".join(f"{part % 2**64:016x}" for part in counting.digest.tolist())
         temporary = Path(folder) / "whole.parquet"
         writer = CountsWriter(temporary)

@@ -23,6 +23,7 @@ from tokenizer_training.vocabulary.counts import (
     CountsWriter,
     Group,
     counts_facts,
+    numbers,
     put,
     sorted_tables,
     string_buffers,
@@ -106,10 +107,10 @@ def _merged(paths: Sequence[Path]) -> Iterator[pa.Table]:
 
 def add_rows(table: PretokenTable, groups: dict[Group, int], rows: pa.RecordBatch) -> None:
     """Add the counts of some sorted rows to a table; `groups` are numbered as they come."""
-    numbers = np.empty(rows.num_rows, np.int64)
+    places = np.empty(rows.num_rows, np.int64)
     for group, start, stop in stretches(rows):
-        numbers[start:stop] = groups.setdefault(group, len(groups))
-    table.add(string_buffers(rows.column(3)), numbers, rows.column(4).to_numpy())
+        places[start:stop] = groups.setdefault(group, len(groups))
+    table.add(string_buffers(rows.column(3)), places, numbers(rows.column(4)))
 
 
 def stretches(rows: pa.RecordBatch) -> list[tuple[Group, int, int]]:
@@ -117,7 +118,7 @@ def stretches(rows: pa.RecordBatch) -> list[tuple[Group, int, int]]:
     changes = np.zeros(rows.num_rows, bool)
     changes[:1] = True
     for number in range(len(GROUPING)):
-        places = rows.column(number).dictionary_encode().indices.to_numpy(zero_copy_only=False)
+        places = numbers(rows.column(number).dictionary_encode().indices)
         changes[1:] |= places[1:] != places[:-1]
     starts = [*np.flatnonzero(changes).tolist(), rows.num_rows]
     found = []

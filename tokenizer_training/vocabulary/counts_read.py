@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 
 from tokenizer_training.config import TokenizerError
 from tokenizer_training.vocabulary.count_table import PretokenTable
-from tokenizer_training.vocabulary.counts import COUNTS, GROUPING, Group, counts_facts, string_buffers
+from tokenizer_training.vocabulary.counts import COUNTS, GROUPING, Group, counts_facts, numbers, string_buffers
 from tokenizer_training.vocabulary.counts_merge import BATCH_ROWS, stretches
 
 Weights = Mapping[
@@ -30,6 +31,14 @@ class Counts(NamedTuple):
     counts: np.ndarray  # int64[W]
 
 
+def give_back_memory() -> None:
+    """Memory that was freed goes back to the system: the C library and Arrow would keep it, and what comes next comes on top."""
+    pa.default_memory_pool().release_unused()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    if trim is not None:
+        trim(0)
+
+
 class _Sums:
     """Pre-tokens with float64 or exact sums."""
 
@@ -42,18 +51,58 @@ class _Sums:
         places = self.table.number(string_buffers(rows.column(3)), np.zeros(rows.num_rows, np.int64))
         while len(self.table) > len(self.sums):
             self.sums = np.concatenate([self.sums, np.zeros_like(self.sums)])
-        counts = rows.column(4).to_numpy()
+        counts = numbers(rows.column(4))
         np.add.at(self.sums, places, counts if self.sums.dtype == np.int64 else counts * factors)
 
     def counts(self) -> Counts:
-        sums = self.sums[: len(self.table)]
-        if sums.max(initial=0) >= 2.0**62:
-            raise TokenizerError("weights: a weighted count exceeds 2**62; lower the weights")
-        rounded = np.rint(sums).astype(np.int64)
+        rounded = _rounded(self.sums[: len(self.table)])
         slots = self.table.sorted_slots(np.zeros(1, np.int64))
         found = rounded[self.table.values_of(slots)]
         slots, found = slots[found > 0], found[found > 0]
         return Counts(*self.table.bytes_of(slots), found)
+
+
+def _rounded(sums: np.ndarray) -> np.ndarray:
+    if sums.max(initial=0) >= 2.0**62:
+        raise TokenizerError("weights: a weighted count exceeds 2**62; lower the weights")
+    if sums.dtype == np.int64:
+        return sums
+    rounded: np.ndarray = np.rint(sums).astype(np.int64)
+    return rounded
+
+
+def _only_group(path: str | Path) -> Group | None:
+    """The group of every row of a table, if it has only one and the file's statistics say so."""
+    found: set[Group] = set()
+    with pq.ParquetFile(path) as file:
+        places = [file.schema_arrow.names.index(name) for name in GROUPING]
+        for number in range(file.num_row_groups):
+            facts = [file.metadata.row_group(number).column(place).statistics for place in places]
+            if any(fact is None or not fact.has_min_max or fact.min != fact.max for fact in facts):
+                return None
+            source, domain, language = (fact.min for fact in facts)
+            found.add((source, domain, language))
+    return found.pop() if len(found) == 1 else None
+
+
+def _all_rows(path: str | Path, factor: float) -> Counts:
+    """The rows of a table of one group, which are sorted and different already."""
+    data, offsets, counts = [], [np.zeros(1, np.int64)], []
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(BATCH_ROWS, columns=["pretoken", "count"]):
+            raw, places = string_buffers(batch.column("pretoken"))
+            found = numbers(batch.column("count"))
+            found = found if factor == 1 else _rounded(found * factor)
+            sizes = np.diff(places)
+            if factor != 1 and not found.all():
+                raw = raw[places[0] : places[-1]][np.repeat(found > 0, sizes)]
+                sizes, found = sizes[found > 0], found[found > 0]
+            else:
+                raw = raw[places[0] : places[-1]]
+            data.append(raw)
+            offsets.append(offsets[-1][-1] + np.cumsum(sizes))
+            counts.append(found)
+    return Counts(np.concatenate(data), np.concatenate(offsets), np.concatenate(counts))
 
 
 def read_counts(path: str | Path, weights: Weights | None = None) -> Counts:
@@ -66,10 +115,14 @@ def read_counts(path: str | Path, weights: Weights | None = None) -> Counts:
     Raises `TokenizerError` for weights that are negative or name what the table does not hold, and if nothing is left.
     """
     factors = _checked(path, weights)
-    sums = _Sums(whole=not any(factors.values()))
-    for rows, of_rows, _ in _weighed(path, factors):
-        sums.add(rows, of_rows)
-    result = sums.counts()
+    group = _only_group(path)
+    if group is not None:
+        result = _all_rows(path, _factor(group, factors))
+    else:
+        sums = _Sums(whole=not any(factors.values()))
+        for rows, of_rows, _ in _weighed(path, factors):
+            sums.add(rows, of_rows)
+        result = sums.counts()
     if len(result.counts) == 0:
         raise TokenizerError(
             f"{path}: {'the weights leave' if factors else 'the table holds'} no pre-token to train on"

@@ -64,11 +64,21 @@ def save(tokenizer: Tokenizer, config: TokenizerConfig, facts: dict[str, Any], o
             "chat_template": CHAT_TEMPLATE,
         },
     )
-    content = json.dumps(json.loads(tokenizer.to_str()), indent=1, ensure_ascii=False) + "\n"
+    content = _indented(tokenizer, config) + "\n"
     write_json(out / TRAINING, {"config": config.model_dump(mode="json", exclude_defaults=True), "facts": facts})
     with atomic(out / "tokenizer.json") as temporary:
         temporary.write_text(content, "utf-8")
     return {**facts, "sha256": sha256_of(out / "tokenizer.json")}
+
+
+def _indented(tokenizer: Tokenizer, config: TokenizerConfig) -> str:
+    """A tokenizer.json as Python's `json` writes it with an indent of one space."""
+    if config.algorithm != "bpe":  # scores: the library writes a number otherwise than Python does
+        return json.dumps(json.loads(tokenizer.to_str()), indent=1, ensure_ascii=False)
+    content = tokenizer.to_str(pretty=True)  # two spaces; lines do not end within strings
+    for depth in range(8, 0, -1):
+        content = content.replace("\n" + "  " * depth, "\n" + "\t" * depth)
+    return content.replace("\t", " ")
 
 
 def read_training(folder: Path) -> tuple[TokenizerConfig, dict[str, Any]]:

@@ -113,6 +113,7 @@ def new_merger(
         forbidden=np.array(forbidden, np.int64),
     )
     _lay_out(symbols, ids, offsets, order, merger.node)
+    del sizes, used, order, stops, sorted_counts, last
     table = np.zeros(1 << 16, np.int32)
     status, at = NEED_TABLE, 0
     while status != DONE:
@@ -150,9 +151,9 @@ def grow(merger: Merger, status: int) -> Merger:
 
 
 def _longer(array: np.ndarray, extra: int = 0) -> np.ndarray:
-    longer = np.empty(len(array) + len(array) // 2 + extra, array.dtype)
-    longer[: len(array)] = array
-    return longer
+    """The array itself with half as much room again, in place: the old one does not stand beside it meanwhile."""
+    array.resize(len(array) + len(array) // 2 + extra, refcheck=False)
+    return array
 
 
 @bare_kernel

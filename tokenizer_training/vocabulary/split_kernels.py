@@ -22,9 +22,9 @@ _LOWERS = 0b000_0111_0100  # lower case, modifiers, letters without case, marks
 _BOTH = 0b000_0111_0000
 _LOWER, _MARK, _NUMBER, _NEWLINE, _SPACE = 2, 6, 7, 9, 10
 
-_GPT2, _QWEN35, _O200K = 0, 2, 3
+GPT2, _QWEN35, O200K = 0, 2, 3
 # The ASCII characters below @, but for line ends, digits and the apostrophe, as bits: each may head a word.
-_HEADS = sum(1 << code for code in range(0x40) if not (0x30 <= code <= 0x39 or code in (0x0A, 0x0D, 0x27)))
+HEADS = sum(1 << code for code in range(0x40) if not (0x30 <= code <= 0x39 or code in (0x0A, 0x0D, 0x27)))
 
 
 @inlined_kernel
@@ -187,10 +187,10 @@ def next_end(data: Any, at: int, stop: int, classes: Any, style: int, digits: in
     """
     # Most pre-tokens are a space and a word of ASCII: those at once.
     place = at
-    if data[at] == 0x20 or (style != _GPT2 and _HEADS >> np.int64(data[at] & 0x3F) & 1 and data[at] < 0x40):
+    if data[at] == 0x20 or (style != GPT2 and HEADS >> np.int64(data[at] & 0x3F) & 1 and data[at] < 0x40):
         place += 1
     start = place
-    if style >= _O200K:
+    if style >= O200K:
         while place < stop and 0x41 <= data[place] <= 0x5A:
             place += 1
         while place < stop and 0x61 <= data[place] <= 0x7A:
@@ -199,10 +199,10 @@ def next_end(data: Any, at: int, stop: int, classes: Any, style: int, digits: in
         while place < stop and 0x61 <= data[place] | 0x20 <= 0x7A:
             place += 1
     if place > start and place < stop and data[place] < 0x80:
-        if style == _O200K and data[place] == 0x27:
+        if style == O200K and data[place] == 0x27:
             return _contraction(data, place, stop, True)
         return place
-    if style == _GPT2:
+    if style == GPT2:
         return _gpt2(data, at, stop, classes, digits)
     first, place = _read(data, at, stop, classes)
     second, after = np.int64(_NEWLINE), place  # nothing that a word or punctuation could begin with
@@ -211,7 +211,7 @@ def next_end(data: Any, at: int, stop: int, classes: Any, style: int, digits: in
     if first == _NUMBER:
         return _numbers(data, at, stop, classes, digits)
     others = _OTHERS | _MARKS
-    if style >= _O200K:
+    if style >= O200K:
         if first != _NEWLINE:
             end = at
             if (_LETTERS >> first) & 1:
@@ -221,7 +221,7 @@ def next_end(data: Any, at: int, stop: int, classes: Any, style: int, digits: in
                 if end == place and first != _MARK:
                     end = at  # nothing follows, and what may precede a word is none
             if end > at:
-                if style == _O200K and end < stop and data[end] == 0x27:
+                if style == O200K and end < stop and data[end] == 0x27:
                     end = _contraction(data, end, stop, True)
                 return end
     else:
@@ -242,7 +242,7 @@ def next_end(data: Any, at: int, stop: int, classes: Any, style: int, digits: in
         end = place if (others >> first) & 1 else at
     if end > at:
         end = _run(data, end, stop, classes, others)
-        while end < stop and (data[end] == 0x0A or data[end] == 0x0D or (style >= _O200K and data[end] == 0x2F)):
+        while end < stop and (data[end] == 0x0A or data[end] == 0x0D or (style >= O200K and data[end] == 0x2F)):
             end += 1
         return end
     return _spaces(data, at, stop, classes, True)

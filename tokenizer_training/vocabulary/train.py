@@ -19,9 +19,9 @@ from tokenizer_training.corpus.documents import FIELDS, Fields
 from tokenizer_training.corpus.files import find_documents
 from tokenizer_training.vocabulary.bpe import train_bpe
 from tokenizer_training.vocabulary.config import TokenizerConfig
-from tokenizer_training.vocabulary.counts import SETTINGS, SUMS, CountConfig, count_documents, counted_as, counts_facts
+from tokenizer_training.vocabulary.counts import SETTINGS, SUMS, CountConfig, count_units, counted_as, counts_facts
 from tokenizer_training.vocabulary.counts_merge import merge_counts
-from tokenizer_training.vocabulary.counts_read import Weights, read_counts, read_counts_by
+from tokenizer_training.vocabulary.counts_read import Weights, give_back_memory, read_counts, read_counts_by
 from tokenizer_training.vocabulary.folder import bpe_tokenizer, save, sizes
 from tokenizer_training.vocabulary.parity import Table, read_development, train_parity
 from tokenizer_training.vocabulary.superword import train_superwords
@@ -78,17 +78,10 @@ def train_tokenizer(
     out.parent.mkdir(parents=True, exist_ok=True)
     named = count_fields(config, fields)
     with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
-        parts: dict[str, list[Path]] = {}
-        for name in tables_of(config):
-            parts[name] = []
-            seen = {"documents": 0, "bytes": 0}
-            for number, file in enumerate(files):
-                part = Path(scratch) / f"{number:05d}.{name}"
-                facts = count_documents([file], counting(config, name), part, named)
-                parts[name].append(part)
-                seen = {key: value + facts[key] for key, value in seen.items()}
-                if progress is not None:
-                    progress(seen["documents"], seen["bytes"])
+        units = [(file, None) for file in files]
+        parts = {name: [Path(scratch) / name] for name in tables_of(config)}
+        for name, (part,) in parts.items():
+            count_units(units, counting(config, name), part, named, progress)
         return train_from_parts(parts, config, out, documents)
 
 
@@ -107,7 +100,11 @@ def train_from_parts(
                 shutil.copyfile(tables[0], merged)  # it is the caller's
             else:
                 merge_counts(tables, merged, config.minimum_count)
-        facts = train_from_counts(Path(scratch) / COUNTS, config, out)
+        try:
+            facts = train_from_counts(Path(scratch) / COUNTS, config, out)
+        except TokenizerError as error:  # the caller knows the documents, not this copy of their counts
+            named = str(error).replace(str(Path(scratch) / COUNTS / WORDS), ", ".join(map(str, documents)))
+            raise TokenizerError(named) from None
         shutil.rmtree(out / COUNTS, ignore_errors=True)
         (Path(scratch) / COUNTS).replace(out / COUNTS)
         return facts
@@ -164,7 +161,9 @@ def _merges(counts: dict[str, Path], config: TokenizerConfig) -> np.ndarray:
         if config.parity.development is not None:
             development = read_development(config.parity.development, sorted(tables), config)
         return train_parity(tables, config.vocab_size, *knobs, development, config.parity.share)
-    first = train_bpe(*read_counts(words, weights), config.first_stage(), *knobs)
+    table = read_counts(words, weights)
+    give_back_memory()  # of counting and reading
+    first = train_bpe(*table, config.first_stage(), *knobs)
     if config.superword is None:
         return first
     return train_superwords(*read_counts(counts[CHUNKS], weights), first, config.vocab_size, *knobs)

@@ -18,6 +18,9 @@ def add(commands: Any) -> None:
     parser.add_argument("--tokens", required=True, type=Path, metavar="DIR", help="token dataset (dataset.json)")
     parser.add_argument("--tokenizer", required=True, type=Path, metavar="DIR", help="tokenizer folder")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="model folder to write or go on with")
+    parser.add_argument(
+        "--documents", type=Path, metavar="DIR", help="the Parquet files that were encoded: languages of held-out text"
+    )
     parser.set_defaults(command=run)
 
 
@@ -25,7 +28,9 @@ def run(options: argparse.Namespace) -> int:
     """Train. SIGTERM and the first Ctrl-C save at the end of the running step."""
     config = config_from(options)
     from training.pretrain import Stopped, pretrain
+    from training.terminal import terminal
 
+    log, show = terminal(sys.stdout)
     signals: list[int] = []
 
     def remember(number: int, _: object) -> None:
@@ -35,12 +40,11 @@ def run(options: argparse.Namespace) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, remember)
     try:
-        pretrain(config, options.tokens, options.tokenizer, options.output, log=_log, stop=lambda: bool(signals))
+        pretrain(
+            config, options.tokens, options.tokenizer, options.output, options.documents, log=log, show=show,
+            stop=lambda: bool(signals),
+        )  # fmt: skip
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         return 128 + (signals[0] if signals else signal.SIGTERM)  # without any: another process of this run was asked
     return 0
-
-
-def _log(line: str) -> None:
-    print(line, flush=True)

@@ -1,0 +1,74 @@
+"""Two processes on this machine as torchrun would start them: gloo, CPU."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+# each job is one call of `pretrain`: {values, out, stop_at}; the group is made once, as Ray Train does
+JOBS = """
+import json, sys
+sys.path[:0] = json.loads(sys.argv[1])
+import torch.distributed as dist
+from training.config import resolve
+from training.pretrain import Stopped, pretrain
+dist.init_process_group("gloo")
+for job in json.loads(sys.argv[2]):
+    calls = []
+    stop = lambda: calls.append(1) or len(calls) == job.get("stop_at")
+    try:
+        pretrain(resolve(job["values"]), job["tokens"], job["tokenizer"], job["out"], log=lambda line: None, stop=stop)
+    except Stopped:
+        assert job.get("stop_at"), job
+    dist.barrier()
+"""
+
+
+def environment(rank: int, port: int) -> dict[str, str]:
+    """What torchrun tells a process."""
+    return {
+        **os.environ,
+        "WORLD_SIZE": "2",
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+
+
+def start_pair(command: list[str], **options) -> list[subprocess.Popen]:
+    """The same command as rank 0 and rank 1."""
+    port = free_port()
+    return [
+        subprocess.Popen([sys.executable, *command], cwd=ROOT, env=environment(rank, port), text=True, **options)
+        for rank in range(2)
+    ]
+
+
+def run_jobs(jobs: list[dict], folders: tuple[Path, Path]) -> None:
+    """Carry out jobs one after the other in two processes."""
+    given = [{"tokens": str(folders[0]), "tokenizer": str(folders[1]), **job, "out": str(job["out"])} for job in jobs]
+    finish(start_pair(["-c", JOBS, json.dumps(sys.path), json.dumps(given)], stderr=subprocess.PIPE))
+
+
+def finish(processes: list[subprocess.Popen], codes: tuple[int, int] = (0, 0), seconds: float = 300) -> list[str]:
+    """Wait for both; their stderr. Neither outlives the test."""
+    try:
+        said = [process.communicate(timeout=seconds)[1] or "" for process in processes]
+        assert tuple(process.returncode for process in processes) == codes, said
+        return said
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

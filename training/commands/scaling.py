@@ -1,0 +1,93 @@
+"""`scaling`."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from training.commands.arguments import add_config, config_from, positive
+from training.commands.plan import number
+
+
+def add(commands: Any) -> None:
+    """Declare the command."""
+    parser = commands.add_parser(
+        "scaling", help="train a ladder of small runs, fit the scaling law, predict the next size"
+    )
+    add_config(parser)
+    parser.add_argument("--tokens", required=True, type=Path, metavar="DIR", help="token dataset (dataset.json)")
+    parser.add_argument("--tokenizer", required=True, type=Path, metavar="DIR", help="tokenizer folder")
+    parser.add_argument(
+        "--output", required=True, type=Path, metavar="DIR", help="where runs, scaling.json, scaling.html go"
+    )
+    parser.add_argument(
+        "--depths", required=True, type=_several(positive), metavar="2,3,4", help="sizes, three or more"
+    )
+    parser.add_argument(
+        "--budgets", required=True, type=_several(number), metavar="1e12,2e12,4e12", help="FLOPs of a run, two or more"
+    )
+    parser.add_argument("--max-epochs", type=number, default=1.0, metavar="N", help="refuse runs of more (default 1)")
+    parser.add_argument("--predict", type=number, metavar="C", help="FLOPs of the next run (default: 10 x the largest)")
+    parser.set_defaults(command=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train what is missing, then fit. SIGTERM and the first Ctrl-C save; the same command goes on."""
+    config = config_from(options)
+    from training.pretrain import Stopped
+    from training.scaling.run import run_ladder
+
+    signals: list[int] = []
+
+    def remember(number: int, _: object) -> None:
+        signals.append(number)
+        signal.signal(number, signal.SIG_DFL)  # the second one ends the process at once
+
+    for one in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(one, remember)
+    try:
+        report = run_ladder(
+            config,
+            options.tokens,
+            options.tokenizer,
+            options.output,
+            options.depths,
+            options.budgets,
+            max_epochs=options.max_epochs,
+            next_flops=options.predict,
+            log=_log,
+            stop=lambda: bool(signals),
+        )
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return 128 + (signals[0] if signals else signal.SIGTERM)
+    law, following = report["law"], report["next"]
+    _log(
+        f"L(N, D) = {law['E']:.3f} + {law['A']:.4g} / N^{law['alpha']:.3f} + {law['B']:.4g} / D^{law['beta']:.3f}, "
+        f"largest error {report['largest_residual']:.2%}"
+    )
+    _log(
+        f"next, {following['flops']:.3g} FLOPs: {following['parameters']:,.0f} parameters, {following['tokens']:,.0f} tokens, "
+        f"loss {following['loss']:.3f} ({following['interval'][0]:.3f} to {following['interval'][1]:.3f})"
+    )
+    _log(f"see {options.output / 'scaling.html'}")
+    return 0
+
+
+def _several(kind: Any) -> Any:
+    """A parser of values between commas, each different."""
+
+    def parse(text: str) -> list[Any]:
+        values = [kind(part) for part in text.split(",")]
+        if len(set(values)) < len(values):
+            raise argparse.ArgumentTypeError(f"a value stands twice in {text}")
+        return values
+
+    return parse
+
+
+def _log(line: str) -> None:
+    print(line, flush=True)

@@ -1,0 +1,98 @@
+"""One model in several processes: DistributedDataParallel, where each holds all of it, or FSDP2, where each holds a part.
+
+Both average gradients over processes; `step.py` multiplies by their number, so that the sum over all targets remains. In
+float32 both take the steps of one process, up to the order of sums.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from training.config import PretrainConfig
+from training.device import Place
+
+STATE_BYTES = 16  # a parameter: float32 weight, gradient and two moments of AdamW
+
+
+def choose_parallel(config: PretrainConfig, model: nn.Module, here: Place) -> str:
+    """`none` for one process, else `ddp` or `fsdp2` (see the knob `parallel`)."""
+    if here.world == 1:
+        return "none"
+    if config.parallel != "auto":
+        return config.parallel
+    if here.device.type != "cuda":
+        return "ddp"
+    needed = STATE_BYTES * sum(parameter.numel() for parameter in model.parameters())
+    return "fsdp2" if needed > torch.cuda.get_device_properties(here.device).total_memory / 2 else "ddp"
+
+
+def distribute(model: nn.Module, config: PretrainConfig, here: Place) -> str:
+    """Put a model, equal in all processes and on the CPU, where it computes; sharded if `fsdp2`. Returns the kind.
+
+    Before the optimizer is built. FSDP2 (`fully_shard`; Zhao et al. 2023, arXiv 2304.11277): a unit for each layer, one
+    for the rest. Masters and the sum of gradients are float32; weights are gathered in the dtype of the products.
+    """
+    kind = choose_parallel(config, model, here)
+    if kind != "fsdp2":
+        model.to(here.device)
+        return kind
+    from torch.distributed.device_mesh import init_device_mesh  # seconds to import, for nothing in one process
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    mesh = init_device_mesh(here.device.type, (here.world,))
+    low = here.dtype if here.dtype != torch.float32 else None
+    policy = MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    for layer in _layers(model):  # each goes to the device whole, then its other parts are freed
+        fully_shard(layer, mesh=mesh, reshard_after_forward=config.reshard, mp_policy=policy)
+    fully_shard(model, mesh=mesh, reshard_after_forward=config.reshard, mp_policy=policy)
+    return kind
+
+
+def wrap(network: nn.Module, kind: str, here: Place) -> nn.Module:
+    """The module whose backward pass adds gradients up over processes."""
+    if kind != "ddp":
+        return network
+    return DistributedDataParallel(network, [here.device] if here.device.type == "cuda" else None)
+
+
+def unwrap(network: nn.Module) -> nn.Module:
+    """What to call for a forward pass alone: without DistributedDataParallel, which would talk to the others."""
+    return network.module if isinstance(network, DistributedDataParallel) else network
+
+
+def add_up_gradients(network: nn.Module, now: bool) -> None:
+    """Whether the next forward and backward pass adds gradients up over processes: only a step's last one must."""
+    inner = getattr(network, "_orig_mod", network)  # below torch.compile
+    if isinstance(network, DistributedDataParallel):
+        network.require_backward_grad_sync = now
+    elif hasattr(inner, "set_requires_gradient_sync"):  # FSDP2's
+        inner.set_requires_gradient_sync(now)
+
+
+def settle(model: nn.Module) -> None:
+    """Free gathered weights that a forward pass without a backward one has left (`reshard: false`).
+
+    Until then the model's parameters are not those that the optimizer holds.
+    """
+    for module in model.modules():
+        if hasattr(module, "reshard"):
+            module.reshard()
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor gathered from its shards. All processes must call it."""
+    return tensor.full_tensor() if is_part(tensor) else tensor  # type: ignore[attr-defined]
+
+
+def is_part(tensor: Tensor) -> bool:
+    """Whether it is a `DTensor`, of which each process holds a part."""
+    return hasattr(tensor, "full_tensor")
+
+
+def _layers(module: nn.Module) -> list[nn.Module]:
+    """The elements of the outermost lists of modules: a decoder's layers, not the experts inside one."""
+    if isinstance(module, nn.ModuleList):
+        return list(module)
+    return [layer for child in module.children() for layer in _layers(child)]

@@ -1,0 +1,103 @@
+"""Refuse a run that cannot fit into memory before it starts, and say what would make it fit."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from training.config import PretrainConfig, TrainingError
+from training.planning.memory import GIB, Memory, Way, estimate
+from training.planning.shapes import shape_of
+
+if TYPE_CHECKING:
+    from training.device import Place
+
+
+def check(
+    config: PretrainConfig,
+    vocab_size: int,
+    sequence_length: int,
+    *,
+    available: int,
+    device: Literal["cpu", "cuda"],
+    bytes_per_element: int,
+    world: int = 1,
+    processes_here: int = 1,
+) -> Memory:
+    """Memory that a process will need; raises `TrainingError` if that is more than there is.
+
+    available: bytes of the device, or on the CPU of the machine, which `processes_here` processes share.
+    bytes_per_element: of activations, 2 for bfloat16, 4 for float32. world: processes of the run.
+    """
+    way = way_of(config, bytes_per_element=bytes_per_element, device=device, world=world)
+    need = estimate(shape_of(config, vocab_size, sequence_length), way)
+    share = available // processes_here
+    if need.total > share:
+        raise TrainingError(_refusal(config, need, share, way))
+    return need
+
+
+def way_of(config: PretrainConfig, *, bytes_per_element: int, device: Literal["cpu", "cuda"], world: int) -> Way:
+    """How a config computes in one of `world` processes."""
+    mine = -(-config.batch_rows // world)
+    rows = min(config.micro_batch_rows, mine)
+    return Way(
+        rows=rows,
+        bytes_per_element=bytes_per_element,
+        document_mask=config.document_mask,
+        parallel="ddp" if world > 1 else "none",
+        world=world,
+        micro_batches=-(-mine // rows),
+        device=device,
+    )
+
+
+def check_here(config: PretrainConfig, vocab_size: int, sequence_length: int, here: Place) -> Memory | None:
+    """`check` against the device that this process computes on; None if `memory_check` is off.
+
+    On the CPU the processes that torchrun started on this machine share its memory.
+    """
+    if not config.memory_check:
+        return None
+    if here.device.type == "cuda":
+        import torch
+
+        available, processes = torch.cuda.get_device_properties(here.device).total_memory, 1
+    else:
+        available, processes = cpu_memory(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return check(
+        config,
+        vocab_size,
+        sequence_length,
+        available=available,
+        device="cuda" if here.device.type == "cuda" else "cpu",
+        bytes_per_element=here.dtype.itemsize,
+        world=here.world,
+        processes_here=processes,
+    )
+
+
+def cpu_memory() -> int:
+    """Bytes that this process may use: the machine's memory or its control group's limit, whichever is less."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for limit in (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")):
+        try:
+            total = min(total, int(limit.read_text()))
+        except (OSError, ValueError):
+            continue  # no such control group, or "max"
+    return total
+
+
+def _refusal(config: PretrainConfig, need: Memory, share: int, way: Way) -> str:
+    parts = sorted(need.parts().items(), key=lambda part: -part[1])
+    largest = ", ".join(f"{name.replace('_', ' ')} {size / GIB:.1f}" for name, size in parts if size >= 0.05 * GIB)
+    advice = []
+    if way.rows > 1:
+        advice.append(f"a smaller micro_batch_rows (now {config.micro_batch_rows}; the result stays the same)")
+    advice.append("a smaller model or sequence_length")
+    advice.append("memory_check: false, if you know better")
+    return (
+        f"this run needs about {need.total / GIB:.1f} GiB in a process and {way.device} has {share / GIB:.1f} "
+        f"({largest}). What helps: {'; '.join(advice)}"
+    )

@@ -1,0 +1,96 @@
+"""How far a run is, and going on or back to its newest checkpoint."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from training.checkpoint import checkpoints, load_state, read_state, verify
+from training.config import TrainingError
+from training.device import Place
+from training.model import Decoder
+from training.watch import position
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is, and what it must remember to decide the same again; all of it stands in state.json."""
+
+    step: int = 0  # updates done
+    tokens: int = 0  # read, padding left out
+    seconds: float = 0.0  # in steps
+    skipped: tuple[int, ...] = ()  # positions in the data whose batch was refused (watch.py)
+    refused: int = 0  # how often that happened
+    norms: tuple[float, ...] = ()  # of the newest gradients, where spikes are watched for
+
+
+def resume(
+    out_dir: Path,
+    model: Decoder,
+    optimizer: torch.optim.Optimizer,
+    identity: dict[str, Any],
+    here: Place,
+    log: Callable[[str], Any],
+) -> Progress:
+    """Load the newest checkpoint, if there is one, and say how far it is.
+
+    identity: fingerprint, threads and processes of this run. Raises `TrainingError`, in all processes, if the checkpoint is
+    broken or of another run.
+    """
+    folder = _newest(out_dir, here)
+    if folder is None:
+        return Progress()
+    began = time.perf_counter()
+    state = here.alike(partial(_checked, folder, out_dir, identity["fingerprint"], here))[0]
+    load_state(folder, model, optimizer)
+    log(f"going on from step {state['step']:,} (checkpoint read in {time.perf_counter() - began:.1f} s)")
+    for what in ("threads", "processes"):
+        if state[what] != identity[what]:
+            log(f"{identity[what]} {what}, {state[what]} before: results will differ in the last digits")
+    return _progress(state)
+
+
+def go_back(after: Progress, out_dir: Path, model: Decoder, optimizer: torch.optim.Optimizer, here: Place) -> Progress:
+    """From a state that is suspect to the newest checkpoint, all positions since on the list of skipped ones.
+
+    Without a checkpoint the state stays as it is.
+    """
+    folder = _newest(out_dir, here)
+    if folder is None:
+        return after
+    load_state(folder, model, optimizer)
+    old = _progress(read_state(folder))
+    since = {position(step, after.skipped) for step in range(old.step, after.step)}
+    return replace(old, skipped=tuple(sorted(since | set(after.skipped))), refused=after.refused)
+
+
+def other_run(folder: Path) -> TrainingError:
+    """The refusal of a folder that holds something else."""
+    return TrainingError(
+        f"{folder} holds a run of another config, dataset or tokenizer; remove it or choose another output folder"
+    )
+
+
+def _newest(out_dir: Path, here: Place) -> Path | None:
+    found = here.gather(checkpoints(out_dir / "trainer_state")[-1:])[0]  # what the first process sees, for all
+    return found[0] if found else None
+
+
+def _checked(folder: Path, out_dir: Path, fingerprint: str, here: Place) -> dict[str, Any]:
+    """A checkpoint's state.json, once the files beside it are found whole, each process looking at some."""
+    state = read_state(folder)
+    if state["fingerprint"] != fingerprint:
+        raise other_run(out_dir)
+    verify(folder, state, here.rank, here.world)
+    return state
+
+
+def _progress(state: dict[str, Any]) -> Progress:
+    values: dict[str, Any] = {name: state[name] for name in Progress.__dataclass_fields__}
+    return Progress(**{**values, "skipped": tuple(values["skipped"]), "norms": tuple(values["norms"])})

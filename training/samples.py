@@ -1,0 +1,71 @@
+"""What the model says at fixed prompts while it learns: samples.jsonl. Nothing here touches the run's random state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from training.config import PretrainConfig
+from training.device import Place
+from training.generate import Sampler, generate_tokens, greedy, random_sampler
+from training.metrics import MetricsFile
+from training.model import Decoder
+from training.vocabulary import encode_text, load_tokenizer
+
+
+class Samples:
+    """The prompts of a run, encoded once, and the file of their continuations."""
+
+    def __init__(
+        self,
+        config: PretrainConfig,
+        context_length: int,
+        tokenizer_dir: Path,
+        eos_id: int,
+        out_dir: Path,
+        here: Place,
+        done: int,
+        log: Callable[[str], Any],
+    ) -> None:
+        """Go on behind step `done`. A prompt without a token, or without room for another behind it, is left out aloud."""
+        self.config, self.eos_id, self.seed = config, eos_id, config.seed % 2**63
+        self.tokenizer = load_tokenizer(tokenizer_dir)
+        self.prompts: list[tuple[str, list[int]]] = []
+        for prompt in config.sample_prompts:
+            ids = encode_text(self.tokenizer, prompt)
+            if 0 < len(ids) < context_length:
+                self.prompts.append((prompt, ids))
+            else:
+                log(f"sample prompt {prompt[:40]!r} has {len(ids)} tokens, rows have {context_length}: left out")
+        self.file = MetricsFile(out_dir / "samples.jsonl", done) if here.rank == 0 and self.prompts else None
+        self.last: list[dict[str, str]] = []
+
+    def cut(self, step: int) -> None:
+        """Take back the samples of later steps."""
+        if self.file is not None:
+            self.file.cut(step)
+
+    def draw(self, step: int, model: Decoder) -> None:
+        """Continue each prompt with the random numbers of the seed, the same at every step.
+
+        Every process draws, and takes equally many forward passes, since weights may be shared out among them.
+        """
+        was_training = model.training
+        model.eval()
+        self.last = [{"prompt": prompt, "text": self._continue(model, ids)} for prompt, ids in self.prompts]
+        model.train(was_training)
+        if self.file is not None:
+            self.file.write({"step": step, "samples": self.last})
+
+    def _continue(self, model: Decoder, ids: list[int]) -> str:
+        config = self.config
+        sampler: Sampler = (
+            random_sampler(self.seed, config.sample_temperature) if config.sample_temperature > 0 else greedy
+        )
+        room = min(config.sample_tokens, model.config.context_length - len(ids))
+        new = generate_tokens(model, ids, sampler, room, [])[0]
+        if self.eos_id in new:
+            new = new[: new.index(self.eos_id)]
+        start = self.tokenizer.decode(ids, skip_special_tokens=False)
+        return self.tokenizer.decode(ids + new, skip_special_tokens=False)[len(start) :]
