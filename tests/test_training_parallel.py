@@ -156,7 +156,9 @@ def test_when_a_process_dies_the_other_ends_with_a_message(slow, folders, tmp_pa
 
 def test_rows_that_cannot_be_shared_evenly_are_refused_with_the_numbers(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "3")
-    with pytest.raises(TrainingError, match=r"batch_rows=4 .* 3 processes: some would get 1 rows and some 2; take 3 or 6"):
+    with pytest.raises(
+        TrainingError, match=r"batch_rows=4 .* 3 processes: some would get 1 rows and some 2; take 3 or 6"
+    ):
         place(resolve({"batch_rows": 4, "device": "cpu"})).__enter__()
 
 
