@@ -117,7 +117,9 @@ def _metadata(writer: Any, config: Mapping[str, Any], folder: Path, dtype: str, 
     """The numbers that llama.cpp builds the graph from."""
     kinds = gguf.LlamaFileType
     writer.add_type(gguf.GGUFType.MODEL)
-    writer.add_name(folder.resolve().name)
+    name = folder.resolve().name
+    if name != "mistral":  # by this name transformers' reader looks for an architecture that gguf lacks
+        writer.add_name(name)
     writer.add_file_type(
         {"f32": kinds.ALL_F32, "f16": kinds.MOSTLY_F16, "bf16": kinds.MOSTLY_BF16, "q8_0": kinds.MOSTLY_Q8_0}[dtype]
     )
