@@ -81,7 +81,9 @@ def test_parameters_gradients_and_optimizer_states_are_exact(architecture, tied)
     in_layers = [p for name, p in model.named_parameters() if ".layers." in name and p.dim() == 2]
     assert matrices(shape) == sum(parameter.numel() for parameter in in_layers)
     unused = sum(p.numel() for name, p in model.named_parameters() if ".experts." in name)
-    assert count(shape).active == numbers - unused * (config.experts - config.experts_per_token) // max(1, config.experts)
+    assert count(shape).active == numbers - unused * (config.experts - config.experts_per_token) // max(
+        1, config.experts
+    )
 
     optimizer = torch.optim.AdamW(model.parameters())
     tokens = torch.arange(64).view(2, 32)

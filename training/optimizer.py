@@ -18,7 +18,6 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from training.config import PretrainConfig
 from training.parallel import is_part, whole
-from training.parallel import is_part, whole
 
 MUON_STEPS = 5  # of Newton-Schulz, with coefficients a, b, c that make small singular values grow fastest (Jordan 2024)
 MUON_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
