@@ -185,8 +185,8 @@ def _of_layer(theirs: str, layer: str, part: str, config: ModelConfig, neox: boo
 
     def unpack(joined: Tensor) -> list[Tensor]:
         if neox and count == 3:
-            return [tensor.flatten(0, 1) for tensor in whole.unflatten(0, (heads, 3, -1)).unbind(1)]
-        return list((whole if neox or whole.dim() == 1 else whole.T).chunk(count))
+            return [tensor.flatten(0, 1) for tensor in joined.unflatten(0, (heads, 3, -1)).unbind(1)]
+        return list((joined if neox or joined.dim() == 1 else joined.T).chunk(count))
 
     return [
         Entry(f"{theirs}.{what}", tuple(f"{layer}{one}.{what}" for one in parts), pack, unpack)
