@@ -167,17 +167,10 @@ class Muon(torch.optim.Optimizer):
                     state["momentum_buffer"] = torch.zeros_like(parameter.grad)
                 momentum = state["momentum_buffer"].lerp_(parameter.grad, 1 - group["momentum"])
                 update = parameter.grad.lerp(momentum, group["momentum"])
-                moved = torch.cat(
-                    [
-                        muon_direction(block)
-                        for block in _row_blocks(whole(update), getattr(parameter, "row_blocks", None))
-                    ],
-                    dim=-2,
-                )
+                blocks = _row_blocks(whole(update), getattr(parameter, "row_blocks", None))
+                moved = torch.cat([muon_direction(block) for block in blocks], dim=-2)
                 if is_part(parameter):
-                    from torch.distributed.tensor import distribute_tensor  # seconds to import, for nothing elsewhere
-
-                    moved = distribute_tensor(moved, parameter.device_mesh, parameter.placements, src_data_rank=None)
+                    moved = _part_of(moved, parameter)
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
                 parameter.add_(moved, alpha=-group["lr"])
 
