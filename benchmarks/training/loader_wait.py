@@ -151,7 +151,7 @@ def training(tokens: Path, tokenizer: Path, out: Path, steps: int, threads: int)
     steady = [line for line in lines if "loss" in line][steps // 4 :]
     saved = sum(file.stat().st_size for file in (out / "trainer_state" / f"step-{steps:08d}").iterdir())
     return {
-        "share of a steady step spent waiting": statistics.median(line["waiting_share"] for line in steady),
+        "share of a steady step spent waiting": statistics.median(line["data_wait"] for line in steady),
         "tokens/s of a steady step": statistics.median(line["tokens_per_second"] for line in steady),
         "seconds from the call to the end of the first step": summary["first_step_seconds"],
         "seconds to write a checkpoint, in the background": statistics.median(summary["save_seconds"]),
