@@ -20,6 +20,7 @@ from stages.stage import MapStage, Stage, StageConfig, parse_bytes, registry
 from tokenizer_training.dataset.config import PackConfig
 from tokenizer_training.vocabulary.config import TokenizerConfig
 from training.config import PretrainConfig
+from training.evaluation.config import EvaluateConfig
 
 SECTION_MODELS: dict[str, type[BaseModel]] = {
     "input": InputConfig,
@@ -27,6 +28,7 @@ SECTION_MODELS: dict[str, type[BaseModel]] = {
     "tokenizer": TokenizerConfig,
     "pack": PackConfig,
     "pretrain": PretrainConfig,
+    "evaluate": EvaluateConfig,
     "engine": EngineConfig,
     "train-classifier": ClassifierTraining,
     "train-perplexity": PerplexityTraining,

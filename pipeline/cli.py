@@ -53,7 +53,9 @@ def build_parser() -> argparse.ArgumentParser:
     _config_arguments(run)
     run.add_argument("--limit", type=_positive, metavar="N", help="only the first N records, in file order")
     run.add_argument(
-        "--until", metavar="SECTION", help="stop after this section (stages, mix, index, tokenizer, pack, pretrain)"
+        "--until",
+        metavar="SECTION",
+        help="stop after this section (stages, mix, index, tokenizer, pack, pretrain, evaluate)",
     )
     run.add_argument(
         "--retry-failed",

@@ -19,6 +19,7 @@ from stages.stage import Bytes, MapStage, Stage, StageConfig, knob, registry
 from tokenizer_training.dataset.config import PackConfig
 from tokenizer_training.vocabulary.config import TokenizerConfig
 from training.config import PretrainConfig
+from training.evaluation.config import EvaluateConfig
 
 SECTIONS = (
     "stages",
@@ -27,6 +28,7 @@ SECTIONS = (
     "tokenizer",
     "pack",
     "pretrain",
+    "evaluate",
 )  # in the order of the flow; `--until` takes one of them
 LATER = SECTIONS[2:]  # those behind documents/: the stages and the mix write it together
 
@@ -131,6 +133,7 @@ class RunConfig(Section):
     tokenizer: TokenizerConfig | None = knob(None, "train a tokenizer on the curated documents")
     pack: PackConfig | None = knob(None, "encode, shuffle and pack the documents into token binaries")
     pretrain: PretrainConfig | None = knob(None, "pretrain a model on the packed tokens")
+    evaluate: EvaluateConfig | None = knob(None, "measure the pretrained model: held-out text, tasks, memorisation")
     engine: EngineConfig = knob(EngineConfig(), "how the work is carried out")
 
 
@@ -207,6 +210,8 @@ def _cross_checks(config: RunConfig) -> list[Mistake]:
         mistakes.append((("pack",), "`pack` needs the section `tokenizer`"))
     if config.pretrain and not config.pack:
         mistakes.append((("pretrain",), "`pretrain` needs the section `pack`"))
+    if config.evaluate and not config.pretrain:
+        mistakes.append((("evaluate",), "`evaluate` needs the section `pretrain`"))
     if config.pretrain and config.pack and config.pretrain.sequence_length not in (None, config.pack.sequence_length):
         text = (
             f"pretrain.sequence_length: the tokens are packed for {config.pack.sequence_length} (pack.sequence_length)"

@@ -30,6 +30,7 @@ from pipeline.engine.store import Store, is_url
 from pipeline.engine.work import Call, describe, spare_pandas
 from pipeline.files import InputError
 from pipeline.plan import may_hold_pages, plan, warnings
+from pipeline.sections.evaluate import check_evaluate
 from pipeline.yamlfile import ConfigError
 from stages.conversation import KINDS
 from stages.stage import Stage, StageError
@@ -59,6 +60,7 @@ def prepare(config: RunConfig, output: str, limit: int | None = None) -> Work:
         raise ConfigError(
             "pretrain needs PyTorch, which is not installed: pip install 'gristmill[train]' (or set pretrain: null)"
         )
+    check_evaluate(config)
     index_section.check(config)
     config = config.model_copy(update={"stages": pinned(config.stages, config.name)})
     assets = hash_assets(config.stages)
@@ -233,6 +235,7 @@ FOLDERS = {
     "tokenizer": "tokenizer",
     "pack": "tokens",
     "pretrain": "model",
+    "evaluate": "evaluation",
 }  # what each section writes into the run directory
 
 

@@ -41,6 +41,7 @@ _SECTIONS = {
     "tokenizer": "train and measure a tokenizer on the documents -> tokenizer/",
     "pack": "encode, shuffle and pack the documents -> tokens/",
     "pretrain": "train a model on the tokens -> model/",
+    "evaluate": "measure the model -> evaluation/",
 }
 
 

@@ -184,16 +184,16 @@ def test_an_expert_without_tokens_has_a_zero_gradient():
 def test_the_loss_at_start_is_that_of_guessing(family):
     """ln V, a little above for the logits' variance (sinusoids and post-norm included); every family learns a batch."""
     config = shape(family, vocab_size=512, tie_embeddings=True, width=64, mlp_width=256)
-    model, x = Decoder(config).initialise(0), tokens(8, 48, 512)
+    model, x = Decoder(config).initialise(0), tokens(4, 16, 512)
     loss = model(x, x.roll(-1, 1)).nll.mean()
     assert abs(float(loss) - math.log(512)) < 0.1
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    for _ in range(12):
+    for _ in range(8):
         optimizer.zero_grad()
         now = model(x, x.roll(-1, 1))
         (now.objective / x.numel()).backward()
         optimizer.step()
-    assert now.nll.mean() < loss - 0.5
+    assert now.nll.mean() < loss - 0.3
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -20,6 +20,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
+from tests.model_common import FAMILIES, random_model, shape
 from tests.training_common import SMALL, make, texts
 from tokenizer_training.dataset.read import TokenDataset
 from training import cli
@@ -350,6 +351,25 @@ def test_batches_continue_as_single_prompts_do(loaded):
     for bad, words in (([], "empty"), ([1] * 60, "context of 64"), ([9999], "token 9999")):
         with pytest.raises(TrainingError, match=words):
             continue_all(model, [bad], 20, end)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_continues_and_scores_in_batches(family):
+    """Through the cache as without it, and the likeliest tokens score as such."""
+    model = random_model(shape(family))
+    prompts = [list(range(3 + i, 9 + 2 * i)) for i in (0, 1, 1, 4)]
+    found = continue_all(model, prompts, 12)
+    with torch.no_grad():
+        for prompt, new in zip(prompts, found, strict=True):
+            row = list(prompt)
+            for _ in range(12):
+                row.append(int(model(torch.tensor([row]))[0, -1].argmax()))
+            assert row[len(prompt) :] == new
+    requests = [Request(prompt, new) for prompt, new in zip(prompts, found, strict=True)]
+    scored = score(model, requests, 1000, likeliest=True)
+    assert all(one.greedy for one in scored)
+    for one, other in zip(scored, score(model, requests, 1), strict=True):
+        assert one.nll == pytest.approx(other.nll, abs=1e-5)
 
 
 def test_scores_do_not_depend_on_the_batch_and_say_what_is_greedy(loaded):

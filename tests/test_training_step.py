@@ -417,7 +417,7 @@ def test_a_schedule_of_one_step_and_of_nothing_but_decay():
     [
         ({"decay_ratio": 0.5}, "schedule: wsd"), ({"decay_shape": "linear"}, "schedule: wsd"),
         ({"muon_momentum": 0.5}, "optimizer: muon"), ({"muon_learning_rate": 0.5}, "optimizer: muon"),
-        ({"head_learning_rate": 0.5}, "tie_embeddings: false"),
+        ({"recompute_every": 2}, "recompute: full or selective"), ({"head_learning_rate": 0.5}, "tie_embeddings: false"),
         ({"schedule": "wsd", "decay_ratio": 0.9, "warmup_ratio": 0.2}, "at most 1"),
     ],
     ids=str,

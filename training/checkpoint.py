@@ -136,7 +136,7 @@ def verify(folder: Path, state: dict[str, Any], share: int = 0, shares: int = 1)
 
 def load_state(folder: Path, model: Decoder, optimizer: Optimizer) -> None:
     """Put model and optimizer back to where they were, whole or sharded now, whatever wrote the checkpoint."""
-    names = dict(model.named_parameters())
+    names: dict[str, Tensor] = dict(model.named_parameters())
     sharded = any(is_part(parameter) for parameter in names.values()) or any(folder.glob("shard-*"))
     try:
         optimizer.load_state(_load_shards(folder, names) if sharded else _load_whole(folder, names))

@@ -32,6 +32,8 @@ RUNTIME_KNOBS = (
     "preset",
     "depth",
     "micro_batch_rows",
+    "recompute",
+    "recompute_every",
     "device",
     "threads",
     "memory_check",
@@ -56,12 +58,13 @@ RUNTIME_KNOBS = (
 )
 
 # knobs that another one must have a certain value for; set without it they would be ignored, so they are refused
-MEANT_FOR: dict[str, tuple[str, Any]] = {
-    "decay_ratio": ("schedule", "wsd"),
-    "decay_shape": ("schedule", "wsd"),
-    "muon_learning_rate": ("optimizer", "muon"),
-    "muon_momentum": ("optimizer", "muon"),
-    "head_learning_rate": ("tie_embeddings", False),
+MEANT_FOR: dict[str, tuple[str, tuple[Any, ...]]] = {
+    "decay_ratio": ("schedule", ("wsd",)),
+    "decay_shape": ("schedule", ("wsd",)),
+    "muon_learning_rate": ("optimizer", ("muon",)),
+    "muon_momentum": ("optimizer", ("muon",)),
+    "head_learning_rate": ("tie_embeddings", (False,)),
+    "recompute_every": ("recompute", ("full", "selective")),
 }
 
 
@@ -162,6 +165,16 @@ class PretrainConfig(BaseModel):
     dtype: Literal["auto", "float32", "bfloat16"] = knob(
         "auto", "of activations and matrix products; weights stay float32; auto takes bfloat16 where it is native"
     )
+    tf32: bool = knob(False, "CUDA: float32 products with 10 bits of mantissa, several times faster")
+    float8: bool = knob(
+        False, "CUDA from H100 on: products of the layers in 8 bits, scaled by matrix", "Micikevicius et al. 2022"
+    )
+    recompute: Literal["none", "full", "selective"] = knob(
+        "none",
+        "what layers compute again in the backward pass to save memory; selective: all but products and attention",
+        "Chen et al. 2016",
+    )
+    recompute_every: int = knob(1, "recompute: in every n-th layer only", ge=1)
     threads: int | None = knob(None, "CPU threads of one process; by default all that this process may use", ge=1)
     memory_check: bool = knob(True, "refuse to start where the estimated memory is more than the device has")
     compile: bool = knob(False, "torch.compile: starts a minute later, needs a C++ compiler on the CPU")
@@ -227,11 +240,10 @@ class PretrainConfig(BaseModel):
             raise ValueError("export_kept needs keep_every: it says which checkpoints are kept for good")
         if self.heads % self.kv_heads:
             raise ValueError(f"heads must be a multiple of kv_heads; got heads={self.heads}, kv_heads={self.kv_heads}")
-        for key, (other, value) in MEANT_FOR.items():
-            if getattr(self, key) != type(self).model_fields[key].default and getattr(self, other) != value:
-                raise ValueError(
-                    f"{key} means something with {other}: {str(value).lower()} only; leave it out or set that"
-                )
+        for key, (other, values) in MEANT_FOR.items():
+            if getattr(self, key) != type(self).model_fields[key].default and getattr(self, other) not in values:
+                needed = " or ".join(str(value).lower() for value in values)
+                raise ValueError(f"{key} means something with {other}: {needed} only; leave it out or set that")
         if self.schedule == "wsd" and self.warmup_ratio + self.decay_ratio > 1:
             raise ValueError(
                 f"warmup_ratio + decay_ratio must be at most 1; got {self.warmup_ratio} + {self.decay_ratio}"

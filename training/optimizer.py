@@ -182,6 +182,13 @@ class Muon(torch.optim.Optimizer):
                 parameter.add_(moved, alpha=-group["lr"])
 
 
+def _part_of(matrix: Tensor, sharded: Any) -> Tensor:
+    """This process's part of a matrix that every process has, laid out as `sharded`."""
+    from torch.distributed.tensor import distribute_tensor  # seconds to import, for nothing in one process
+
+    return distribute_tensor(matrix, sharded.device_mesh, sharded.placements, src_data_rank=None)
+
+
 def _row_blocks(matrix: Tensor, sizes: tuple[int, ...] | None) -> Iterator[Tensor]:
     yield from matrix.split(list(sizes), dim=-2) if sizes else (matrix,)
 

@@ -29,6 +29,8 @@ from training.monitor import Monitor, Step
 from training.optimizer import build_optimizer
 from training.parallel import distribute, settle, wrap
 from training.planning.check import check_here
+from training.precision import set_precision
+from training.recompute import recompute_layers
 from training.resume import Progress, go_back, other_run, resume
 from training.saver import Saver
 from training.schedule import learning_rate
@@ -85,6 +87,8 @@ def pretrain(
         check_here(config, data.tokens.vocab_size, data.sequence_length, here)
         model = Decoder(_shape(config, data), here.dtype).initialise(config.seed)
         model.z_loss = config.z_loss
+        set_precision(model, config, here.device, here.dtype)
+        recompute_layers(model, config)
         parameters = sum(parameter.numel() for parameter in model.parameters())
         kind = distribute(model, config, here)
         optimizer = build_optimizer(model, config)

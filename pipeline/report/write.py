@@ -17,6 +17,7 @@ from pipeline.report import corpus, findings, results
 from pipeline.report.conversations import conversations
 from pipeline.report.diversity import diversity
 from pipeline.report.duplicates import duplicates
+from pipeline.report.evaluation import evaluation
 from training.report import human
 from training.report import view as training_view
 
@@ -118,6 +119,7 @@ def _view(run_dir: Path, run: Mapping[str, Any]) -> dict[str, Any]:
         "tokenizer": attempt("tokenizer/", lambda: results.tokenizer(run_dir, sections.get("tokenizer") or {})),
         "tokens": attempt("tokens/", lambda: results.tokens(run_dir, sections.get("pack") or {})),
         "model": attempt("model/", lambda: training_view.view(run_dir / "model", sections.get("pretrain") or {})),
+        "evaluation": attempt("evaluation/", lambda: evaluation(run_dir)),
         "config": human.shown(_yaml(_hide(run.get("config") or {})), 200_000),
         "versions": sorted((run.get("versions") or {}).items()),
     }

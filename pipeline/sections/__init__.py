@@ -1,4 +1,4 @@
-"""The sections behind the stages: index, tokenizer, pack, pretrain. Each is a few units with a manifest, like a phase."""
+"""The sections behind the stages: index, tokenizer, pack, pretrain, evaluate. Each is a few units with a manifest, like a phase."""
 
 from __future__ import annotations
 
@@ -14,28 +14,37 @@ from pipeline.engine.phases import Work
 from pipeline.engine.schedule import RunFailed
 from pipeline.engine.store import Store, sha256_file
 from pipeline.sections.calls import Job, documents, part_digests, run_calls
+from pipeline.sections.evaluate import inputs_digest, run_evaluate
 from pipeline.sections.pack import run_pack
 from pipeline.sections.pretrain import run_pretrain
 from pipeline.sections.tokenizer import run_tokenizer
 from training.config import RUNTIME_KNOBS
+from training.evaluation.config import WITHOUT_EFFECT as WITHOUT_DIFFERENCE
 
 PHASE = "section"  # folder of the sections' manifests in the journal
 KEPT = {
     "counts",
     "encoded",
 }  # units of sections with a file of their own below phases/, which a killed run leaves for the next
-VERSIONS = {"index": 1, "tokenizer": 2, "pack": 2, "pretrain": 1}  # raised whenever equal input would give other output
+VERSIONS = {
+    "index": 1,
+    "tokenizer": 2,
+    "pack": 2,
+    "pretrain": 1,
+    "evaluate": 1,
+}  # raised whenever equal input would give other output
 
 
+BEHIND = {"pack": "tokenizer", "pretrain": "pack", "evaluate": "pretrain"}  # whose output a section reads
 WITHOUT_EFFECT = {  # knobs that change no byte of the output, or only how a run that was stopped goes on
     "pack": {"encoder", "verify_every", "memory"},
     "pretrain": set(RUNTIME_KNOBS) - {"preset"},
+    "evaluate": set(WITHOUT_DIFFERENCE),
 }
 
 
 def components(name: str, config: RunConfig, work: Work, store: Store) -> dict[str, str] | None:
     """What a section's fingerprint is made of; None while it depends on work that is not done."""
-    before: str | None
     section = getattr(config, name)
     parts = {
         "version": str(VERSIONS[name]),
@@ -48,13 +57,15 @@ def components(name: str, config: RunConfig, work: Work, store: Store) -> dict[s
         parts["documents"] = digest(part_digests(work))
         libraries = index_section.LIBRARIES if name == "index" else ("tokenizers",)
         parts |= {library: version_of(library) for library in libraries}
-    if name in ("pack", "pretrain"):
-        before = "tokenizer" if name == "pack" else "pack"
+    if name in BEHIND:
+        before = BEHIND[name]
         manifest = journal.read_manifest(store, PHASE, before)
         if manifest is None:
             return None
         parts[before] = manifest.digest
-    if name == "pretrain":
+    if name == "evaluate":
+        parts["files"] = inputs_digest(config)
+    if name in ("pretrain", "evaluate"):
         parts["torch"] = version_of("torch")
     return parts
 
@@ -97,9 +108,13 @@ def run_section(
     if rows == 0 and name != "index":  # everything may have been seen before
         raise RunFailed(f"{name}: no document was kept, so there is nothing to work on; `report.html` shows why")
     journal.forget(store, PHASE, name)
-    facts, files = {"index": _index, "tokenizer": run_tokenizer, "pack": run_pack, "pretrain": run_pretrain}[name](
-        Job(config, work, store, local, executor, parts, say)
-    )
+    facts, files = {
+        "index": _index,
+        "tokenizer": run_tokenizer,
+        "pack": run_pack,
+        "pretrain": run_pretrain,
+        "evaluate": run_evaluate,
+    }[name](Job(config, work, store, local, executor, parts, say))
     outputs = [Output(path, (local / path).stat().st_size, sha256_file(local / path)) for path in sorted(files)]
     journal.commit(store, Manifest(PHASE, name, digest(parts), parts, outputs, counts=facts))
     return facts

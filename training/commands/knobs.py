@@ -3,23 +3,65 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from typing import Any
 
-from training.config import PretrainConfig, resolve
+from pydantic import BaseModel
+
+from training.config import TrainingError, resolve
 
 
 def add(commands: Any) -> None:
     """Declare the command."""
-    parser = commands.add_parser("knobs", help="every knob of pretrain: default, meaning, source")
-    parser.add_argument("--preset", default="cpu-tiny", help="show this preset's values")
+    parser = commands.add_parser("knobs", help="every knob of pretrain or evaluate: default, meaning, source")
+    parser.add_argument("--of", choices=["pretrain", "evaluate"], default="pretrain")
+    parser.add_argument("--preset", help="of pretrain: show this preset's values; default cpu-tiny")
+    parser.add_argument("--markdown", action="store_true", help="print docs/training-knobs.md: the defaults as a table")
     parser.set_defaults(command=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the knobs of `pretrain`."""
-    values = resolve({"preset": options.preset})
-    for name, field in PretrainConfig.model_fields.items():
-        extra = field.json_schema_extra
-        source = extra.get("source") if isinstance(extra, dict) else ""
-        print(f"{name}: {getattr(values, name)}\n    {field.description}" + (f" [{source}]" if source else ""))
+    """Print the knobs."""
+    if options.of == "evaluate":
+        if options.preset is not None or options.markdown:
+            raise TrainingError("--preset and --markdown are for the knobs of pretrain; leave them out")
+        from training.evaluation.config import EvaluateConfig
+
+        _print(knobs(EvaluateConfig()), EvaluateConfig())
+        return 0
+    if options.markdown:
+        print(markdown(), end="")
+        return 0
+    _print(knobs(resolve({})), resolve({"preset": options.preset or "cpu-tiny"}))
     return 0
+
+
+def _print(described: Iterator[tuple[str, Any, str, str]], values: BaseModel) -> None:
+    for name, _, meaning, source in described:
+        print(f"{name}: {getattr(values, name)}\n    {meaning}" + (f" [{source}]" if source else ""))
+
+
+def knobs(defaults: BaseModel) -> Iterator[tuple[str, Any, str, str]]:
+    """Name, default, meaning and source of each."""
+    for name, field in type(defaults).model_fields.items():
+        extra = field.json_schema_extra
+        source = str(extra.get("source") or "") if isinstance(extra, dict) else ""
+        yield name, getattr(defaults, name), field.description or "", source
+
+
+def markdown() -> str:
+    """The page of all knobs."""
+    lines = [
+        "# Knobs of pretraining",
+        "",
+        "Printed by `python -m training knobs --markdown`; `--preset NAME` prints the values of a preset. Defaults are those of `cpu-tiny`.",
+        "An unknown key is refused with the nearest valid one.",
+        "",
+        "| knob | default | meaning | source |",
+        "|---|---|---|---|",
+    ]
+    for name, default, meaning, source in knobs(resolve({})):
+        shown = "null" if default is None else str(default).lower() if isinstance(default, bool) else str(default)
+        cells = (f"`{name}`", shown, meaning, source)
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"

@@ -17,10 +17,12 @@ from tokenizer_training.dataset.read import TokenDataset
 from training.checkpoint import load_model, write_json
 from training.config import TrainingError
 from training.device import choose_device, choose_dtype, choose_threads
-from training.evaluation.canaries import exposure, read_canaries
+from training.evaluation.canaries import exposure
+from training.evaluation.canaries_file import read_canaries
 from training.evaluation.choices import run_task
 from training.evaluation.config import EvaluateConfig
 from training.evaluation.harness import run_harness, task_files
+from training.evaluation.inputs import check
 from training.evaluation.items import read_tasks
 from training.evaluation.memorisation import memorisation
 from training.evaluation.perplexity import first, perplexity
@@ -69,13 +71,13 @@ def evaluate(
     """
     data = _open(tokens) if tokens is not None else None
     names = _names(folders)
+    check(config)
     tasks = read_tasks(config.tasks)
     canaries = read_canaries(Path(config.canaries)) if config.canaries is not None else []
     for folder in folders:
         if data is not None:
             _check_tokenizer(data, folder)
     task_files(config.harness)
-    language = language_of(documents)
     results: dict[str, Any] = {}
     before = torch.get_num_threads()
     torch.set_num_threads(choose_threads(config.threads))
@@ -88,7 +90,7 @@ def evaluate(
                 "weights_sha256": weights_sha256(folder),
                 "parameters": sum(parameter.numel() for parameter in model.parameters()),
             }
-            out["perplexity"] = _perplexities(subject, config, data, language, say)
+            out["perplexity"] = _perplexities(subject, config, data, documents, say)
             scored = {}
             for task in tasks:
                 with_progress = progress(f"{name}: {task.name}", len(task.items[: config.items]), say, "texts")
@@ -150,7 +152,7 @@ def evaluate(
 
 
 def _perplexities(
-    subject: Subject, config: EvaluateConfig, data: TokenDataset | None, language: Callable[[str], str | None], say: Say
+    subject: Subject, config: EvaluateConfig, data: TokenDataset | None, documents: Path | None, say: Say
 ) -> dict[str, Any]:
     out: dict[str, Any] = {}
     limit = subject.model.config.context_length
@@ -173,6 +175,7 @@ def _perplexities(
             lengths = token_bytes(subject.folder, subject.model.config.vocab_size)
         if of_split:
             assert data is not None and lengths is not None
+            language = language_of(data, name, config.documents, documents)
             found = split_documents(data, name, subject.tokenizer, lengths, language)
         else:
             found = file_documents(name, config.text_field, subject.tokenizer)

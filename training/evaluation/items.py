@@ -156,8 +156,7 @@ def _read_bundle(path: Path, config: TaskConfig) -> list[Task]:
         for entry in entries:
             shots = entry.get("num_fewshot", [config.shots])
             for count in shots if isinstance(shots, list) else [shots]:
-                data = path.parent / "eval_data" / entry["dataset_uri"]
-                here = data if data.exists() else path.parent / entry["dataset_uri"]
+                here = _data_file(path, entry["dataset_uri"])
                 label = str(entry["label"])
                 settings = config.model_copy(
                     update={
@@ -179,6 +178,20 @@ def _read_bundle(path: Path, config: TaskConfig) -> list[Task]:
         raise TrainingError(
             f"{path}: no list of tasks ({type(error).__name__}: {error}); expected icl_tasks with label and dataset_uri"
         ) from None
+
+
+def bundle_files(path: Path) -> list[Path]:
+    """The files that a bundle's YAML, which can be read, names."""
+    import yaml
+
+    entries = yaml.safe_load(path.read_text(encoding="utf-8"))["icl_tasks"]
+    extra = path.parent / "eval_meta_data.csv"
+    return [*(_data_file(path, entry["dataset_uri"]) for entry in entries), *([extra] if extra.exists() else [])]
+
+
+def _data_file(bundle: Path, uri: str) -> Path:
+    below = bundle.parent / "eval_data" / uri
+    return below if below.exists() else bundle.parent / uri
 
 
 def _baselines(path: Path) -> dict[str, float]:

@@ -133,15 +133,21 @@ def _shown(row: dict[str, Any], key: str) -> str:
     return f"missing (there are {', '.join(row)})" if key not in row else f"a {type(row[key]).__name__}"
 
 
-def language_of(documents: Path | None) -> Callable[[str], str | None]:
-    """A document's language by its id, from the Parquet parts in a folder that have the columns id and language."""
+def language_of(
+    data: TokenDataset, split: str, limit: int | None, documents: Path | None
+) -> Callable[[str], str | None]:
+    """The language of the first documents of a split, by id, where the Parquet parts in a folder have such a column."""
     if documents is None:
         return lambda identity: None
     import pyarrow.parquet as pq
 
-    known: dict[str, str] = {}
-    for path in sorted(documents.glob("*.parquet")):
-        if {"id", "language"} <= set(pq.read_schema(path).names):
-            table = pq.read_table(path, columns=["id", "language"])
-            known.update(zip(table["id"].to_pylist(), table["language"].to_pylist(), strict=True))
-    return known.get
+    from training.held_out import column_of
+
+    if not any({"id", "language"} <= set(pq.read_schema(path).names) for path in documents.glob("*.parquet")):
+        return lambda identity: None
+    ids: list[str] = []
+    for number in range(len(data.splits.get(split, []))):
+        ids += data.sidecar(split, number).ids[: None if limit is None else limit - len(ids)].to_pylist()
+        if limit is not None and len(ids) >= limit:
+            break
+    return column_of(documents, ids, "language").get

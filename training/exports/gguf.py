@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +31,30 @@ def export_gguf(folder: Path, output: Path, vocabulary: Path, dtype: str = "f16"
     """
     gguf = _library()
     config = _config(folder)
-    architecture = FAMILIES[config["architectures"][0]]
-    files = _weight_files(folder)
-    where = {name: path for path in files for name in _names(path)}
-    plan = pieces(config, set(where), str(folder))
     if output.is_dir():
         raise TrainingError(f"--output {output}: it is a folder; give a file, such as model-{dtype}.gguf")
+    with ExitStack() as opened:
+        where = _open_weights(folder, opened)
+        plan = pieces(config, set(where), str(folder))
+        return _write(folder, output, vocabulary, dtype, config, where, plan, gguf)
+
+
+def _write(
+    folder: Path,
+    output: Path,
+    vocabulary: Path,
+    dtype: str,
+    config: Mapping[str, Any],
+    where: Mapping[str, Any],
+    plan: list[Piece],
+    gguf: Any,
+) -> dict[str, Any]:
     output.parent.mkdir(parents=True, exist_ok=True)
     notes: list[str] = []
     size = {"tensors": 0}
 
     def write(path: Path) -> None:
-        writer = gguf.GGUFWriter(path, architecture)
+        writer = gguf.GGUFWriter(path, FAMILIES[config["architectures"][0]])
         _metadata(writer, config, folder, dtype, gguf, notes)
         _copy_vocabulary(writer, gguf, vocabulary, _rows(where, plan))
         factors = rope_factors(config)
@@ -104,7 +117,9 @@ def _metadata(writer: Any, config: Mapping[str, Any], folder: Path, dtype: str, 
     """The numbers that llama.cpp builds the graph from."""
     kinds = gguf.LlamaFileType
     writer.add_type(gguf.GGUFType.MODEL)
-    writer.add_name(folder.resolve().name)
+    name = folder.resolve().name
+    if name != "mistral":  # by this name transformers' reader looks for an architecture that gguf lacks
+        writer.add_name(name)
     writer.add_file_type(
         {"f32": kinds.ALL_F32, "f16": kinds.MOSTLY_F16, "bf16": kinds.MOSTLY_BF16, "q8_0": kinds.MOSTLY_Q8_0}[dtype]
     )
@@ -205,39 +220,32 @@ def _encoded(tensor: Tensor, kind: Any, gguf: Any) -> np.ndarray:
     return values if kind == gguf.GGMLQuantizationType.F32 else gguf.quants.quantize(values, kind)
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def _open_weights(folder: Path, opened: ExitStack) -> dict[str, Any]:
+    """The open safetensors file of each weight, memory-mapped, until `opened` is closed."""
     files = sorted(folder.glob("model*.safetensors"))
     if not files:
         raise TrainingError(f"{folder}: has no model.safetensors")
-    return files
+    where: dict[str, Any] = {}
+    for path in files:
+        try:
+            file = opened.enter_context(safe_open(path, "pt"))
+            where.update(dict.fromkeys(file.keys(), file))
+        except (OSError, SafetensorError) as error:
+            raise TrainingError(f"cannot read the weights in {path}: {error}") from None
+    return where
 
 
-def _names(path: Path) -> list[str]:
-    try:
-        with safe_open(path, "pt") as file:
-            return list(file.keys())
-    except (OSError, SafetensorError) as error:
-        raise TrainingError(f"cannot read the weights in {path}: {error}") from None
+def _read(where: Mapping[str, Any], piece: Piece) -> Tensor:
+    return piece.make([where[source].get_tensor(source).float() for source in piece.sources])
 
 
-def _read(where: Mapping[str, Path], piece: Piece) -> Tensor:
-    tensors = []
-    for source in piece.sources:
-        with safe_open(where[source], "pt") as file:
-            tensors.append(file.get_tensor(source).float())
-    return piece.make(tensors)
-
-
-def _shape(where: Mapping[str, Path], piece: Piece) -> tuple[int, ...]:
+def _shape(where: Mapping[str, Any], piece: Piece) -> tuple[int, ...]:
     """Without reading the weights."""
-    empty = []
-    for source in piece.sources:
-        with safe_open(where[source], "pt") as file:
-            empty.append(torch.empty(file.get_slice(source).get_shape(), device="meta"))
-    return tuple(piece.make(empty).shape)
+    shapes = [where[source].get_slice(source).get_shape() for source in piece.sources]
+    return tuple(piece.make([torch.empty(shape, device="meta") for shape in shapes]).shape)
 
 
-def _rows(where: Mapping[str, Path], plan: list[Piece]) -> int:
+def _rows(where: Mapping[str, Any], plan: list[Piece]) -> int:
     return next(_shape(where, piece)[0] for piece in plan if piece.name == "token_embd.weight")
 
 

@@ -20,26 +20,35 @@ FAMILIES = {  # config.json's architectures[0] -> llama.cpp's architecture
     "LlamaForCausalLM": "llama",
     "MistralForCausalLM": "llama",
     "MixtralForCausalLM": "llama",
+    "Qwen2ForCausalLM": "qwen2",
     "Qwen3ForCausalLM": "qwen3",
     "GPT2LMHeadModel": "gpt2",
 }
 
-_DECODER = {  # Llama, Mistral, Mixtral, Qwen3; {n} is the layer
+_OUTSIDE = {  # Llama, Mistral, Mixtral, Qwen2, Qwen3
     "model.embed_tokens.weight": "token_embd.weight",
     "model.norm.weight": "output_norm.weight",
     "lm_head.weight": "output.weight",
-    "model.layers.{n}.input_layernorm.weight": "blk.{n}.attn_norm.weight",
-    "model.layers.{n}.post_attention_layernorm.weight": "blk.{n}.ffn_norm.weight",
-    "model.layers.{n}.self_attn.q_proj.weight": "blk.{n}.attn_q.weight",
-    "model.layers.{n}.self_attn.k_proj.weight": "blk.{n}.attn_k.weight",
-    "model.layers.{n}.self_attn.v_proj.weight": "blk.{n}.attn_v.weight",
-    "model.layers.{n}.self_attn.o_proj.weight": "blk.{n}.attn_output.weight",
-    "model.layers.{n}.self_attn.q_norm.weight": "blk.{n}.attn_q_norm.weight",
-    "model.layers.{n}.self_attn.k_norm.weight": "blk.{n}.attn_k_norm.weight",
-    "model.layers.{n}.mlp.gate_proj.weight": "blk.{n}.ffn_gate.weight",
-    "model.layers.{n}.mlp.up_proj.weight": "blk.{n}.ffn_up.weight",
-    "model.layers.{n}.mlp.down_proj.weight": "blk.{n}.ffn_down.weight",
-    "model.layers.{n}.block_sparse_moe.gate.weight": "blk.{n}.ffn_gate_inp.weight",
+}
+_LAYER = {  # below model.layers.N. and blk.N.
+    "input_layernorm.weight": "attn_norm.weight",
+    "self_attn.q_proj.weight": "attn_q.weight",
+    "self_attn.k_proj.weight": "attn_k.weight",
+    "self_attn.v_proj.weight": "attn_v.weight",
+    "self_attn.o_proj.weight": "attn_output.weight",
+    "post_attention_layernorm.weight": "ffn_norm.weight",
+}
+_MLP = {
+    "mlp.gate_proj.weight": "ffn_gate.weight",
+    "mlp.up_proj.weight": "ffn_up.weight",
+    "mlp.down_proj.weight": "ffn_down.weight",
+}
+_MORE = {  # what a layer of a family has beside, or instead
+    "LlamaForCausalLM": _MLP,
+    "MistralForCausalLM": _MLP,
+    "MixtralForCausalLM": {"block_sparse_moe.gate.weight": "ffn_gate_inp.weight"},
+    "Qwen2ForCausalLM": _MLP | {f"self_attn.{x}_proj.bias": f"attn_{x}.bias" for x in "qkv"},
+    "Qwen3ForCausalLM": _MLP | {f"self_attn.{x}_norm.weight": f"attn_{x}_norm.weight" for x in "qk"},
 }
 _EXPERTS = {"w1": "ffn_gate_exps", "w3": "ffn_up_exps", "w2": "ffn_down_exps"}  # one tensor of all experts each
 _GPT2 = {
@@ -73,7 +82,7 @@ def pieces(config: Mapping[str, Any], names: set[str], where: str) -> list[Piece
     """The tensors of the file, in its order. Raises `TrainingError` if weights are missing or unknown."""
     family = config["architectures"][0]
     layers = config["n_layer"] if family == "GPT2LMHeadModel" else config["num_hidden_layers"]
-    found = _gpt2(layers, names) if family == "GPT2LMHeadModel" else _decoder(config, layers, names)
+    found = _gpt2(layers, names) if family == "GPT2LMHeadModel" else _decoder(config, layers)
     used = {source for piece in found for source in piece.sources}
     tied = {"lm_head.weight"} if config.get("tie_word_embeddings", family == "GPT2LMHeadModel") else set()
     if odd := sorted((names - used - tied) | (used - names)):
@@ -83,32 +92,23 @@ def pieces(config: Mapping[str, Any], names: set[str], where: str) -> list[Piece
     return found
 
 
-def _decoder(config: Mapping[str, Any], layers: int, names: set[str]) -> list[Piece]:
-    heads = config["num_attention_heads"]
-    kv_heads = config.get("num_key_value_heads") or heads
-    turned = (
-        config["architectures"][0] != "Qwen3ForCausalLM"
-    )  # llama.cpp rotates Qwen3's halves, but Llama's neighbours
-    experts = config.get("num_local_experts") if config["architectures"] == ["MixtralForCausalLM"] else None
-    optional = {"lm_head.weight", *(k for k in _DECODER if "_norm.weight" in k and "self_attn" in k)}
-    if config.get("tie_word_embeddings"):
-        names = names - {"lm_head.weight"}
-    out = []
-    for theirs, ours in _DECODER.items():
-        if "{n}" not in theirs and (theirs in names or theirs not in optional):
-            out.append(Piece(ours, (theirs,), _same))
+def _decoder(config: Mapping[str, Any], layers: int) -> list[Piece]:
+    family = config["architectures"][0]
+    heads = {"q": config["num_attention_heads"]}
+    heads["k"] = config.get("num_key_value_heads") or heads["q"]
+    halves = FAMILIES[family] != "llama"  # llama.cpp rotates Qwen's halves of a head, but Llama's neighbours
+    tied = config.get("tie_word_embeddings", False)
+    out = [Piece(ours, (theirs,), _same) for theirs, ours in _OUTSIDE.items() if not (tied and "lm_head" in theirs)]
     for n in range(layers):
-        for theirs, ours in _DECODER.items():
-            source, name = theirs.format(n=n), ours.format(n=n)
-            if "{n}" not in theirs or (("mlp" in theirs) == bool(experts) and ("mlp" in theirs or "sparse" in theirs)):
-                continue
-            if theirs in optional and source not in names:
-                continue
-            turn = turned and ("q_proj" in source or "k_proj" in source)
-            out.append(Piece(name, (source,), _turn(heads if "q_proj" in source else kv_heads) if turn else _same))
-        for matrix, name in _EXPERTS.items() if experts else ():
-            each = tuple(f"model.layers.{n}.block_sparse_moe.experts.{e}.{matrix}.weight" for e in range(experts or 0))
-            out.append(Piece(f"blk.{n}.{name}.weight", each, torch.stack))
+        for theirs, ours in {**_LAYER, **_MORE[family]}.items():
+            turned = not halves and ours in ("attn_q.weight", "attn_k.weight")
+            make = _turn(heads[ours[5]]) if turned else _same
+            out.append(Piece(f"blk.{n}.{ours}", (f"model.layers.{n}.{theirs}",), make))
+        if family == "MixtralForCausalLM":
+            place = f"model.layers.{n}.block_sparse_moe.experts"
+            for matrix, name in _EXPERTS.items():
+                each = tuple(f"{place}.{e}.{matrix}.weight" for e in range(config["num_local_experts"]))
+                out.append(Piece(f"blk.{n}.{name}.weight", each, torch.stack))
     return out
 
 
