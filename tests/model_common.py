@@ -5,6 +5,9 @@ import torch
 from training.config import resolve
 from training.model import Decoder, ModelConfig, model_config
 
+# On tensors this small threads only wait for each other
+torch.set_num_threads(1)
+
 BASE = {"layers": 2, "width": 32, "heads": 4, "mlp_width": 56, "tie_embeddings": False}
 
 # every family, and the options of the teaching preset
@@ -23,7 +26,7 @@ FAMILIES = {
 
 def shape(family: str = "llama", vocab_size: int = 97, context_length: int = 48, **changes) -> ModelConfig:
     """The shape that a config with these knobs gives."""
-    return model_config(resolve({**BASE, **FAMILIES[family], **changes}), vocab_size, context_length)
+    return model_config(resolve({**BASE, **FAMILIES.get(family, {}), **changes}), vocab_size, context_length)
 
 
 def random_model(config: ModelConfig, seed: int = 3) -> Decoder:

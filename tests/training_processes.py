@@ -56,7 +56,7 @@ def run_jobs(jobs: list[dict], folders: tuple[Path, Path]) -> None:
     finish(start_pair(["-c", JOBS, json.dumps(sys.path), json.dumps(given)], stderr=subprocess.PIPE))
 
 
-def finish(processes: list[subprocess.Popen], codes: tuple[int, int] = (0, 0), seconds: float = 300) -> list[str]:
+def finish(processes: list[subprocess.Popen], codes: tuple[int, int] = (0, 0), seconds: float = 540) -> list[str]:
     """Wait for both; their stderr. Neither outlives the test."""
     try:
         said = [process.communicate(timeout=seconds)[1] or "" for process in processes]

@@ -23,6 +23,7 @@ from torch import Tensor
 from training.architectures import config_json, fill_weights, read_model_config, weights
 from training.config import TrainingError
 from training.model import Decoder
+from training.optimizer import Optimizer
 from training.parallel import is_part
 
 FORMAT = 2  # of trainer_state/ and training.json
@@ -133,53 +134,44 @@ def verify(folder: Path, state: dict[str, Any], share: int = 0, shares: int = 1)
             raise _broken(folder, f"{name} is not what was written: its checksum differs")
 
 
-def load_state(folder: Path, model: Decoder, optimizer: torch.optim.Optimizer) -> None:
+def load_state(folder: Path, model: Decoder, optimizer: Optimizer) -> None:
     """Put model and optimizer back to where they were, whole or sharded now, whatever wrote the checkpoint."""
-    names = dict(model.named_parameters())
+    names: dict[str, Tensor] = dict(model.named_parameters())
     sharded = any(is_part(parameter) for parameter in names.values()) or any(folder.glob("shard-*"))
     try:
-        moments = _load_shards(folder, names) if sharded else _load_whole(folder, names)
+        optimizer.load_state(_load_shards(folder, names) if sharded else _load_whole(folder, names))
     except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
         raise _broken(folder, " ".join(str(error).split())[:300]) from None
-    order = {id(parameter): name for name, parameter in names.items()}
-    groups = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    state = {number: moments[order[id(parameter)]] for number, parameter in enumerate(groups)}
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": {i: fields for i, fields in state.items() if fields}})
 
 
-def _load_whole(folder: Path, names: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """Fill the parameters from plain files; gives the optimizer's state by parameter and field."""
-    found = {**load_file(folder / "model.safetensors"), **load_file(folder / "optimizer.safetensors")}
-    moments: dict[str, dict[str, Tensor]] = {name: {} for name in names}
+def _load_whole(folder: Path, names: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Fill the parameters from plain files; gives the optimizer's state."""
+    found = load_file(folder / "model.safetensors")
     for name, parameter in names.items():
         if found[name].shape != parameter.shape:
             raise ValueError(f"{name} is {list(found[name].shape)}, expected {list(parameter.shape)}")
-        parameter.detach().copy_(found.pop(name))
-    for key, tensor in found.items():
-        field, _, name = key.partition("/")
-        moments[name][field] = tensor
-    return moments
+        parameter.detach().copy_(found[name])
+    return load_file(folder / "optimizer.safetensors")
 
 
-def _load_shards(folder: Path, names: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+def _load_shards(folder: Path, names: dict[str, Tensor]) -> dict[str, Tensor]:
     """The same by `torch.distributed.checkpoint`, which reads what this process holds; nothing is exchanged."""
     import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 
     reader = HuggingFaceStorageReader(str(folder))
-    moments: dict[str, dict[str, Tensor]] = {name: {} for name in names}
-    wanted: dict[str, Tensor] = {name: parameter.detach() for name, parameter in names.items()}
+    weights: dict[str, Tensor] = {name: parameter.detach() for name, parameter in names.items()}
+    state: dict[str, Tensor] = {}
     for key, about in reader.read_metadata().state_dict_metadata.items():
-        field, separator, name = key.partition("/")
-        if separator:
-            wanted[key] = moments[name][field] = _empty_like(names[name], about)
+        if key not in names:  # ENTRY.NAME, where NAME is a parameter's
+            state[key] = _empty_like(names[key.partition(".")[2]], about)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # it says that there is one process
         try:
-            dcp.load(wanted, storage_reader=reader, no_dist=True)
+            dcp.load({**weights, **state}, storage_reader=reader, no_dist=True)
         except dcp.api.CheckpointException as error:
             raise ValueError(str(error)) from None
-    return moments
+    return state
 
 
 def _empty_like(parameter: Tensor, about: Any) -> Tensor:

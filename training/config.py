@@ -32,6 +32,8 @@ RUNTIME_KNOBS = (
     "preset",
     "depth",
     "micro_batch_rows",
+    "recompute",
+    "recompute_every",
     "device",
     "threads",
     "memory_check",
@@ -54,6 +56,16 @@ RUNTIME_KNOBS = (
     "tracker",
     "peak_flops",
 )
+
+# knobs that another one must have a certain value for; set without it they would be ignored, so they are refused
+MEANT_FOR: dict[str, tuple[str, tuple[Any, ...]]] = {
+    "decay_ratio": ("schedule", ("wsd",)),
+    "decay_shape": ("schedule", ("wsd",)),
+    "muon_learning_rate": ("optimizer", ("muon",)),
+    "muon_momentum": ("optimizer", ("muon",)),
+    "head_learning_rate": ("tie_embeddings", (False,)),
+    "recompute_every": ("recompute", ("full", "selective")),
+}
 
 
 class PretrainConfig(BaseModel):
@@ -120,20 +132,49 @@ class PretrainConfig(BaseModel):
     micro_batch_rows: int = knob(2, "rows in one forward pass of one process; only memory and speed depend on it", ge=1)
 
     learning_rate: float = knob(4e-3, "peak learning rate", gt=0)
-    min_lr_ratio: float = knob(0.1, "floor of the cosine, as a share of the peak", "Hoffmann et al. 2022", ge=0, le=1)
-    warmup_ratio: float = knob(0.05, "share of the steps in which the learning rate rises from 0", ge=0, lt=1)
-    weight_decay: float = knob(
-        0.1, "decoupled decay of matrices and embeddings, not of norms", "Brown et al. 2020", ge=0
+    schedule: Literal["cosine", "linear", "wsd", "constant"] = knob(
+        "cosine", "of the learning rate after the warm-up; wsd: stable, then a decay at the end", "Hu et al. 2024 (wsd)"
     )
+    min_lr_ratio: float = knob(0.1, "floor of the schedule, as a share of the peak", "Hoffmann et al. 2022", ge=0, le=1)
+    warmup_ratio: float = knob(0.05, "share of the steps in which the learning rate rises from 0", ge=0, lt=1)
+    decay_ratio: float = knob(0.2, "wsd: share of the steps in which it falls", "Hägele et al. 2024", gt=0, le=1)
+    decay_shape: Literal["linear", "1-sqrt"] = knob("1-sqrt", "wsd: how it falls", "Hägele et al. 2024")
+
+    optimizer: Literal["adamw", "muon"] = knob(
+        "adamw", "muon: for matrices between embedding and output, the rest by AdamW", "Jordan et al. 2024"
+    )
+    weight_decay: float = knob(
+        0.1, "decoupled decay of matrices and embeddings, not of norms and biases", "Brown et al. 2020", ge=0
+    )
+    decay_embeddings: bool = knob(True, "embeddings decay too; OLMo 2 (arXiv 2501.00656) spares them", "transformers")
+    embedding_learning_rate: float | None = knob(None, "peak for embeddings; by default learning_rate", gt=0)
+    head_learning_rate: float | None = knob(None, "peak for an untied output projection; likewise", gt=0)
+    muon_learning_rate: float | None = knob(
+        None, "muon: peak for its matrices; by default learning_rate, which fits AdamW and it", "Liu et al. 2025", gt=0
+    )
+    muon_momentum: float = knob(0.95, "muon: share of the old momentum that is kept", "Jordan et al. 2024", ge=0, lt=1)
     beta1: float = knob(0.9, "AdamW: decay of the mean of gradients", "Brown et al. 2020", ge=0, lt=1)
     beta2: float = knob(0.95, "AdamW: decay of the mean of squared gradients", "Brown et al. 2020", ge=0, lt=1)
     grad_clip: float = knob(1.0, "largest norm of the gradient; 0 turns clipping off", "Brown et al. 2020", ge=0)
+    z_loss: float = knob(
+        0.0, "weight of the squared log of the softmax's denominator; PaLM: 1e-4", "Chowdhery et al. 2022", ge=0
+    )
     seed: int = knob(0, "of the initial weights and of the order of rows", ge=0, lt=2**63)
 
     device: Literal["auto", "cpu", "cuda"] = knob("auto", "auto takes CUDA where there is one")
     dtype: Literal["auto", "float32", "bfloat16"] = knob(
         "auto", "of activations and matrix products; weights stay float32; auto takes bfloat16 where it is native"
     )
+    tf32: bool = knob(False, "CUDA: float32 products with 10 bits of mantissa, several times faster")
+    float8: bool = knob(
+        False, "CUDA from H100 on: products of the layers in 8 bits, scaled by matrix", "Micikevicius et al. 2022"
+    )
+    recompute: Literal["none", "full", "selective"] = knob(
+        "none",
+        "what layers compute again in the backward pass to save memory; selective: all but products and attention",
+        "Chen et al. 2016",
+    )
+    recompute_every: int = knob(1, "recompute: in every n-th layer only", ge=1)
     threads: int | None = knob(None, "CPU threads of one process; by default all that this process may use", ge=1)
     memory_check: bool = knob(True, "refuse to start where the estimated memory is more than the device has")
     compile: bool = knob(False, "torch.compile: starts a minute later, needs a C++ compiler on the CPU")
@@ -199,6 +240,14 @@ class PretrainConfig(BaseModel):
             raise ValueError("export_kept needs keep_every: it says which checkpoints are kept for good")
         if self.heads % self.kv_heads:
             raise ValueError(f"heads must be a multiple of kv_heads; got heads={self.heads}, kv_heads={self.kv_heads}")
+        for key, (other, values) in MEANT_FOR.items():
+            if getattr(self, key) != type(self).model_fields[key].default and getattr(self, other) not in values:
+                needed = " or ".join(str(value).lower() for value in values)
+                raise ValueError(f"{key} means something with {other}: {needed} only; leave it out or set that")
+        if self.schedule == "wsd" and self.warmup_ratio + self.decay_ratio > 1:
+            raise ValueError(
+                f"warmup_ratio + decay_ratio must be at most 1; got {self.warmup_ratio} + {self.decay_ratio}"
+            )
         for rule in family_mistakes(self):
             raise ValueError(rule)
         return self

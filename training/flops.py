@@ -24,10 +24,16 @@ SAMPLED_ROWS = 1024  # of which the mean number of visible keys is measured
 
 
 def matrix_parameters(config: ModelConfig) -> int:
-    """Weights that a token is multiplied with: those of its layers and the output projection, tied or not; no embeddings, norms."""
+    """Weights that a token is multiplied with: in its layers, and the output projection, tied or not; no embeddings, biases, norms.
+
+    Of experts only those that a token goes through, and the router. GPT-2's MLP has two matrices, the gated ones three.
+    """
     queries, keys = config.heads * config.head_width, config.kv_heads * config.head_width
     attention = config.width * (queries + 2 * keys) + queries * config.width
-    return config.layers * (attention + 3 * config.width * config.mlp_width) + config.width * config.vocab_size
+    mlp = (2 if config.architecture == "gpt2" else 3) * config.width * config.mlp_width
+    if config.experts:
+        mlp = config.experts_per_token * mlp + config.width * config.experts
+    return config.layers * (attention + mlp) + config.width * config.embedding_rows
 
 
 def flops_per_token(config: ModelConfig, keys: float) -> float:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from training.attention import Sight, attend, document_positions, sight_of_rows, sight_with_past
 from training.config import PretrainConfig, TrainingError
 from training.loss import IGNORED, Losses, token_losses
+from training.norm import rms_norm
 from training.presets import RopeScaling
 from training.rotary import frequencies, rotary, rotate, sinusoids
 
@@ -127,7 +128,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., W] -> [..., W]` in the dtype of `x`."""
-        return F.rms_norm(x.float(), (x.shape[-1],), self.weight, self.eps).to(x.dtype)
+        return rms_norm(x, self.weight, self.eps)
 
 
 class LayerNorm(nn.LayerNorm):
@@ -302,6 +303,7 @@ class Decoder(nn.Module):
     def __init__(self, config: ModelConfig, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.config, self.dtype = config, dtype
+        self.z_loss = 0.0  # see loss.token_losses; a trainer sets it
         self.model = Trunk(config)
         self.lm_head = Linear(config.width, config.embedding_rows)
         self.tie()
@@ -369,7 +371,10 @@ class Decoder(nn.Module):
         if targets is None:
             return self.lm_head(x)[..., : self.config.vocab_size].float()
         # ids that pad the vocabulary have no logit, so they take no probability and get no gradient
-        losses = token_losses(x, self.lm_head.weight[: self.config.vocab_size], targets)
+        weight = self.lm_head.weight
+        if self.config.padded_vocab_size:
+            weight = weight[: self.config.vocab_size]
+        losses = token_losses(x, weight, targets, self.z_loss)
         if self.config.experts and self.config.balance_coefficient:
             real = torch.ones_like(tokens, dtype=torch.bool) if documents is None else documents >= 0
             balance = load_balance(torch.stack(routers), self.config.experts_per_token, real)

@@ -42,7 +42,7 @@ class Compute(NamedTuple):
 
 def measure_compute(config: PretrainConfig, data: Dataset, shape: ModelConfig, here: Place) -> Compute:
     """The figures behind MFU; equal in all processes but for a peak that is measured."""
-    keys = mean_visible_keys(data.train, config.document_mask)
+    keys = mean_visible_keys(data.train, config.document_mask, shape.window)
     dtype = str(here.dtype).removeprefix("torch.")
     peak = config.peak_flops or peak_flops(here.device, dtype, here.threads)
     return Compute(

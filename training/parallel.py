@@ -67,8 +67,8 @@ def add_up_gradients(network: nn.Module, now: bool) -> None:
     inner = getattr(network, "_orig_mod", network)  # below torch.compile
     if isinstance(network, DistributedDataParallel):
         network.require_backward_grad_sync = now
-    elif hasattr(inner, "set_requires_gradient_sync"):  # FSDP2's
-        inner.set_requires_gradient_sync(now)
+    elif (set_sync := getattr(inner, "set_requires_gradient_sync", None)) is not None:  # FSDP2's
+        set_sync(now)
 
 
 def settle(model: nn.Module) -> None:
@@ -77,8 +77,8 @@ def settle(model: nn.Module) -> None:
     Until then the model's parameters are not those that the optimizer holds.
     """
     for module in model.modules():
-        if hasattr(module, "reshard"):
-            module.reshard()
+        if (reshard := getattr(module, "reshard", None)) is not None:
+            reshard()
 
 
 def whole(tensor: Tensor) -> Tensor:

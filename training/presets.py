@@ -27,7 +27,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "steps": 500,
         "learning_rate": 4e-3,
     },
-    # 12 million (8,192). One CPU socket or a small GPU, tens of minutes
+    # 13 million (8,192). One CPU socket or a small GPU, tens of minutes
     "tiny": {
         "layers": 8,
         "width": 320,
@@ -42,7 +42,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "eval_rows": 512,
         "save_every": 500,
     },
-    # 2.1 million (8,192). GPT-2 with every part to be changed: positions, norm
+    # 2.0 million (8,192). GPT-2 with every part to be changed: positions, norm
     "teaching": {
         "architecture": "gpt2",
         "layers": 4,
@@ -95,7 +95,7 @@ PRESETS |= {
     # 124 million (50,304): the same width and depth with Llama's parts
     "small": _recipe("12 x 768, 12 / 12, 2048", 10_000_000_000, 512, 6e-4, micro_batch_rows=32, eval_rows=2_048,
                      save_every=1_000),
-    # 354 million (50,304): GPT-3 medium's shape with Llama's parts
+    # 355 million (50,304): GPT-3 medium's shape with Llama's parts
     "350M": _recipe("24 x 1024, 16 / 16, 2752", 7_000_000_000, 512, 3e-4),
     # 1.2 billion (128,256): Llama 3.2 1B (its published config.json)
     "1B": _LLAMA_3_1B,

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from training.architectures import weights
+from training.card import write_card
 from training.checkpoint import FORMAT, save_model, write_json
 from training.config import PretrainConfig, TrainingError
 from training.data import Batches, Dataset, open_dataset, step_rows
@@ -28,11 +29,13 @@ from training.monitor import Monitor, Step
 from training.optimizer import build_optimizer
 from training.parallel import distribute, settle, wrap
 from training.planning.check import check_here
+from training.precision import set_precision
+from training.recompute import recompute_layers
 from training.resume import Progress, go_back, other_run, resume
 from training.saver import Saver
 from training.schedule import learning_rate
 from training.step import BadRows, train_step
-from training.vocabulary import token_bytes, tokenizer_sha256
+from training.vocabulary import load_tokenizer, token_bytes, tokenizer_sha256
 from training.watch import bad_documents, describe_documents, norm_limit, position, remember
 
 
@@ -83,6 +86,9 @@ def pretrain(
             log, show = _silent, None
         check_here(config, data.tokens.vocab_size, data.sequence_length, here)
         model = Decoder(_shape(config, data), here.dtype).initialise(config.seed)
+        model.z_loss = config.z_loss
+        set_precision(model, config, here.device, here.dtype)
+        recompute_layers(model, config)
         parameters = sum(parameter.numel() for parameter in model.parameters())
         kind = distribute(model, config, here)
         optimizer = build_optimizer(model, config)
@@ -194,6 +200,7 @@ def pretrain(
         tensors = weights(model)
         if here.rank == 0:
             save_model(out_dir, model, tokenizer_dir, data.tokens.eos_id, tensors)
+            write_card(out_dir, summary, data.tokens, documents_dir)
             write_json(out_dir / "training.json", summary)  # last: it says that the rest is there
         here.wait_for_all()
         return summary
@@ -251,12 +258,18 @@ def _shape(config: PretrainConfig, data: Dataset) -> ModelConfig:
 
 
 def _inputs(data: Dataset, tokenizer_dir: Path) -> list[str]:
-    """What identifies data and tokenizer; refuses tokens that another tokenizer made."""
+    """What identifies data and tokenizer; refuses tokens that another tokenizer made, or ids that it has not."""
     facts, ours = data.tokens.facts, tokenizer_sha256(tokenizer_dir)
     theirs = facts.get("tokenizer_sha256")
     if theirs != ours:
         raise TrainingError(
             f"{data.tokens.path} was encoded with another tokenizer (sha256 {theirs}) than {tokenizer_dir} ({ours})"
+        )
+    size = load_tokenizer(tokenizer_dir).get_vocab_size(with_added_tokens=True)
+    if data.tokens.vocab_size > size:
+        raise TrainingError(
+            f"{data.tokens.path} has a vocabulary of {data.tokens.vocab_size} in dataset.json, but the tokenizer in "
+            f"{tokenizer_dir} has {size} tokens: encode the documents again with this tokenizer"
         )
     return [json.dumps(facts, sort_keys=True), str(data.sequence_length)]
 

@@ -9,12 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from training.checkpoint import checkpoints, load_state, read_state, verify
 from training.config import TrainingError
 from training.device import Place
 from training.model import Decoder
+from training.optimizer import Optimizer
 from training.watch import position
 
 
@@ -33,7 +32,7 @@ class Progress:
 def resume(
     out_dir: Path,
     model: Decoder,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     identity: dict[str, Any],
     here: Place,
     log: Callable[[str], Any],
@@ -56,7 +55,7 @@ def resume(
     return _progress(state)
 
 
-def go_back(after: Progress, out_dir: Path, model: Decoder, optimizer: torch.optim.Optimizer, here: Place) -> Progress:
+def go_back(after: Progress, out_dir: Path, model: Decoder, optimizer: Optimizer, here: Place) -> Progress:
     """From a state that is suspect to the newest checkpoint, all positions since on the list of skipped ones.
 
     Without a checkpoint the state stays as it is.

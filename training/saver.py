@@ -1,6 +1,6 @@
 """Writing trainer_state/ in the background: a snapshot in host memory, a thread that writes it, a folder that is whole.
 
-step-NNNNNNNN/ holds the float32 weights by name and the optimizer's state as FIELD/NAME: in model.safetensors and
+step-NNNNNNNN/ holds the float32 weights by name and the optimizer's state as ENTRY.NAME: in model.safetensors and
 optimizer.safetensors, or, of a sharded model, in shard-* files by `torch.distributed.checkpoint`, each process its part. state.json,
 with the checksums of the others, is written last; then the folder gets its name.
 """
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from training.checkpoint import FORMAT, checkpoints, checksum, sync, write_tensors
 from training.config import PretrainConfig
 from training.device import Place
+from training.optimizer import Optimizer
 from training.parallel import is_part
 
 
@@ -56,7 +57,7 @@ class Saver:
     def save(
         self,
         model: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        optimizer: Optimizer,
         state: dict[str, Any],
         also: Callable[[], Any] | None = None,
     ) -> None:
@@ -92,21 +93,12 @@ class Saver:
         if self._thread is not None:
             self._thread.join()
 
-    def _snapshot(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def _snapshot(self, model: nn.Module, optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         weights = {name: self._copy(parameter) for name, parameter in model.named_parameters()}
-        names = {id(parameter): name for name, parameter in model.named_parameters()}
-        state = optimizer.state_dict()["state"]
-        order = [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
-        moments = {
-            f"{field}/{order[number]}": self._copy(torch.as_tensor(value))
-            for number, fields in state.items()
-            for field, value in fields.items()
-        }
+        state = {key: self._copy(torch.as_tensor(value)) for key, value in optimizer.state().items()}
         if torch.cuda.is_initialized():
             torch.cuda.synchronize()
-        return weights, moments
+        return weights, state
 
     def _copy(self, tensor: Tensor) -> Tensor:
         tensor = tensor.detach()

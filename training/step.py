@@ -13,8 +13,8 @@ from training.config import PretrainConfig
 from training.data import Batch
 from training.device import Place
 from training.loss import IGNORED
-from training.optimizer import clip_gradient
-from training.parallel import add_up_gradients, whole
+from training.optimizer import Optimizer, clip_gradient, gradient_norm
+from training.parallel import add_up_gradients
 
 
 class StepResult(NamedTuple):
@@ -38,7 +38,7 @@ class BadRows(Exception):
 
 def train_step(
     network: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     batch: Batch,
     config: PretrainConfig,
     here: Place,
@@ -57,18 +57,18 @@ def train_step(
     if counts[1] == 0:
         raise BadRows("there is nothing to predict", batch.rows, finite=True)
 
-    optimizer.zero_grad(set_to_none=True)
+    optimizer.zero_grad()
     total = torch.zeros((), dtype=torch.float64, device=here.device)
     row_losses = []
     parts = list(micro_batches(batch, config.micro_batch_rows, here.device))
     for number, part in enumerate(parts):
         add_up_gradients(network, number == len(parts) - 1)
         losses = network(part.tokens, part.targets, part.documents if config.document_mask else None)
-        # gradients are averaged over processes; the sum is wanted
+        # gradients are averaged over processes, by DistributedDataParallel and by sharding; the sum is wanted
         (losses.objective * (here.world / counts[1])).backward()
         row_losses.append(losses.nll.sum(dim=1))
         total += losses.nll.sum().double()
-    norm = whole(clip_gradient(network, config.grad_clip))
+    norm = gradient_norm(network.parameters())
     loss = float(here.sum(total)) / counts[1]
     if not (math.isfinite(loss) and math.isfinite(float(norm))):
         bad = ~torch.isfinite(torch.cat(row_losses)).cpu().numpy()
@@ -79,9 +79,8 @@ def train_step(
         raise BadRows(
             f"the norm of the gradient, {float(norm):.4g}, is a spike (over {norm_limit:.4g})", batch.rows, finite=True
         )
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    optimizer.step()
+    clip_gradient(network.parameters(), config.grad_clip, norm)
+    optimizer.step(rate)
     return StepResult(loss, float(norm), counts[0])
 
 

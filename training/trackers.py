@@ -83,7 +83,7 @@ def _wandb(config: PretrainConfig, out_dir: Path, done: int) -> Tracker:
         dir=str(out_dir),
         mode=os.environ.get("WANDB_MODE", "offline"),
         config=config.model_dump(mode="json"),
-        id=os.environ.get("WANDB_RUN_ID"),
+        id=os.environ.get("WANDB_RUN_ID") or config.fingerprint(str(out_dir.resolve()))[:16],  # a resumed run's own
         resume="allow",
     )
     return _Service(lambda step, numbers: run.log(numbers, step=step), run.finish)

@@ -21,7 +21,7 @@ def train_on_ray(
     folders: `tokens`, `tokenizer`, `output` and perhaps `documents`, on a file system that all nodes share. The workers save
     and end once the file `stop` is there.
     """
-    os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")  # a busy machine needs longer than 60
     ray, started = connect(engine, log_to_driver=True)
     try:
         from ray.train import RunConfig, ScalingConfig

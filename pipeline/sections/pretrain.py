@@ -17,7 +17,7 @@ from pipeline.engine.journal import digest
 from pipeline.engine.ray_train import train_on_ray
 from pipeline.engine.schedule import RunFailed, Terminated
 from pipeline.engine.store import Store
-from pipeline.sections.calls import Job, environment, launch, on_sigterm
+from pipeline.sections.calls import Job, launch, on_sigterm
 
 
 def run_pretrain(job: Job) -> tuple[dict[str, Any], list[str]]:
@@ -41,28 +41,7 @@ def run_pretrain(job: Job) -> tuple[dict[str, Any], list[str]]:
             f"pretrain: ended with exit code {code}; what it said is above. The same command goes on from the last checkpoint"
         )
     facts = json.loads((folder / "training.json").read_text())
-    sample = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "training",
-            "generate",
-            "--model",
-            str(folder),
-            "--prompt",
-            "The",
-            "--max-new-tokens",
-            "60",
-            "--seed",
-            "1",
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment(),
-    )
     facts = {k: v for k, v in facts.items() if k != "config"}
-    facts["sample"] = {"prompt": "The", "text": sample.stdout.strip()} if sample.returncode == 0 else None
     lasting = [
         p.relative_to(job.local).as_posix()
         for p in folder.rglob("*")

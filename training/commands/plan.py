@@ -29,7 +29,9 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--inference-tokens", type=number, metavar="D", help="tokens to be served over the model's life"
     )
-    parser.add_argument("--gpu", action="append", metavar="NAME", help="h100 (default), a100, ...; may be given again")
+    parser.add_argument(
+        "--gpu", action="append", metavar="NAME", help="h100 (default), a100, ...; with a config also cpu"
+    )
     parser.add_argument("--gpus", type=positive, default=8, metavar="N", help="GPUs to plan for (default 8)")
     parser.add_argument("--mfu", type=number, metavar="SHARE", help="share of the peak that is reached (default 0.4)")
     parser.add_argument("--price-per-hour", type=number, metavar="P", help="of one GPU")
@@ -46,6 +48,8 @@ def run(options: argparse.Namespace) -> int:
 
     try:
         found = plan.make(_question(options))
+    except TrainingError:
+        raise
     except ValueError as error:
         raise TrainingError(str(error)) from None
     if options.like:
@@ -71,14 +75,10 @@ class _Wide(argparse.HelpFormatter):
 
 
 def _question(options: argparse.Namespace) -> Any:
-    from training.planning.hardware import GPUS
+    from training.planning.hardware import gpu
     from training.planning.laws import DEFAULT_LAW, LAWS
     from training.planning.plan import Question
 
-    gpus = tuple(options.gpu or ["h100"])
-    for name in gpus:
-        if name not in GPUS:
-            raise TrainingError(f"--gpu {name}: known are {', '.join(GPUS)}")
     names = [law.name for law in LAWS]
     if options.law not in (None, *names):
         raise TrainingError(f"--law {options.law}: known are {', '.join(names)}")
@@ -87,7 +87,6 @@ def _question(options: argparse.Namespace) -> Any:
         raise TrainingError(f"--mfu {mfu}: a share of the peak, at most 1")
     common = {
         "law": options.law or DEFAULT_LAW,
-        "gpus": gpus,
         "mfu": mfu,
         "count": options.gpus,
         "price_per_hour": options.price_per_hour,
@@ -106,7 +105,8 @@ def _question(options: argparse.Namespace) -> Any:
             "give a config, or one budget: --flops, --gpu-hours, --money, --tokens or --parameters (the last two may "
             f"stand together); got {', '.join(budgets) or 'none'}"
         )
-    peak = GPUS[gpus[0]].flops * mfu * 3600
+    gpus = tuple(gpu(name) for name in options.gpu or ["h100"])
+    peak = gpus[0].flops * mfu * 3600
     flops = options.flops
     if options.gpu_hours is not None:
         flops = options.gpu_hours * peak
@@ -120,6 +120,7 @@ def _question(options: argparse.Namespace) -> Any:
         parameters=options.parameters,
         vocab_size=options.vocab_size or 50_304,
         context_length=options.sequence_length or 2_048,
+        gpus=gpus,
         **common,
     )
 
@@ -133,22 +134,48 @@ def _count(text: str) -> float:
 
 def _of_config(options: argparse.Namespace, common: dict[str, Any]) -> Any:
     """The question of what one run will take. With a token dataset: its vocabulary, row length and epochs."""
-    from training.planning.check import way_of
     from training.planning.plan import Question
-    from training.planning.shapes import shape_of
 
     config = config_from(options)
     vocab_size, length = options.vocab_size or 50_304, options.sequence_length or config.sequence_length or 2_048
     if options.tokens is not None:
+        for name in ("vocab_size", "sequence_length"):
+            if getattr(options, name) is not None:
+                raise TrainingError(f"--{name.replace('_', '-')}: the token dataset says what it is; leave one out")
         vocab_size, length, common["corpus_tokens"] = _dataset(Path(options.tokens), config)
     return Question(
-        shape=shape_of(config, vocab_size, length),
-        tokens=config.total_steps(length) * config.batch_rows * length,
-        way=way_of(config, bytes_per_element=4 if config.dtype == "float32" else 2, device="cuda", world=options.gpus),
-        batch_tokens=config.batch_rows * length,
-        learning_rate=config.learning_rate,
+        config=config,
+        vocab_size=vocab_size,
+        context_length=length,
+        gpus=tuple(_device(name, config) for name in options.gpu or [_usual(config)]),
+        bytes_per_element=4 if config.dtype == "float32" else 2,
         **common,
     )
+
+
+def _usual(config: PretrainConfig) -> str:
+    """The device that the run would take on this machine; without CUDA here and none asked for, its CPU."""
+    import importlib.util
+
+    if config.device == "cuda" or importlib.util.find_spec("torch") is None:
+        return "h100"
+    import torch
+
+    return "h100" if config.device == "auto" and torch.cuda.is_available() else "cpu"
+
+
+def _device(name: str, config: PretrainConfig) -> Any:
+    """A GPU of the table, or `cpu`: this machine with its memory and the peak it shows now."""
+    from training.planning.hardware import CPU, Gpu, gpu
+
+    if name != CPU:
+        return gpu(name)
+    from training.device import choose_threads
+    from training.flops import measured_peak
+    from training.planning.check import cpu_memory
+
+    dtype = "float32" if config.dtype == "float32" else "bfloat16"
+    return Gpu(CPU, cpu_memory(), measured_peak(dtype, choose_threads(config.threads)))
 
 
 def _dataset(folder: Path, config: PretrainConfig) -> tuple[int, int, float]:

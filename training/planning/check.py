@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from training.config import PretrainConfig, TrainingError
-from training.planning.memory import GIB, Memory, Way, estimate
-from training.planning.shapes import shape_of
+from training.planning.memory import GIB, Memory, Parallel, Way, estimate
+from training.planning.shapes import Shape, count, shape_of
+
+STEP_KNOBS = ("optimizer", "recompute", "recompute_every")
+STATE_BYTES = 16  # a parameter: float32 weight, gradient and two moments (training/parallel.py)
 
 if TYPE_CHECKING:
     from training.device import Place
@@ -30,15 +33,24 @@ def check(
     available: bytes of the device, or on the CPU of the machine, which `processes_here` processes share.
     bytes_per_element: of activations, 2 for bfloat16, 4 for float32. world: processes of the run.
     """
-    way = way_of(config, bytes_per_element=bytes_per_element, device=device, world=world)
-    need = estimate(shape_of(config, vocab_size, sequence_length), way)
+    shape = shape_of(config, vocab_size, sequence_length)
+    parallel = parallel_of(config, shape, device, available)
+    way = way_of(config, bytes_per_element=bytes_per_element, device=device, world=world, parallel=parallel)
+    need = estimate(shape, way)
     share = available // processes_here
     if need.total > share:
         raise TrainingError(_refusal(config, need, share, way))
     return need
 
 
-def way_of(config: PretrainConfig, *, bytes_per_element: int, device: Literal["cpu", "cuda"], world: int) -> Way:
+def way_of(
+    config: PretrainConfig,
+    *,
+    bytes_per_element: int,
+    device: Literal["cpu", "cuda"],
+    world: int,
+    parallel: Parallel,
+) -> Way:
     """How a config computes in one of `world` processes."""
     mine = -(-config.batch_rows // world)
     rows = min(config.micro_batch_rows, mine)
@@ -46,11 +58,20 @@ def way_of(config: PretrainConfig, *, bytes_per_element: int, device: Literal["c
         rows=rows,
         bytes_per_element=bytes_per_element,
         document_mask=config.document_mask,
-        parallel="ddp" if world > 1 else "none",
+        **{name: getattr(config, name) for name in STEP_KNOBS if name in PretrainConfig.model_fields},
+        parallel="none" if world == 1 else parallel,
+        reshard=config.reshard,
         world=world,
         micro_batches=-(-mine // rows),
         device=device,
     )
+
+
+def parallel_of(config: PretrainConfig, shape: Shape, device: str, memory: int) -> Parallel:
+    """What `parallel: auto` comes to, as training/parallel.py decides it: fsdp2 where half of a GPU is too little."""
+    if config.parallel != "auto":
+        return config.parallel
+    return "fsdp2" if device == "cuda" and STATE_BYTES * count(shape).total > memory / 2 else "ddp"
 
 
 def check_here(config: PretrainConfig, vocab_size: int, sequence_length: int, here: Place) -> Memory | None:
@@ -95,6 +116,16 @@ def _refusal(config: PretrainConfig, need: Memory, share: int, way: Way) -> str:
     advice = []
     if way.rows > 1:
         advice.append(f"a smaller micro_batch_rows (now {config.micro_batch_rows}; the result stays the same)")
+    if way.recompute == "none" and "recompute" in PretrainConfig.model_fields:
+        advice.append("recompute: selective or full (slower, the same result)")
+    elif way.recompute == "selective" or way.recompute_every > 1:
+        advice.append("recompute: full with recompute_every: 1")
+    if way.device == "cuda" and way.parallel != "fsdp2":
+        advice.append("more processes with parallel: fsdp2, each of which holds a part of the model")
+    elif way.parallel == "fsdp2":
+        advice.append("more processes")
+    if way.optimizer == "adamw" and "optimizer" in PretrainConfig.model_fields:
+        advice.append("optimizer: muon, which keeps half the state")
     advice.append("a smaller model or sequence_length")
     advice.append("memory_check: false, if you know better")
     return (

@@ -6,11 +6,13 @@ Everything is plain numbers in a dict, ready for JSON; `text.py` writes it for p
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
 
+from training.config import PretrainConfig
 from training.planning import adjusted
-from training.planning.hardware import GPUS, Gpu
+from training.planning.check import way_of
+from training.planning.hardware import CPU, Gpu, gpu
 from training.planning.laws import (
     BESIROGLU,
     DEFAULT_LAW,
@@ -22,9 +24,9 @@ from training.planning.laws import (
     find,
     flops_for,
 )
-from training.planning.memory import Way, estimate, key_value_cache
+from training.planning.memory import Parallel, Way, estimate, key_value_cache
 from training.planning.resources import RECOMPUTE, cheapest_way, fits, hours, largest_rows
-from training.planning.shapes import Shape, at_depth, count, flops_per_token, nearest_depth
+from training.planning.shapes import Shape, at_depth, count, flops_per_token, nearest_depth, shape_of
 
 FORMAT = 1
 LOSSES = {"chinchilla-3": HOFFMANN, "besiroglu": BESIROGLU, "muennighoff": MUENNIGHOFF}
@@ -34,26 +36,23 @@ MANY_EPOCHS = 4  # up to here repeats are nearly as good as new tokens (Muennigh
 
 @dataclass(frozen=True)
 class Question:
-    """What a plan starts from. Of flops, tokens and parameters give one, or tokens and parameters, or a `shape`.
+    """What a plan starts from. Of flops, tokens and parameters give one, or tokens and parameters, or a `config`.
 
-    shape: the model is given, and then `tokens`, `batch_tokens` and `learning_rate` are its run's.
-    way: how that run computes; otherwise rows are chosen to fit the GPU.
-    peak: FLOP/s that the run reaches, if measured; otherwise `mfu` of the GPU's peak.
+    config: model, batch, learning rate and way of computing are given; `tokens` are those of its steps. Otherwise the
+    rows of a micro-batch are as many as fit. mfu: the share of the peak that is reached. count: how many GPUs to plan for.
     """
 
     flops: float | None = None
     tokens: float | None = None
     parameters: float | None = None
-    shape: Shape | None = None
-    way: Way | None = None
-    batch_tokens: float | None = None
-    learning_rate: float | None = None
+    config: PretrainConfig | None = None
     law: str = DEFAULT_LAW
     vocab_size: int = 50_304
     context_length: int = 2_048
     corpus_tokens: float | None = None
     inference_tokens: float | None = None
-    gpus: tuple[str, ...] = ("h100",)
+    gpus: tuple[Gpu, ...] = field(default_factory=lambda: (gpu("h100"),))
+    bytes_per_element: int = 2
     mfu: float = 0.4
     price_per_hour: float | None = None
     count: int = 8
@@ -80,7 +79,6 @@ def make(question: Question) -> dict[str, Any]:
         "expected_loss": _losses(shape, tokens),
         "cache_bytes_per_sequence": key_value_cache(shape, shape.context_length, 2),
     }
-    gpus = [GPUS[name] for name in question.gpus]
     return {
         "format": FORMAT,
         "budget_flops": asked if asked is not None else flops,
@@ -89,19 +87,18 @@ def make(question: Question) -> dict[str, Any]:
         "model": chosen,
         "repeats": _repeats(question, shape, tokens, flops),
         "inference": _inference(question, flops),
-        "memory": [row for gpu in gpus for row in _memory(question, shape, batch, gpu)],
-        "least": [_least(question, shape, gpu) for gpu in gpus],
-        "time": [_time(question, flops, gpu) for gpu in gpus],
+        "memory": [row for one in question.gpus for row in _memory(question, shape, batch, one)],
+        "least": [_least(question, shape, one) for one in question.gpus if one.name != CPU],
+        "time": [_time(question, flops, one) for one in question.gpus],
         "notes": _notes(question, law, flops, tokens),
     }
 
 
 def _model(question: Question, law: Law) -> tuple[Shape, float, float | None]:
     """Shape, tokens, and the budget that was asked for, if one was."""
-    if question.shape is not None:
-        if question.tokens is None:
-            raise ValueError("a config needs tokens")
-        return question.shape, question.tokens, None
+    if question.config is not None:
+        shape = shape_of(question.config, question.vocab_size, question.context_length)
+        return shape, float(question.config.total_steps(question.context_length) * _batch(question, 1.0)[0]), None
     if question.flops is None and question.tokens is None and question.parameters is None:
         raise ValueError("give a budget: FLOPs, GPU-hours, money, tokens, parameters or a config")
     if question.flops is not None:
@@ -117,15 +114,17 @@ def _model(question: Question, law: Law) -> tuple[Shape, float, float | None]:
     if question.tokens is not None:
         tokens = question.tokens
     elif question.flops is not None:
-        tokens = question.flops / flops_per_token(shape)  # all of the budget, by exact arithmetic
+        tokens = question.flops / flops_per_token(shape)  # the whole budget, attention's share included
     else:
         tokens = law.allocate(budget or 0.0).tokens
     return shape, tokens, budget
 
 
 def _batch(question: Question, flops: float) -> tuple[float, float]:
-    suggested_batch, suggested_rate = batch_and_rate(flops)
-    return question.batch_tokens or suggested_batch, question.learning_rate or suggested_rate
+    """Tokens a step and peak learning rate: the config's, or the law's for the budget."""
+    if question.config is not None:
+        return question.config.batch_rows * question.context_length, question.config.learning_rate
+    return batch_and_rate(flops)
 
 
 def _losses(shape: Shape, tokens: float) -> dict[str, float | None]:
@@ -184,58 +183,65 @@ def _inference(question: Question, flops: float) -> dict[str, Any] | None:
     }
 
 
-def _way(question: Question, batch: float, world: int) -> Way:
-    if question.way is not None:
-        return replace(question.way, world=world)
-    return Way(rows=1, micro_batches=2 if batch > question.context_length * world else 1, world=world)
+def _way(question: Question, batch: float, world: int, parallel: Parallel, one: Gpu) -> Way:
+    device: Literal["cpu", "cuda"] = "cpu" if one.name == CPU else "cuda"
+    if question.config is not None:
+        size = question.bytes_per_element
+        return way_of(question.config, bytes_per_element=size, device=device, world=world, parallel=parallel)
+    several = batch > question.context_length * world
+    return Way(rows=1, micro_batches=2 if several else 1, world=world, parallel=parallel, device=device)
 
 
-def _memory(question: Question, shape: Shape, batch: float, gpu: Gpu) -> list[dict[str, Any]]:
-    """Bytes by part on one GPU and on several, for each way and policy, with the rows of the config or the most that fit."""
+def _memory(question: Question, shape: Shape, batch: float, one: Gpu) -> list[dict[str, Any]]:
+    """Bytes by part on one device and on several, for each policy; the rows are the config's, or the most that fit."""
+    ways: list[tuple[int, Parallel]] = [(1, "none")]
+    if one.name != CPU and question.count > 1:
+        ways += [(question.count, "ddp"), (question.count, "fsdp2")]
     rows = []
-    for world, parallel in ((1, "none"), (question.count, "ddp"), (question.count, "fsdp2")):
-        if world == 1 and parallel != "none":
-            continue
+    for world, parallel in ways:
         for policy in RECOMPUTE:
-            way = replace(_way(question, batch, world), parallel=parallel, recompute=policy)  # type: ignore[arg-type]
-            if question.way is None:
+            way = replace(_way(question, batch, world, parallel, one), recompute=policy)
+            if question.config is None:
                 most = int(max(1, batch / shape.context_length / world))
-                way = replace(way, rows=max(1, min(largest_rows(shape, way, gpu), most)))
+                way = replace(way, rows=max(1, min(largest_rows(shape, way, one), most)))
             need = estimate(shape, way)
             rows.append(
                 {
-                    "gpu": gpu.name,
+                    "gpu": one.name,
                     "gpus": world,
                     "parallel": parallel,
                     "recompute": policy,
                     "micro_batch_rows": way.rows,
                     "parts": need.parts(),
                     "total": need.total,
-                    "fits": fits(need, gpu),
+                    "available": one.memory,
+                    "fits": fits(need, one),
                 }
             )
     return rows
 
 
-def _least(question: Question, shape: Shape, gpu: Gpu) -> dict[str, Any]:
+def _least(question: Question, shape: Shape, one: Gpu) -> dict[str, Any]:
     """The fewest GPUs of this kind that hold the run."""
-    way = question.way or Way(rows=1)
-    found: dict[str, Any] = {"gpu": gpu.name, "micro_batch_rows": way.rows}
-    for parallel in ("ddp", "fsdp2"):
-        best = cheapest_way(shape, way, gpu, parallel)  # type: ignore[arg-type]
+    way = _way(question, 0.0, 1, "none", one)
+    found: dict[str, Any] = {"gpu": one.name, "micro_batch_rows": way.rows}
+    parallels: tuple[Parallel, ...] = ("ddp", "fsdp2")
+    for parallel in parallels:
+        best = cheapest_way(shape, way, one, parallel)
         found[parallel] = None if best is None else {"gpus": best[0], "recompute": best[1]}
     return found
 
 
-def _time(question: Question, flops: float, gpu: Gpu) -> dict[str, Any]:
-    gpu_hours = hours(flops, gpu, question.mfu)
+def _time(question: Question, flops: float, one: Gpu) -> dict[str, Any]:
+    gpu_hours = hours(flops, one, question.mfu)
     return {
-        "gpu": gpu.name,
-        "peak_flops": gpu.flops,
-        "source": gpu.source,
+        "gpu": one.name,
+        "peak_flops": one.flops,
         "mfu": question.mfu,
         "gpu_hours": gpu_hours,
-        "hours": {str(gpus): gpu_hours / gpus for gpus in sorted({1, question.count, 8, 64})},
+        "hours": {
+            str(gpus): gpu_hours / gpus for gpus in sorted({1} if one.name == CPU else {1, 8, 64, question.count})
+        },
         "cost": None if question.price_per_hour is None else gpu_hours * question.price_per_hour,
     }
 
@@ -243,13 +249,12 @@ def _time(question: Question, flops: float, gpu: Gpu) -> dict[str, Any]:
 def _notes(question: Question, law: Law, flops: float, tokens: float) -> list[str]:
     """What a reader must know before believing the numbers."""
     notes = []
-    if question.shape is None and not law.range[0] <= flops <= law.range[1]:
+    if question.config is None and not law.range[0] <= flops <= law.range[1]:
         notes.append(
             f"{flops:.1e} FLOPs lie outside of what {law.name} was fitted on ({law.range[0]:.0e} to {law.range[1]:.0e}): "
             "an extrapolation"
         )
-    suggested = question.batch_tokens is None or question.learning_rate is None
-    if suggested and not BATCH_RANGE[0] <= flops <= BATCH_RANGE[1]:
+    if question.config is None and not BATCH_RANGE[0] <= flops <= BATCH_RANGE[1]:
         notes.append(
             f"batch size and learning rate were fitted on {BATCH_RANGE[0]:.0e} to {BATCH_RANGE[1]:.0e} FLOPs (DeepSeek-AI "
             "2024, equation 1; used there up to 1e24)"

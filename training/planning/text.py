@@ -148,10 +148,10 @@ def _memory(memory: list[dict[str, Any]], least: list[dict[str, Any]]) -> str:
             found = one[parallel]
             what = "never" if found is None else f"{found['gpus']} (recompute {found['recompute']})"
             needed.append(f"{one['gpu']} {parallel} {what}")
-    return (
-        f"memory of a GPU in GiB\n{table(head, rows)}\n"
-        f"  fewest GPUs at {least[0]['micro_batch_rows']} row(s) a micro-batch: {'; '.join(needed)}"
-    )
+    found = f"memory of a process in GiB\n{table(head, rows)}"
+    if needed:
+        found += f"\n  fewest GPUs at {least[0]['micro_batch_rows']} row(s) a micro-batch: {'; '.join(needed)}"
+    return found
 
 
 def _measured(measured: dict[str, Any] | None) -> str:
@@ -164,14 +164,14 @@ def _measured(measured: dict[str, Any] | None) -> str:
 
 
 def _time(times: list[dict[str, Any]]) -> str:
-    counts = list(times[0]["hours"])
+    counts = sorted({gpus for one in times for gpus in one["hours"]}, key=int)
     rows = [
         (
             one["gpu"],
-            f"{one['peak_flops'] / 1e12:.0f}",
+            f"{one['peak_flops'] / 1e12:.3g}",
             f"{one['mfu']:.0%}",
-            f"{one['gpu_hours']:,.1f}",
-            *(duration(one["hours"][gpus]) for gpus in counts),
+            f"{one['gpu_hours']:,.3g}" if one["gpu_hours"] < 100 else f"{one['gpu_hours']:,.0f}",
+            *(duration(one["hours"][gpus]) if gpus in one["hours"] else "-" for gpus in counts),
             "-" if one["cost"] is None else f"{one['cost']:,.2f}",
         )
         for one in times

@@ -59,7 +59,8 @@ def view(folder: Path, summary: Mapping[str, Any]) -> dict[str, Any] | None:
     metrics = read_metrics(folder / "metrics.jsonl")
     if not summary and not metrics.last and not metrics.validation:
         return None
-    last = {**metrics.validation, **{key: value for key, value in summary.items() if value is not None}}
+    running = {key: metrics.last.get(key) for key in ("tokens", "seconds", "tokens_per_second", "mfu", "memory_bytes")}
+    last = {**running, **metrics.validation, **{key: value for key, value in summary.items() if value is not None}}
     ours, base = last.get("bits_per_byte"), last.get("unigram_bits_per_byte")
     headline = None
     if finite(ours) and finite(base) and base:
@@ -111,7 +112,7 @@ def parts(found: Any) -> tuple[list[dict[str, Any]], int]:
     if not isinstance(found, Mapping):
         return [], 0
     wanted = ("targets", "bytes", "loss", "bits_per_byte")
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"name": str(name), **{key: part.get(key) for key in wanted}}
         for name, part in found.items()
         if isinstance(part, Mapping)
@@ -156,11 +157,14 @@ def section(folder: Path, summary: Mapping[str, Any]) -> Markup | None:
 
 def page(folder: Path) -> str:
     """A whole page about a model folder. Raises ValueError if there is nothing to show."""
-    path = folder / "training.json"
+    finished = folder / "training.json"
+    path = finished if finished.is_file() else folder / "trainer_state" / "run.json"  # its config and lineage only
     summary = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    inside = section(folder, summary if isinstance(summary, dict) else {})
+    if not isinstance(summary, dict):
+        raise ValueError(f"{path}: a JSON object was expected")
+    inside = section(folder, summary)
     if inside is None:
-        raise ValueError(f"{folder} holds neither metrics.jsonl nor training.json: nothing was trained there")
+        raise ValueError(f"{folder} holds neither training.json nor trainer_state/run.json: nothing was trained there")
     style = Markup((HERE / "report.css").read_text(encoding="utf-8"))  # ours, not a document's
     config = summary.get("config") or {}
     return (
@@ -168,7 +172,7 @@ def page(folder: Path) -> str:
         .get_template("page.html")
         .render(
             name=human.shown(folder.resolve().name, 120),
-            finished=bool(summary),
+            finished=finished.is_file(),
             style=style,
             section=inside,
             config=[(human.shown(key, 80), human.shown(value, 300)) for key, value in config.items()],

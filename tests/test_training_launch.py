@@ -1,0 +1,102 @@
+"""How the section `pretrain` starts its processes, and that a SIGTERM to the pipeline reaches them all."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.config import EngineConfig
+from pipeline.sections import pretrain as section
+from tests.training_common import SMALL, make
+from training.checkpoint import checkpoints
+from training.config import resolve
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def job(tmp_path):
+    """A run directory with documents, whose config can be exchanged."""
+    (tmp_path / "documents").mkdir()
+    pq.write_table(pa.table({"id": ["a"], "language": ["en"]}), tmp_path / "documents" / "part-00000.parquet")
+    (tmp_path / "phases").mkdir()
+
+    def with_engine(**knobs):
+        config = SimpleNamespace(engine=EngineConfig(**knobs), pretrain=resolve({}))
+        return SimpleNamespace(config=config, local=tmp_path, say=print)
+
+    return with_engine
+
+
+def launched(monkeypatch, job) -> tuple[list[str], dict[str, str]]:
+    seen = []
+    monkeypatch.setattr(section, "launch", lambda command, extra=None: seen.append((command, extra or {})) or 7)
+    assert section._train(job, job.local / "phases" / "pretrain.yaml", job.local / "model") == 7
+    return seen[0]
+
+
+def test_local_is_one_process_and_languages_are_given_where_documents_have_them(job, monkeypatch, tmp_path):
+    command, extra = launched(monkeypatch, job())
+    assert command[1:5] == ["-m", "training", "pretrain", str(tmp_path / "phases" / "pretrain.yaml")] and extra == {}
+    assert command[command.index("--documents") + 1] == str(tmp_path / "documents")
+    pq.write_table(pa.table({"id": ["a"]}), tmp_path / "documents" / "part-00000.parquet")
+    assert "--documents" not in launched(monkeypatch, job())[0]
+
+
+def test_torchrun_has_as_many_processes_as_asked_or_as_gpus(job, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(section, "usable_cores", lambda: 8)
+    command, extra = launched(monkeypatch, job(train_launch="torchrun", train_processes=3))
+    assert command[1:6] == ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3"]
+    assert command[6:9] == ["-m", "training", "pretrain"]
+    assert extra["OMP_NUM_THREADS"] == "2" and int(extra["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"]) > 600
+    for gpus, count in ((8, "8"), (0, "1")):
+        monkeypatch.setattr(section, "_gpus", lambda gpus=gpus: gpus)
+        assert launched(monkeypatch, job(train_launch="torchrun"))[0][5] == count
+
+
+def test_ray_gets_the_folders_and_a_sigterm_becomes_a_file(job, monkeypatch, tmp_path):
+    def train(engine, knobs, folders, stop, say):
+        assert not stop.exists() and folders["output"] == str(tmp_path / "model")
+        assert set(folders) == {"tokens", "tokenizer", "output", "documents"} and resolve(knobs) == resolve({})
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.exists()
+        return 143
+
+    monkeypatch.setattr(section, "train_on_ray", train)
+    (tmp_path / "phases" / "pretrain.stop").touch()  # of a stop before
+    assert section._train(job(train_launch="ray"), tmp_path / "x.yaml", tmp_path / "model") == 143
+
+
+def test_a_sigterm_reaches_the_processes_behind_torchrun_and_gives_143(tmp_path):
+    tokens, tokenizer = make(tmp_path / "data")
+    values = {**SMALL, "threads": 1, "steps": 100_000, "log_every": 1, "parallel": "ddp"}
+    command = [
+        "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "training", "pretrain",
+        "--tokens", str(tokens), "--tokenizer", str(tokenizer), "--output", str(tmp_path / "model"),
+        *(part for key, value in values.items() for part in ("--set", f"{key}={value}")),
+    ]  # fmt: skip
+    code = (
+        f"import sys\nsys.path[:0] = {sys.path!r}\nfrom pipeline.sections.calls import launch\n"
+        f"sys.exit(launch([sys.executable, *{command!r}]))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT
+    )
+    try:
+        while not process.stdout.readline().startswith("step 3/"):
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        process.stdout.read()
+        assert process.wait(120) == 143
+    finally:
+        process.kill()
+    newest = json.loads((checkpoints(tmp_path / "model" / "trainer_state")[-1] / "state.json").read_text())
+    assert newest["step"] >= 3 and newest["processes"] == 2
