@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipeline import sections
+from pipeline.config import read_config
 from pipeline.report.write import write_report
 from pipeline.run import prepare
 from pipeline.yamlfile import ConfigError
@@ -61,17 +63,19 @@ def test_the_model_is_measured_and_only_again_for_a_reason(config: Path, tmp_pat
     assert "validation: bits per byte" in page and f"{found['perplexity']['validation']['bits_per_byte']:.4f}" in page
     assert "the &lt;mill&gt;" in page and "mill: accuracy" in page
 
-    before = (out / "evaluation" / "evaluation.json").stat().st_mtime_ns
-    code, said = run_toy(config, out, "evaluate.batch_tokens=100", debug=True)  # no figure depends on it
-    assert code == 0 and "evaluate: done already" in said
-    assert (out / "evaluation" / "evaluation.json").stat().st_mtime_ns == before
-    code, said = run_toy(config, out, "evaluate.prompts=[der]", debug=True)
-    assert code == 0 and "pretrain: done already" in said and "evaluate: done already" not in said
+    def parts(*overrides: str) -> dict[str, str] | None:
+        settings = read_config(config, ["engine.executor=inline", *overrides])
+        work = prepare(settings, str(out))
+        return sections.components("evaluate", settings, work, work.store)
+
+    same = parts()
+    assert same is not None and parts("evaluate.batch_tokens=100") == same  # no figure depends on it
+    assert parts("evaluate.prompts=[der]") != same
     items = config.parent / "mill.jsonl"
-    kept = items.read_text()
-    items.write_text(kept + kept.splitlines()[0] + "\n")
-    code, said = run_toy(config, out, "evaluate.prompts=[der]", debug=True)
-    assert code == 0 and "evaluate: done already" not in said
+    items.write_text(items.read_text() + items.read_text().splitlines()[0] + "\n")
+    assert parts() != same
+    code, said = run_toy(config, out, debug=True)
+    assert code == 0 and "pretrain: done already" in said and "evaluate: done already" not in said
     assert json.loads((out / "run.json").read_text())["sections"]["evaluate"]["tasks"]["mill"]["items"] == 4
     assert run_toy(config, out, "evaluate=null", debug=True)[0] == 0
     assert not (out / "evaluation").exists() and (out / "model" / "model.safetensors").exists()
@@ -79,8 +83,6 @@ def test_the_model_is_measured_and_only_again_for_a_reason(config: Path, tmp_pat
 
 
 def test_mistakes_are_found_before_the_first_record(config: Path, tmp_path: Path) -> None:
-    from pipeline.config import read_config
-
     for override, words in (
         ("evaluate.tasks=[/no/such.jsonl]", "/no/such.jsonl"),
         ("evaluate.perplexity=[/no/such/*.txt]", "/no/such"),

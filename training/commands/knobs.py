@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> int:
     if options.markdown:
         print(markdown(), end="")
         return 0
-    _print(knobs(resolve({})), resolve({"preset": options.preset or "cpu-tiny"}))
+    _print(knobs(), resolve({"preset": options.preset or "cpu-tiny"}))
     return 0
 
 
@@ -41,8 +41,9 @@ def _print(described: Iterator[tuple[str, Any, str, str]], values: BaseModel) ->
         print(f"{name}: {getattr(values, name)}\n    {meaning}" + (f" [{source}]" if source else ""))
 
 
-def knobs(defaults: BaseModel) -> Iterator[tuple[str, Any, str, str]]:
-    """Name, default, meaning and source of each."""
+def knobs(defaults: BaseModel | None = None) -> Iterator[tuple[str, Any, str, str]]:
+    """Name, default, meaning and source of each; by default of `pretrain`."""
+    defaults = defaults or resolve({})
     for name, field in type(defaults).model_fields.items():
         extra = field.json_schema_extra
         source = str(extra.get("source") or "") if isinstance(extra, dict) else ""
@@ -60,7 +61,7 @@ def markdown() -> str:
         "| knob | default | meaning | source |",
         "|---|---|---|---|",
     ]
-    for name, default, meaning, source in knobs(resolve({})):
+    for name, default, meaning, source in knobs():
         shown = "null" if default is None else str(default).lower() if isinstance(default, bool) else str(default)
         cells = (f"`{name}`", shown, meaning, source)
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
