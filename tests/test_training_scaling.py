@@ -14,7 +14,7 @@ from training.scaling import fit as fitting
 from training.scaling import ladder
 from training.scaling.fit import Points
 from training.scaling.isoflop import allocation, parabola
-from training.scaling.run import run_ladder
+from training.scaling.run import run_ladder, undetermined
 
 
 def points(law, noise=0.0, seed=0, sizes=5, budgets=5):
@@ -210,3 +210,13 @@ def test_a_corpus_without_validation_rows_is_refused(tmp_path):
     tokens, tokenizer = make(tmp_path, length=32, documents=40, validation=0)
     with pytest.raises(TrainingError, match="no validation rows"):
         run_ladder(resolve(BASE), tokens, tokenizer, tmp_path / "out", [1, 2, 3], BUDGETS, log=lambda _: None)
+
+
+def test_no_next_size_from_runs_that_show_no_use_of_size():
+    """Loss by tokens alone: the optimum would be a model of a few parameters."""
+    flat = points(MUENNIGHOFF)
+    losses = 2.0 + 500 * flat.tokens**-0.35
+    assert "parameters" in undetermined(fitting.fit(Points(flat.parameters, flat.tokens, losses)).law, flat)
+    losses = 2.0 + 500 * flat.parameters**-0.35
+    assert "tokens" in undetermined(fitting.fit(Points(flat.parameters, flat.tokens, losses)).law, flat)
+    assert undetermined(fitting.fit(flat).law, flat) is None
