@@ -14,7 +14,7 @@ from training.scaling import fit as fitting
 from training.scaling import ladder
 from training.scaling.fit import Points
 from training.scaling.isoflop import allocation, parabola
-from training.scaling.run import run_ladder
+from training.scaling.run import run_ladder, undetermined
 
 
 def points(law, noise=0.0, seed=0, sizes=5, budgets=5):
@@ -141,8 +141,7 @@ def test_rungs_spend_their_budgets():
         assert abs(rung.flops - rung.budget) <= step / 2 * 1.001
         assert rung.tokens == rung.config.steps * 32
         # all but size, steps and rate as in the base
-        same = {"layers", "width", "heads", "kv_heads", "mlp_width", "steps", "learning_rate", "eval_every", "preset"}
-        for key, value in rung.config.model_dump(exclude=same).items():
+        for key, value in rung.config.model_dump(exclude=ladder.SIZED).items():
             assert value == base.model_dump()[key], key
     assert ladder.held_out(rungs).name == rungs[-1].name
     with pytest.raises(TrainingError, match="epochs"):
@@ -210,3 +209,13 @@ def test_a_corpus_without_validation_rows_is_refused(tmp_path):
     tokens, tokenizer = make(tmp_path, length=32, documents=40, validation=0)
     with pytest.raises(TrainingError, match="no validation rows"):
         run_ladder(resolve(BASE), tokens, tokenizer, tmp_path / "out", [1, 2, 3], BUDGETS, log=lambda _: None)
+
+
+def test_no_next_size_from_runs_that_show_no_use_of_size():
+    """Loss by tokens alone: the optimum would be a model of a few parameters."""
+    flat = points(MUENNIGHOFF)
+    losses = 2.0 + 500 * flat.tokens**-0.35
+    assert "parameters" in undetermined(fitting.fit(Points(flat.parameters, flat.tokens, losses)).law, flat)
+    losses = 2.0 + 500 * flat.parameters**-0.35
+    assert "tokens" in undetermined(fitting.fit(Points(flat.parameters, flat.tokens, losses)).law, flat)
+    assert undetermined(fitting.fit(flat).law, flat) is None

@@ -69,10 +69,14 @@ def run(options: argparse.Namespace) -> int:
         f"L(N, D) = {law['E']:.3f} + {law['A']:.4g} / N^{law['alpha']:.3f} + {law['B']:.4g} / D^{law['beta']:.3f}, "
         f"largest error {report['largest_residual']:.2%}"
     )
-    _log(
-        f"next, {following['flops']:.3g} FLOPs: {following['parameters']:,.0f} parameters, {following['tokens']:,.0f} tokens, "
-        f"loss {following['loss']:.3f} ({following['interval'][0]:.3f} to {following['interval'][1]:.3f})"
-    )
+    if following is None:
+        _log(f"no next size: {report['undetermined']}")
+    else:
+        low, high = following["interval"]
+        _log(
+            f"next, {following['flops']:.3g} FLOPs: {following['parameters']:,.0f} parameters, "
+            f"{following['tokens']:,.0f} tokens, loss {following['loss']:.3f} ({low:.3f} to {high:.3f})"
+        )
     _log(f"see {options.output / 'scaling.html'}")
     return 0
 

@@ -10,7 +10,6 @@ from training.config import PretrainConfig, TrainingError
 from training.planning.memory import GIB, Memory, Parallel, Way, estimate
 from training.planning.shapes import Shape, count, shape_of
 
-STEP_KNOBS = ("optimizer", "recompute", "recompute_every")
 STATE_BYTES = 16  # a parameter: float32 weight, gradient and two moments (training/parallel.py)
 
 if TYPE_CHECKING:
@@ -58,7 +57,9 @@ def way_of(
         rows=rows,
         bytes_per_element=bytes_per_element,
         document_mask=config.document_mask,
-        **{name: getattr(config, name) for name in STEP_KNOBS if name in PretrainConfig.model_fields},
+        optimizer=config.optimizer,
+        recompute=config.recompute,
+        recompute_every=config.recompute_every,
         parallel="none" if world == 1 else parallel,
         reshard=config.reshard,
         world=world,
@@ -116,7 +117,7 @@ def _refusal(config: PretrainConfig, need: Memory, share: int, way: Way) -> str:
     advice = []
     if way.rows > 1:
         advice.append(f"a smaller micro_batch_rows (now {config.micro_batch_rows}; the result stays the same)")
-    if way.recompute == "none" and "recompute" in PretrainConfig.model_fields:
+    if way.recompute == "none":
         advice.append("recompute: selective or full (slower, the same result)")
     elif way.recompute == "selective" or way.recompute_every > 1:
         advice.append("recompute: full with recompute_every: 1")
@@ -124,7 +125,7 @@ def _refusal(config: PretrainConfig, need: Memory, share: int, way: Way) -> str:
         advice.append("more processes with parallel: fsdp2, each of which holds a part of the model")
     elif way.parallel == "fsdp2":
         advice.append("more processes")
-    if way.optimizer == "adamw" and "optimizer" in PretrainConfig.model_fields:
+    if way.optimizer == "adamw":
         advice.append("optimizer: muon, which keeps half the state")
     advice.append("a smaller model or sequence_length")
     advice.append("memory_check: false, if you know better")

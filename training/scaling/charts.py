@@ -29,11 +29,12 @@ class Axis:
 
     def ticks(self) -> list[float]:
         """Round values inside the range: about five."""
+        every: list[float] = []
         if self.log:
             low, high = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
             steps = (1, 2, 5) if high - low <= 3 else (1,)
             every = [digit * 10.0**power for power in range(low, high + 1) for digit in steps]
-        else:
+        if sum(self.low <= value <= self.high for value in every) < 3:  # a short range, logarithmic or not
             rough = (self.high - self.low) / 5
             power = 10.0 ** math.floor(math.log10(rough))
             step = next(power * digit for digit in (1, 2, 5, 10) if power * digit >= rough)
@@ -123,7 +124,7 @@ def number(value: float, log: bool) -> str:
     """A tick's value: powers of ten with a unit, others short."""
     if not log:
         return f"{value:.4g}"
-    for size, unit in ((1e15, "e15"), (1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+    for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if value >= size and value < size * 1e3:
             return f"{value / size:.3g}{unit}"
-    return f"{value:.2g}"
+    return f"{value:.2g}".replace("e+", "e")

@@ -38,8 +38,12 @@ def page(report: dict[str, Any]) -> str:
 def loss_by_compute(report: dict[str, Any], law: ParametricLaw) -> str:
     """Loss against FLOPs: runs by size, the law for each size, its envelope, the next size and the held-out run."""
     following, runs = report["next"], report["runs"]
-    compute = [run["flops"] for run in runs] + [following["flops"]]
-    losses = [run["loss"] for run in runs] + [following["loss"], *following["interval"]]
+    held = report["held_out"]
+    compute = [run["flops"] for run in runs]
+    losses = [run["loss"] for run in runs] + [held["loss"], *held["interval"]]
+    if following:
+        compute.append(following["flops"])
+        losses += [following["loss"], *following["interval"]]
     plot = Plot(
         axis(compute, "training FLOPs", log=True),
         axis(losses, "validation loss (nats a token)", log=True),
@@ -47,7 +51,11 @@ def loss_by_compute(report: dict[str, Any], law: ParametricLaw) -> str:
     )
     grid = np.geomspace(plot.x.low, plot.x.high, 80)
     per_product = report["flops_per_parameter_and_token"]
-    envelope = [(flops, law.allocate(flops * FLOPS_PER_PARAMETER_AND_TOKEN / per_product).loss) for flops in grid]
+    envelope = (
+        []
+        if not following
+        else [(flops, law.allocate(flops * FLOPS_PER_PARAMETER_AND_TOKEN / per_product).loss) for flops in grid]
+    )
     plot.curve([(flops, loss) for flops, loss in envelope if loss is not None], "line best")
     for i, size in enumerate(_sizes(report)):
         own = [run for run in runs if run["parameters"] == size]
@@ -56,10 +64,10 @@ def loss_by_compute(report: dict[str, Any], law: ParametricLaw) -> str:
         plot.curve([(f, law.loss(size, f / per_token)) for f in grid if low <= f <= high], f"line c{i % COLOURS}")
         for run in own:
             plot.dot(run["flops"], run["loss"], f"dot c{i % COLOURS}", _tell(run))
-    low, high = following["interval"]
-    plot.bar(following["flops"], low, high, "ink")
-    plot.cross(following["flops"], following["loss"], "ink", f"next: {following['loss']:.3f}")
-    held = report["held_out"]
+    if following:
+        low, high = following["interval"]
+        plot.bar(following["flops"], low, high, "ink")
+        plot.cross(following["flops"], following["loss"], "ink", f"next: {following['loss']:.3f}")
     flops = next(run["flops"] for run in runs if run["name"] == held["name"])
     low, high = held["interval"]
     plot.bar(flops, low, high, "ink")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from training.config import PretrainConfig, TrainingError
-from training.planning.laws import FLOPS_PER_PARAMETER_AND_TOKEN
+from training.planning.laws import FLOPS_PER_PARAMETER_AND_TOKEN, ParametricLaw
 from training.scaling import fit as fitting
 from training.scaling.fit import Fit, Points
 from training.scaling.isoflop import Parabola, allocation, parabola
@@ -17,6 +17,7 @@ from training.scaling.ladder import Rung, check_corpus, design, held_out
 
 FORMAT = 1
 BOOTSTRAPS = 400
+SMALLEST_TERM = 0.01  # share of the loss that parameters and tokens must each account for, at their least
 SEED = 0  # of the bootstrap; equal runs give equal files
 
 
@@ -104,8 +105,18 @@ def summarise(measured: list[dict[str, Any]], next_flops: float) -> dict[str, An
     scale = allocation(parabolas)
     # tokens and parameters that a budget really buys: attention and all, not 6 N D
     per_product = float(np.median([run["flops"] / (run["parameters"] * run["tokens"]) for run in measured]))
-    following = best.law.allocate(next_flops * FLOPS_PER_PARAMETER_AND_TOKEN / per_product)
-    loss, spread = fitting.predict(best, laws, following.parameters, following.tokens, SEED)
+    why = undetermined(best.law, points)
+    following = None
+    if why is None:
+        place = best.law.allocate(next_flops * FLOPS_PER_PARAMETER_AND_TOKEN / per_product)
+        loss, spread = fitting.predict(best, laws, place.parameters, place.tokens, SEED)
+        following = {
+            "flops": next_flops,
+            "parameters": place.parameters,
+            "tokens": place.tokens,
+            "loss": loss,
+            "interval": spread,
+        }
     exponents = [law.beta / (law.alpha + law.beta) for law in laws]
     return {
         "runs": [{**run, "residual": float(residual)} for run, residual in zip(measured, best.residuals, strict=True)],
@@ -120,14 +131,26 @@ def summarise(measured: list[dict[str, Any]], next_flops: float) -> dict[str, An
             "parabolas": [found.__dict__ for found in parabolas],
             "allocation": None if scale is None else {"k": scale[0], "exponent": scale[1]},
         },
-        "next": {
-            "flops": next_flops,
-            "parameters": following.parameters,
-            "tokens": following.tokens,
-            "loss": loss,
-            "interval": spread,
-        },
+        "next": following,
+        "undetermined": why,
     }
+
+
+def undetermined(law: ParametricLaw, points: Points) -> str | None:
+    """Why no next size can be had from a fit; None if it can.
+
+    Where runs get no better with size (or with tokens), that term of the law is a shape without meaning, and its
+    optimum lies anywhere.
+    """
+    smallest, fewest = float(points.parameters.min()), float(points.tokens.min())
+    loss = law.loss(smallest, fewest)
+    for what, term, more in (
+        ("parameters", law.A / smallest**law.alpha, "larger budgets, or smaller models"),
+        ("tokens", law.B / fewest**law.beta, "smaller budgets beside these"),
+    ):
+        if term < SMALLEST_TERM * loss:
+            return f"within these runs the loss does not fall with {what}: the ladder needs {more}"
+    return None
 
 
 def points_of(measured: list[dict[str, Any]]) -> Points:
