@@ -10,6 +10,8 @@ __all__ = ["dataset", "tokenizer"]
 
 # Tests start hundreds of processes; where no bytecode is written, each compiles all modules of the project again (a second).
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# Two processes test at a time, and tensors here are small: threads would only wait for each other. Read when torch is loaded.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # With several processes (`make test`) a file is one piece of work, so the longest come first: none is left alone at the end.
 LONGEST = (

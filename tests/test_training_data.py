@@ -3,14 +3,16 @@
 import json
 import math
 from collections import Counter
+from contextlib import closing
 from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 
 from tests.training_common import EOS, make, texts
 from training.config import TrainingError
-from training.data import load_batch, open_dataset, permute, sample_row, step_rows
+from training.data import Batches, load_batch, open_dataset, permute, sample_row, step_rows
 from training.loss import IGNORED
 from training.metrics import MetricsFile, token_counts, unigram_bits_per_byte
 from training.vocabulary import byte_alphabet, encode_text, load_tokenizer, token_bytes
@@ -160,3 +162,22 @@ def test_metrics_are_cut_back_to_the_checkpoint(tmp_path):
     assert [json.loads(line) for line in file.read_text().splitlines()] == [
         {"step": 1}, {"step": 2}, {"step": 3}, {"step": 4, "loss": 1.5},
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("loader_threads", "prefetch"), [(0, 1), (1, 2), (3, 5)])
+def test_batches_are_read_ahead_and_are_those_of_their_positions(folders, loader_threads, prefetch):
+    data = open_dataset(folders[0], None)
+    asked = []
+
+    def rows_at(at):
+        asked.append(at)
+        return step_rows(at, len(data.train), 4, 0, True)
+
+    with closing(Batches(data.train, rows_at, True, loader_threads, prefetch, False)) as batches:
+        for at in (0, 1, 2, 7, 8, 3):  # a skipped batch, and back to a checkpoint
+            batch, plain = batches.take(at), load_batch(data.train, step_rows(at, len(data.train), 4, 0, True), True)
+            assert batch.rows == plain.rows and torch.equal(batch.tokens, plain.tokens)
+            assert torch.equal(batch.targets, plain.targets) and torch.equal(batch.documents, plain.documents)
+            assert max(asked[-prefetch - 1 :] if loader_threads else asked[-1:]) == at + (
+                prefetch if loader_threads else 0
+            )

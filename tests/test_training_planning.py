@@ -17,7 +17,7 @@ from training.model import Decoder, model_config
 from training.planning import memory
 from training.planning.check import check, cpu_memory
 from training.planning.laws import BESIROGLU, LAWS
-from training.planning.shapes import count, flops_per_token, matrices, shape_of
+from training.planning.shapes import count, matrices, shape_of, training_flops
 from training.pretrain import pretrain
 from training.recompute import recompute_layers
 
@@ -278,4 +278,4 @@ def test_planning_needs_no_torch():
 def test_arithmetic_agrees_with_the_monitors():
     """What `plan` forecasts and what a run reports as MFU must count alike."""
     shape = shape_of(of_family("llama"), 500, 128)
-    assert flops_per_token(shape) == flops.flops_per_token(model_config(of_family("llama"), 500, 128), 128)
+    assert training_flops(shape) == flops.flops_per_token(model_config(of_family("llama"), 500, 128), 128)

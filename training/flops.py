@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import time
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -18,12 +18,37 @@ if TYPE_CHECKING:
     import torch
 
     from training.data import Rows
-    from training.model import ModelConfig
+
+
+class Dimensions(Protocol):
+    """What the arithmetic of a decoder depends on: `model.ModelConfig`, or a shape that is only planned."""
+
+    @property
+    def architecture(self) -> str: ...
+    @property
+    def layers(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def heads(self) -> int: ...
+    @property
+    def kv_heads(self) -> int: ...
+    @property
+    def head_width(self) -> int: ...
+    @property
+    def mlp_width(self) -> int: ...
+    @property
+    def experts(self) -> int: ...
+    @property
+    def experts_per_token(self) -> int: ...
+    @property
+    def embedding_rows(self) -> int: ...
+
 
 SAMPLED_ROWS = 1024  # of which the mean number of visible keys is measured
 
 
-def matrix_parameters(config: ModelConfig) -> int:
+def matrix_parameters(config: Dimensions) -> int:
     """Weights that a token is multiplied with: in its layers, and the output projection, tied or not; no embeddings, biases, norms.
 
     Of experts only those that a token goes through, and the router. GPT-2's MLP has two matrices, the gated ones three.
@@ -36,7 +61,7 @@ def matrix_parameters(config: ModelConfig) -> int:
     return config.layers * (attention + mlp) + config.width * config.embedding_rows
 
 
-def flops_per_token(config: ModelConfig, keys: float) -> float:
+def flops_per_token(config: Dimensions, keys: float) -> float:
     """FLOPs of training on one token, forward and backward, when a query sees `keys` keys on average.
 
     6 for each weight in a matrix product, and for each layer 12 x heads x head width x keys (the products with keys and with

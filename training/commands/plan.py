@@ -209,9 +209,9 @@ def _like(folder: Path, plan: dict[str, Any]) -> dict[str, Any]:
         vocab_size = json.loads((folder / "config.json").read_text(encoding="utf-8"))["vocab_size"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TrainingError(f"--like {folder}: cannot read a finished run there: {error}") from None
-    from training.planning.shapes import flops_per_token, shape_of
+    from training.planning.shapes import shape_of, training_flops
 
-    reached = speed * flops_per_token(shape_of(config, vocab_size, length))
+    reached = speed * training_flops(shape_of(config, vocab_size, length))
     return {
         "run": str(folder),
         "tokens_per_second": speed,

@@ -26,7 +26,7 @@ from training.planning.laws import (
 )
 from training.planning.memory import Parallel, Way, estimate, key_value_cache
 from training.planning.resources import RECOMPUTE, cheapest_way, fits, hours, largest_rows
-from training.planning.shapes import Shape, at_depth, count, flops_per_token, nearest_depth, shape_of
+from training.planning.shapes import Shape, at_depth, count, nearest_depth, shape_of, training_flops
 
 FORMAT = 1
 LOSSES = {"chinchilla-3": HOFFMANN, "besiroglu": BESIROGLU, "muennighoff": MUENNIGHOFF}
@@ -62,7 +62,7 @@ def make(question: Question) -> dict[str, Any]:
     """The plan. Raises ValueError if the question cannot be answered."""
     law = find(question.law)
     shape, tokens, asked = _model(question, law)
-    per_token = flops_per_token(shape)
+    per_token = training_flops(shape)
     flops = per_token * tokens
     batch, rate = _batch(question, flops)
     chosen = {
@@ -114,7 +114,7 @@ def _model(question: Question, law: Law) -> tuple[Shape, float, float | None]:
     if question.tokens is not None:
         tokens = question.tokens
     elif question.flops is not None:
-        tokens = question.flops / flops_per_token(shape)  # the whole budget, attention's share included
+        tokens = question.flops / training_flops(shape)  # the whole budget, attention's share included
     else:
         tokens = law.allocate(budget or 0.0).tokens
     return shape, tokens, budget

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from training.config import PretrainConfig, resolve
+from training.flops import flops_per_token
 
 DEEPEST = 200  # of the sizes that `nearest_depth` tries: 12,800 wide, about 400 billion parameters
 
@@ -40,6 +41,11 @@ class Shape:
     def key_width(self) -> int:
         """Elements of all key heads at one position."""
         return self.kv_heads * self.head_width
+
+    @property
+    def embedding_rows(self) -> int:
+        """Rows of the embedding, as `flops.Dimensions` calls them."""
+        return self.vocab_size
 
     @property
     def gpt2(self) -> bool:
@@ -130,15 +136,9 @@ def matrices(shape: Shape) -> int:
     return found.attention + found.mlp - biases
 
 
-def flops_per_token(shape: Shape) -> float:
-    """FLOPs of training on one token: 6 a matrix element met, and 12 x query width x keys a layer for attention.
-
-    Keys are the row's length, or the window's where that is less, masked or not (the convention of PaLM, Chowdhery et
-    al. 2022, appendix B).
-    """
-    products = matrices(shape) - count(shape).unused + shape.vocab_size * shape.width
-    keys = min(shape.window or shape.context_length, shape.context_length)
-    return 6 * products + 12 * shape.layers * shape.query_width * keys
+def training_flops(shape: Shape) -> float:
+    """FLOPs of training on one token, keys that the mask hides counted: the row's, or the window's where that is less."""
+    return flops_per_token(shape, min(shape.window or shape.context_length, shape.context_length))
 
 
 def nearest_depth(parameters: float, vocab_size: int, context_length: int, embeddings: bool = True) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 
 from training.config import PretrainConfig, TrainingError, resolve
 from training.planning.laws import batch_and_rate
-from training.planning.shapes import count, flops_per_token, shape_of
+from training.planning.shapes import count, shape_of, training_flops
 
 # knobs of the base config that a rung sets itself
 SIZED = {
@@ -54,7 +54,7 @@ def _rung(base: PretrainConfig, depth: int, budget: float, vocab_size: int, sequ
     given = base.model_dump(exclude=SIZED)
     given = {**given, "depth": depth, "sequence_length": sequence_length, "tokens": None}
     shape = shape_of(resolve({**given, "steps": 1}), vocab_size, sequence_length)
-    per_step = flops_per_token(shape) * base.batch_rows * sequence_length
+    per_step = training_flops(shape) * base.batch_rows * sequence_length
     steps = round(budget / per_step)
     name = f"depth-{depth}-{budget:.3g}"
     if steps < FEWEST_STEPS:
