@@ -46,10 +46,6 @@ def test_ray_train_takes_the_steps_of_torchrun_and_stops_and_goes_on(cluster, tm
     summary = json.loads((tmp_path / "ray" / "training.json").read_text())
     assert (summary["processes"], summary["parallel"]) == (2, "ddp")
 
-    places["output"] = str(tmp_path / "other")
-    assert train_on_ray(ENGINE, {**knobs, "batch_rows": 5}, places, stop, said.append) == 1
-    assert "batch_rows=5 cannot be shared evenly by 2 processes" in said[0]
-
 
 def test_more_processes_than_the_cluster_has_are_refused(cluster, tmp_path):
     with pytest.raises(ConfigError, match=r"engine\.train_processes: 3 processes on a cluster with 2 cores"):

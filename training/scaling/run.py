@@ -46,10 +46,10 @@ def run_ladder(
     if not len(data.validation):
         raise TrainingError(f"{tokens_dir}: no validation rows, and the law is fitted to validation losses")
     rungs = design(base, depths, budgets, data.tokens.vocab_size, data.sequence_length)
-    check_corpus(rungs, len(data.train) * data.sequence_length, max_epochs)
     last = held_out(rungs)
     others = [rung for rung in rungs if rung is not last]
     _check_design(others)
+    check_corpus(rungs, len(data.train) * data.sequence_length, max_epochs)
     log(
         f"{len(rungs)} runs, {sum(rung.flops for rung in rungs):.3g} FLOPs: "
         f"{rungs[0].parameters:,} to {last.parameters:,} parameters"
@@ -142,13 +142,13 @@ def undetermined(law: ParametricLaw, points: Points) -> str | None:
     Where runs get no better with size (or with tokens), that term of the law is a shape without meaning, and its
     optimum lies anywhere.
     """
-    smallest, fewest = float(points.parameters.min()), float(points.tokens.min())
-    loss = law.loss(smallest, fewest)
-    for what, term, more in (
-        ("parameters", law.A / smallest**law.alpha, "larger budgets, or smaller models"),
-        ("tokens", law.B / fewest**law.beta, "smaller budgets beside these"),
+    loss = law.loss(float(points.parameters.min()), float(points.tokens.min()))
+    for what, scale, power, sizes, more in (
+        ("parameters", law.A, law.alpha, points.parameters, "larger budgets, or smaller models"),
+        ("tokens", law.B, law.beta, points.tokens, "smaller budgets beside these"),
     ):
-        if term < SMALLEST_TERM * loss:
+        # a power of about 0 is a constant, however large: what counts is how far the term falls within the runs
+        if scale * (sizes.min() ** -power - sizes.max() ** -power) < SMALLEST_TERM * loss:
             return f"within these runs the loss does not fall with {what}: the ladder needs {more}"
     return None
 
