@@ -15,10 +15,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # With several processes (`make test`) a file is one piece of work, so the longest come first: none is left alone at the end.
 LONGEST = (
+    "test_training_ray.py",
+    "test_training_parallel.py",
     "test_engine_reread.py",
     "test_engine_poison.py",
     "test_engine_resume.py",
     "test_engine_storage.py",
+    "test_training_scaling.py",
+    "test_evaluate_section.py",
     "test_training_pretrain.py",
     "test_extract.py",
     "test_recipes.py",
