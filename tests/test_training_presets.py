@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from tests.model_common import shape, tokens
+from training import cli
+from training.commands.arguments import config_from
 from training.config import PretrainConfig, TrainingError, resolve
 from training.model import Decoder, ModelConfig, model_config
 from training.presets import PRESETS, RopeScaling, gated_width
@@ -187,3 +189,20 @@ def test_every_knob_of_the_model_is_in_the_list_above():
 
 def test_scaling_is_hashable_and_frozen():
     assert len({RopeScaling(rope_type="linear", factor=2.0), RopeScaling(rope_type="linear", factor=2.0)}) == 1
+
+
+def test_depth_is_a_flag_that_knows_the_rows_of_the_dataset(tmp_path):
+    def config(*arguments):
+        options = cli.parser().parse_args(
+            ["pretrain", "--tokens", str(tmp_path), "--tokenizer", "t", "--output", "o", *arguments]
+        )
+        return config_from(options, options.tokens)
+
+    with pytest.raises(TrainingError, match="give sequence_length too"):
+        config("--depth", "3")  # there is no dataset yet
+    (tmp_path / "dataset.json").write_text('{"pack": {"256": {}}}')
+    found = config("--depth", "3")
+    assert (found.depth, found.layers, found.width, found.sequence_length) == (3, 3, 192, 256)
+    assert config("--depth", "3", "--set", "heads=6").heads == 6
+    assert config("--depth", "3", "--set", "sequence_length=512").batch_rows == found.batch_rows // 2
+    assert config().depth is None and config().sequence_length is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 from training.config import PretrainConfig, TrainingError, read_config, resolve
@@ -21,16 +22,24 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     """The arguments that `config_from` reads."""
     parser.add_argument("config", nargs="?", type=Path, metavar="CONFIG", help="YAML of knobs (see `knobs`)")
     parser.add_argument("--preset", help=f"start from {', '.join(PRESETS)}")
+    parser.add_argument(
+        "--depth", type=positive, metavar="N", help="size everything by the number of layers (docs/models.md)"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="set one knob (YAML value)")
 
 
-def config_from(options: argparse.Namespace) -> PretrainConfig:
-    """The config of file, preset and `--set`, the later over the earlier."""
+def config_from(options: argparse.Namespace, tokens_dir: Path | None = None) -> PretrainConfig:
+    """The config of file, preset, depth and `--set`, the later over the earlier.
+
+    `depth` sizes batches in tokens, so it must know the row length: that of the token dataset, if it is packed for one only.
+    """
     import yaml
 
     values = read_config(options.config) if options.config else {}
     if options.preset:
         values["preset"] = options.preset
+    if options.depth:
+        values["depth"] = options.depth
     for assignment in options.set:
         key, equals, text = assignment.partition("=")
         if not equals:
@@ -39,4 +48,15 @@ def config_from(options: argparse.Namespace) -> PretrainConfig:
             values[key] = yaml.safe_load(text)
         except yaml.YAMLError:
             raise TrainingError(f"--set {assignment}: the value is not YAML") from None
+    if values.get("depth") and not values.get("sequence_length") and tokens_dir is not None:
+        values["sequence_length"] = _only_length(tokens_dir)
     return resolve(values, str(options.config or "pretrain"))
+
+
+def _only_length(tokens_dir: Path) -> int | None:
+    """The row length that a token dataset is packed for; None if there are several, or it cannot be read."""
+    try:
+        lengths = list(json.loads((tokens_dir / "dataset.json").read_text(encoding="utf-8"))["pack"])
+        return int(lengths[0]) if len(lengths) == 1 else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # whoever opens the dataset says what is wrong with it

@@ -26,7 +26,7 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Train. SIGTERM and the first Ctrl-C save at the end of the running step."""
-    config = config_from(options)
+    config = config_from(options, options.tokens)
     from training.pretrain import Stopped, pretrain
     from training.terminal import terminal
 
