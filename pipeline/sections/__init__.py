@@ -30,7 +30,7 @@ VERSIONS = {
     "index": 1,
     "tokenizer": 2,
     "pack": 2,
-    "pretrain": 1,
+    "pretrain": 2,
     "evaluate": 1,
 }  # raised whenever equal input would give other output
 

@@ -94,7 +94,7 @@ def _question(options: argparse.Namespace) -> Any:
         "inference_tokens": options.inference_tokens,
     }
     budgets = [name for name in ("flops", "gpu_hours", "money", "parameters") if getattr(options, name) is not None]
-    if options.config or options.preset or options.set:
+    if options.config or options.preset or options.depth or options.set:
         if budgets:
             raise TrainingError(f"a config has its own budget: leave --{budgets[0].replace('_', '-')} out")
         return _of_config(options, common)
@@ -136,7 +136,7 @@ def _of_config(options: argparse.Namespace, common: dict[str, Any]) -> Any:
     """The question of what one run will take. With a token dataset: its vocabulary, row length and epochs."""
     from training.planning.plan import Question
 
-    config = config_from(options)
+    config = config_from(options, Path(options.tokens) if options.tokens else None)
     vocab_size, length = options.vocab_size or 50_304, options.sequence_length or config.sequence_length or 2_048
     if options.tokens is not None:
         for name in ("vocab_size", "sequence_length"):
