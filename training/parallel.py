@@ -12,8 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from training.config import PretrainConfig
 from training.device import Place
-
-STATE_BYTES = 16  # a parameter: float32 weight, gradient and two moments of AdamW
+from training.planning.check import STATE_BYTES
 
 
 def choose_parallel(config: PretrainConfig, model: nn.Module, here: Place) -> str:

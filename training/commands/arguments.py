@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from training.config import PretrainConfig, TrainingError, read_config, resolve
 from training.presets import PRESETS
@@ -33,14 +35,22 @@ def config_from(options: argparse.Namespace, tokens_dir: Path | None = None) -> 
 
     `depth` sizes batches in tokens, so it must know the row length: that of the token dataset, if it is packed for one only.
     """
-    import yaml
-
     values = read_config(options.config) if options.config else {}
     if options.preset:
         values["preset"] = options.preset
     if options.depth:
         values["depth"] = options.depth
-    for assignment in options.set:
+    assign(values, options.set)
+    if values.get("depth") and not values.get("sequence_length") and tokens_dir is not None:
+        values["sequence_length"] = _only_length(tokens_dir)
+    return resolve(values, str(options.config or "pretrain"))
+
+
+def assign(values: dict[str, Any], assignments: Sequence[str]) -> None:
+    """Put each KEY=VALUE of `--set` into `values`; VALUE is YAML. Raises `TrainingError` that names a wrong one."""
+    import yaml
+
+    for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals:
             raise TrainingError(f"--set {assignment}: expected KEY=VALUE")
@@ -48,9 +58,6 @@ def config_from(options: argparse.Namespace, tokens_dir: Path | None = None) -> 
             values[key] = yaml.safe_load(text)
         except yaml.YAMLError:
             raise TrainingError(f"--set {assignment}: the value is not YAML") from None
-    if values.get("depth") and not values.get("sequence_length") and tokens_dir is not None:
-        values["sequence_length"] = _only_length(tokens_dir)
-    return resolve(values, str(options.config or "pretrain"))
 
 
 def _only_length(tokens_dir: Path) -> int | None:

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from training.commands.arguments import assign
 from training.config import TrainingError, read_config
 
 
@@ -27,19 +28,10 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the table and the samples, write evaluation.json."""
-    import yaml
-
     from training.evaluation.config import resolve
 
     values = read_config(options.config) if options.config else {}
-    for assignment in options.set:
-        key, equals, text = assignment.partition("=")
-        if not equals:
-            raise TrainingError(f"--set {assignment}: expected KEY=VALUE")
-        try:
-            values[key] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise TrainingError(f"--set {assignment}: the value is not YAML") from None
+    assign(values, options.set)
     config = resolve(values, str(options.config or "evaluate"))
     if len(options.models) > 1 and options.output is None:
         raise TrainingError("--output FILE is needed to write the results of several models")

@@ -10,7 +10,7 @@ from training.config import PretrainConfig, TrainingError
 from training.planning.memory import GIB, Memory, Parallel, Way, estimate
 from training.planning.shapes import Shape, count, shape_of
 
-STATE_BYTES = 16  # a parameter: float32 weight, gradient and two moments (training/parallel.py)
+STATE_BYTES = 16  # a parameter: float32 weight, gradient and two moments of AdamW
 
 if TYPE_CHECKING:
     from training.device import Place
