@@ -76,17 +76,6 @@ class Optimizer:
                 raise KeyError(next(iter(keys.values())))
             part.load_state_dict({**part.state_dict(), "state": state})
 
-    def allocate(self) -> None:
-        """Fill `state()` of a fresh optimizer with tensors of the right kind, for loaders that read into them.
-
-        An update by nothing at rate 0: it moves no parameter. The gradients are gone afterwards.
-        """
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                parameter.grad = torch.zeros_like(parameter)
-        self.step(0.0)
-        self.zero_grad()
-
     @staticmethod
     def _entries(part: torch.optim.Optimizer) -> tuple[str, ...]:
         return MUON_ENTRIES if isinstance(part, Muon) else ADAMW_ENTRIES
