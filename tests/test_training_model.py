@@ -10,8 +10,9 @@ from tests.training_common import make
 from training.attention import document_positions, document_segments, row_mask
 from training.checkpoint import load_model, save_model
 from training.config import TrainingError
+from training.inference.cache import KeyValueCache
 from training.loss import IGNORED
-from training.model import Decoder, KeyValueCache, ModelConfig
+from training.model import Decoder, ModelConfig
 
 
 def shape(**changes) -> ModelConfig:
