@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from training.commands.arguments import positive
-from training.config import TrainingError
+from training.knobs import TrainingError
 
 if TYPE_CHECKING:  # they need torch
     from training.inference.engine import Event

@@ -14,12 +14,12 @@ from lm_eval.api.registry import register_model
 from tokenizers import Tokenizer
 
 from training.checkpoint import load_model
-from training.config import TrainingError
 from training.device import choose_device, choose_dtype
 from training.evaluation.scoring import Request, score
 from training.evaluation.windows import rolling_windows
 from training.inference.batch import generate_batch
 from training.inference.sampling import Sampling
+from training.knobs import TrainingError
 from training.model import Decoder
 from training.vocabulary import encode_text, load_tokenizer
 

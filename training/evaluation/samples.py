@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from tokenizers import Tokenizer
 
-from training.config import TrainingError
 from training.inference.batch import generate_batch
 from training.inference.sampling import Sampling
+from training.knobs import TrainingError
 from training.model import Decoder
 from training.vocabulary import encode_text
 

@@ -8,9 +8,9 @@ from typing import Literal
 
 from tokenizers import Tokenizer
 
-from training.config import TrainingError
 from training.inference.engine import Engine
 from training.inference.sampling import Sampling
+from training.knobs import TrainingError
 from training.model import Decoder
 
 

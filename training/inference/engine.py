@@ -22,10 +22,10 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from training.config import TrainingError
 from training.inference.cache import KeyValueCache
 from training.inference.sampling import Sampling, Settings, choose, settings_of
 from training.inference.stop import TextStream
+from training.knobs import TrainingError
 from training.model import Decoder
 
 PREFILL_TOKENS = 8192  # in one pass, padding included

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from training.config import TrainingError
+from training.knobs import TrainingError
 
 
 @dataclass(frozen=True)
