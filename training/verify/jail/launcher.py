@@ -29,10 +29,15 @@ from training.verify.jail import seccomp, walls
 from training.verify.jail.values import encoded
 
 # imported before the walls stand, so that a run has them at once, those with libraries of the system too
-MODULES = """abc array ast base64 binascii bisect bz2 calendar cmath collections copy csv ctypes dataclasses datetime decimal
-difflib enum fractions functools gzip hashlib heapq html io itertools json keyword locale lzma math numbers operator os pprint
-queue random re secrets shlex sqlite3 statistics string struct textwrap threading time traceback types typing unicodedata
-urllib.parse uuid warnings weakref zlib""".split()
+MODULES = [
+    "abc", "array", "ast", "base64", "binascii", "bisect", "bz2", "calendar", "cmath", "collections", "copy", "csv",
+    "ctypes", "dataclasses", "datetime", "decimal", "difflib", "enum", "fractions", "functools", "gzip", "hashlib",
+    "heapq", "html", "io", "itertools", "json", "keyword", "locale", "lzma", "math", "numbers", "operator", "os",
+    "pprint", "queue", "random", "re", "secrets", "shlex", "sqlite3", "statistics", "string", "struct", "textwrap",
+    "threading", "time", "traceback", "types", "typing", "unicodedata", "urllib.parse", "uuid", "warnings",
+    "weakref", "zlib",
+]  # fmt: skip
+
 
 RESULTS = 3  # the descriptor that a run writes the values of its checks to
 GRACE = 0.05  # seconds between looks at what does not announce itself
@@ -137,8 +142,9 @@ def _watched(
         if left <= 0 and not why:
             why = "time"
             _end(run, sandboxed)
-        waiting = poll.poll(1000 * max(0.001, min(GRACE, left))) if open_pipes else time.sleep(0.0005)
-        for descriptor, event in waiting or ():
+        if not open_pipes:
+            time.sleep(0.0005)  # it is about to end, or has closed what it could write to
+        for descriptor, event in poll.poll(1000 * max(0.001, min(GRACE, left)) if open_pipes else 0):
             if descriptor == 0:
                 why = why or "abandoned"
                 poll.unregister(0)
@@ -215,7 +221,7 @@ def _run(
     if filter_program is not None:
         seccomp.install(filter_program)
     sys.stdin, sys.stdout, sys.stderr = (
-        open(number, mode, encoding="utf-8", errors="backslashreplace" if number else "replace", closefd=False)  # noqa: PTH123, SIM115
+        open(number, mode, encoding="utf-8", errors="backslashreplace" if number else "replace", closefd=False)  # noqa: SIM115
         for number, mode in ((0, "r"), (1, "w"), (2, "w"))
     )
     sys.argv = ["main"]

@@ -28,7 +28,8 @@ def encoded(value: Any, depth: int = 0) -> Any:
             return {name: [encoded(item, depth + 1) for item in value]}
     if isinstance(value, dict):  # Counter, defaultdict, OrderedDict compare as dicts
         return encoded(dict(value), depth)
-    for plain in (bool, int, float, str, list, tuple):  # enums of numbers, named tuples
+    plain: Any
+    for plain in (int, float, str, list, tuple):  # enums of numbers, named tuples
         if isinstance(value, plain):
             return encoded(plain(value), depth)
     raise TypeError(f"an object of type {kind.__name__} is no plain value")
