@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 from tests.training_common import SMALL, make
 from tests.training_processes import finish, run_jobs, start_pair
 from training.checkpoint import checkpoints
-from training.config import TrainingError, resolve
+from training.config import resolve
 from training.device import place
+from training.knobs import TrainingError
 from training.model import Decoder, ModelConfig
 from training.parallel import choose_parallel
 from training.pretrain import Stopped, pretrain

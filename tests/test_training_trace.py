@@ -11,8 +11,9 @@ from tests.training_common import SMALL
 from tests.training_sources import make_sources
 from tokenizer_training.dataset.loader import permute, row_sample, sample_row, unpermute
 from training.cli import main
-from training.config import TrainingError, resolve
+from training.config import resolve
 from training.data import open_dataset, step_rows
+from training.knobs import TrainingError
 from training.lineage import read_run
 from training.pretrain import Stopped, pretrain
 from training.trace import batch_of, order_of, steps_of_document

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from training.config import TrainingError
+from training.knobs import TrainingError
 from training.model import Decoder, ModelConfig
 from training.parallel import whole
 from training.presets import RopeScaling

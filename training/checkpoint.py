@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from training.architectures import config_json, fill_weights, read_model_config, weights
-from training.config import TrainingError
+from training.knobs import TrainingError
 from training.model import Decoder
 from training.optimizer import Optimizer
 from training.parallel import is_part

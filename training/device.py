@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from training.config import PretrainConfig, TrainingError
+from training.knobs import TrainerConfig, TrainingError
 
 T = TypeVar("T")
 # how the libraries below report a process that is gone: they have no class of error for it
@@ -121,7 +121,7 @@ def choose_threads(wanted: int | None) -> int:
 
 
 @contextmanager
-def place(config: PretrainConfig) -> Iterator[Place]:
+def place(config: TrainerConfig) -> Iterator[Place]:
     """Take this process's place, alone or among those that torchrun started; leave torch's settings as they were.
 
     On the CPU equal input at an equal number of threads gives equal bits; deterministic algorithms are asked for there,

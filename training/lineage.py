@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from training.checkpoint import FORMAT, write_json
-from training.config import PretrainConfig, TrainingError, resolve
+from training.config import PretrainConfig, resolve
 from training.data import Dataset
+from training.knobs import TrainingError
 
 
 def lineage(

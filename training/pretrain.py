@@ -17,10 +17,11 @@ from torch import nn
 from training.architectures import weights
 from training.card import write_card
 from training.checkpoint import FORMAT, save_model, write_json
-from training.config import PretrainConfig, TrainingError
+from training.config import PretrainConfig
 from training.data import Batches, Dataset, open_dataset, step_rows
 from training.device import Place, place
 from training.held_out import label_rows, validate
+from training.knobs import TrainingError
 from training.lineage import lineage, write_run
 from training.lock import only_run
 from training.metrics import token_counts, unigram_bits_per_byte

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from training.checkpoint import checkpoints, load_state, read_state, verify
-from training.config import TrainingError
 from training.device import Place
+from training.knobs import TrainingError
 from training.model import Decoder
 from training.optimizer import Optimizer
 from training.watch import position

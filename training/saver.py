@@ -22,8 +22,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from training.checkpoint import FORMAT, checkpoints, checksum, sync, write_tensors
-from training.config import PretrainConfig
 from training.device import Place
+from training.knobs import TrainerConfig
 from training.optimizer import Optimizer
 from training.parallel import is_part
 
@@ -33,7 +33,7 @@ class Saver:
     """Writes checkpoints to `folder`, one at a time. All processes call each method at the same step."""
 
     folder: Path
-    config: PretrainConfig
+    config: TrainerConfig
     here: Place
     sharded: bool
     blocked_seconds: float = 0.0  # of the training loop: snapshots, and waits for the write before

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from training.config import TrainingError, knob
+from training.knobs import TrainingError, knob
 
 
 class TaskConfig(BaseModel):

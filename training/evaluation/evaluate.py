@@ -15,7 +15,6 @@ from tokenizers import Tokenizer
 
 from tokenizer_training.dataset.read import TokenDataset
 from training.checkpoint import load_model, write_json
-from training.config import TrainingError
 from training.device import choose_device, choose_dtype, choose_threads
 from training.evaluation.canaries import exposure
 from training.evaluation.canaries_file import read_canaries
@@ -29,6 +28,7 @@ from training.evaluation.perplexity import first, perplexity
 from training.evaluation.results import FORMAT
 from training.evaluation.samples import samples
 from training.evaluation.texts import file_documents, language_of, split_documents
+from training.knobs import TrainingError
 from training.model import Decoder
 from training.vocabulary import load_tokenizer, token_bytes, tokenizer_sha256
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from training.config import TrainingError
 from training.evaluation.canaries_file import read_canaries
 from training.evaluation.config import EvaluateConfig
 from training.evaluation.items import bundle_files, read_tasks
 from training.evaluation.texts import find_files
+from training.knobs import TrainingError
 
 SPLITS = ("train", "validation")  # what `perplexity` names without a file
 
