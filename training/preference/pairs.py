@@ -106,8 +106,10 @@ def encode_pairs(
 
 def encode_answer(prompt: list[Message], answer: list[Message], form: ChatFormat, where: str) -> Answer:
     """A prompt with an answer: the answer's own tokens are those that the assistant wrote behind the prompt."""
-    before = form.encode(prompt).ids
-    whole = form.encode([*prompt, *answer])
+    try:
+        before, whole = form.encode(prompt, prompt=True).ids, form.encode([*prompt, *answer])
+    except TrainingError as error:
+        raise TrainingError(f"{where}: {error}") from None
     if whole.ids[: len(before)] != before:
         raise TrainingError(f"{where}: the chat template writes the prompt otherwise once an answer follows it")
     wanted = [trained and at >= len(before) for at, trained in enumerate(whole.trained)]

@@ -63,7 +63,10 @@ def encode_prompts(
     sides: tuple[list[Prompt], list[Prompt]] = ([], [])
     long = 0
     for prompt, is_held_out in zip(prompts, apart, strict=True):
-        ids = tuple(form.encode(prompt.messages, prompt=True).ids)
+        try:
+            ids = tuple(form.encode(prompt.messages, prompt=True).ids)
+        except TrainingError as error:
+            raise TrainingError(f"{prompt.where}: {error}") from None
         if len(ids) + new_tokens > limit:
             long += 1
             continue
