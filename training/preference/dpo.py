@@ -90,7 +90,9 @@ class DpoTask(Task):
         pairs = float(len(part))
         chosen, rejected = answer_logprobs(network, [one.example for one in part], device)
         before = torch.tensor([(one.chosen, one.rejected) for one in part], device=device)
-        lengths = torch.tensor([(one.example.chosen.length, one.example.rejected.length) for one in part], device=device)
+        lengths = torch.tensor(
+            [(one.example.chosen.length, one.example.rejected.length) for one in part], device=device
+        )
         ratios = [
             log_ratios(
                 logprobs,

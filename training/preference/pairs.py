@@ -58,7 +58,9 @@ def read_pairs(path: Path) -> list[Pair]:
         chosen, rejected = (messages_of(row, key, "assistant", where) for key in ("chosen", "rejected"))
         for key, answer in (("chosen", chosen), ("rejected", rejected)):
             if answer[-1]["role"] != "assistant":
-                raise TrainingError(f"{where}: {key!r} ends with {answer[-1]['role']!r}; expected the assistant's answer")
+                raise TrainingError(
+                    f"{where}: {key!r} ends with {answer[-1]['role']!r}; expected the assistant's answer"
+                )
         margin = row.get("margin")
         if margin is not None and (not isinstance(margin, int | float) or not math.isfinite(margin)):
             raise TrainingError(f"{where}: margin is {margin!r}; expected a number")
@@ -85,7 +87,9 @@ def encode_pairs(
     sides: tuple[list[Example], list[Example]] = ([], [])
     long = same = 0
     for pair, is_held_out in zip(pairs, apart, strict=True):
-        chosen, rejected = (encode_answer(pair.prompt, answer, form, pair.where) for answer in (pair.chosen, pair.rejected))
+        chosen, rejected = (
+            encode_answer(pair.prompt, answer, form, pair.where) for answer in (pair.chosen, pair.rejected)
+        )
         if max(len(chosen.ids), len(rejected.ids)) > limit:
             long += 1
         elif chosen.ids == rejected.ids:

@@ -5,17 +5,22 @@ It is saved as transformers' *ForSequenceClassification with one label: the scor
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from training.architectures import SCORER_CLASSES, config_json, from_transformers, read_model_config, read_weights, weights
+from training.architectures import (
+    SCORER_CLASSES,
+    config_json,
+    from_transformers,
+    read_model_config,
+    read_weights,
+    weights,
+)
 from training.chat.format import chat_format
 from training.checkpoint import copy_tokenizer, write_json, write_tensors, write_whole
 from training.data import step_rows
@@ -39,7 +44,9 @@ class Scorer(nn.Module):
     def __init__(self, decoder: Decoder, std: float = 0.0, seed: int = 0) -> None:
         """Takes the decoder over. std: of the head's weights, drawn with `seed`; 0: every score is 0 at first."""
         super().__init__()
-        decoder.config = replace(decoder.config, tie_embeddings=True)  # so that no unused projection is trained or saved
+        decoder.config = replace(
+            decoder.config, tie_embeddings=True
+        )  # so that no unused projection is trained or saved
         decoder.tie()
         self.decoder = decoder
         self.score = nn.Linear(decoder.config.width, 1, bias=False)
@@ -52,11 +59,13 @@ class Scorer(nn.Module):
         return (hidden.float() @ self.score.weight.float().T)[..., 0]
 
 
-def save_scorer(folder: Path, scorer: Scorer, tokenizer_dir: Path, end: list[int], turn_ends: Sequence[int], here: Place) -> None:
+def save_scorer(
+    folder: Path, scorer: Scorer, tokenizer_dir: Path, end: list[int], turn_end: int, here: Place
+) -> None:
     """Write config, float32 weights and tokenizer as transformers loads them. All processes call this, the first writes.
 
-    end: ids that end a text; turn_ends: those that end an assistant's turn. transformers finds a conversation's last token as the
-    last that is not padding, so the padding is an id that ends no turn; without one it scores one conversation at a time.
+    end: ids that end a text; turn_end: the one that ends an assistant's turn. transformers finds a conversation's last token as the
+    last that is not padding, so the padding is an id that ends texts and no turn; without one it scores one conversation at a time.
     """
     tensors = weights(scorer.decoder) | {"score.weight": whole(scorer.score.weight.detach()).float().cpu()}
     if here.rank > 0:
@@ -65,7 +74,7 @@ def save_scorer(folder: Path, scorer: Scorer, tokenizer_dir: Path, end: list[int
     write_whole(folder / "model.safetensors", lambda file: write_tensors(file, tensors))
     copy_tokenizer(tokenizer_dir, folder)
     about = config_json(scorer.decoder.config, end)
-    padding = [one for one in end if one not in turn_ends]
+    padding = [one for one in end if one != turn_end]
     about |= {
         "architectures": [SCORER_CLASSES[about["architectures"][0]]],
         "num_labels": 1,
@@ -83,7 +92,9 @@ def load_scorer(folder: Path, device: torch.device, dtype: torch.dtype = torch.f
     score = tensors.pop("score.weight", None)
     if score is None or score.shape != (1, config.width):
         shown = "missing" if score is None else list(score.shape)
-        raise TrainingError(f"{folder}: score.weight is {shown}, expected [1, {config.width}]: a reward model of one label")
+        raise TrainingError(
+            f"{folder}: score.weight is {shown}, expected [1, {config.width}]: a reward model of one label"
+        )
     scorer = Scorer(Decoder(replace(config, tie_embeddings=True), dtype))
     ours = from_transformers(scorer.decoder.config, tensors, folder)
     with torch.no_grad():
@@ -165,7 +176,7 @@ class RewardTask(Task):
 
     def save(self, folder: Path, bench: Bench) -> None:
         """Write the folder of a *ForSequenceClassification."""
-        save_scorer(folder, self.scorer, bench.folder, bench.end, self.form.end_ids, bench.here)
+        save_scorer(folder, self.scorer, bench.folder, bench.end, self.form.end_ids[0], bench.here)
 
     def summary(self) -> dict[str, Any]:
         """The bins of the reliability diagram."""

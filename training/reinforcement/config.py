@@ -42,8 +42,12 @@ class RolloutConfig(TuneConfig):
 
     minibatches: int = knob(1, "updates of one pass over a step's completions", ge=1)
     passes: int = knob(1, "passes over a step's completions", "Schulman et al. 2017", ge=1)
-    clip_low: float = knob(0.2, "how far below 1 the ratio of probabilities may fall", "Schulman et al. 2017", gt=0, lt=1)
-    clip_high: float = knob(0.2, "how far above 1 it may rise; 0.28 lets rare tokens grow", "DAPO, arXiv 2503.14476", gt=0)
+    clip_low: float = knob(
+        0.2, "how far below 1 the ratio of probabilities may fall", "Schulman et al. 2017", gt=0, lt=1
+    )
+    clip_high: float = knob(
+        0.2, "how far above 1 it may rise; 0.28 lets rare tokens grow", "DAPO, arXiv 2503.14476", gt=0
+    )
     entropy_bonus: float = knob(0.0, "weight of the mean entropy of a token, which is raised", "Mnih et al. 2016", ge=0)
 
     watch_kl: bool = knob(True, "keep the reference and measure the divergence even where it has no weight")
@@ -53,7 +57,10 @@ class RolloutConfig(TuneConfig):
     stop_repetition: float | None = knob(None, "end the run over this share of repeated 4-grams", gt=0, lt=1)
     stop_length: float | None = knob(None, "end the run over so many tokens a completion", gt=0)
     stop_judge: float | None = knob(
-        None, "end the run once the judge's score is so far below its best while the reward is not", "Gao et al. 2022", gt=0
+        None,
+        "end the run once the judge's score is so far below its best while the reward is not",
+        "Gao et al. 2022",
+        gt=0,
     )
 
     @model_validator(mode="after")
@@ -76,23 +83,36 @@ class PpoConfig(RolloutConfig):
     minibatches: int = knob(2, "updates of one pass over a step's completions", ge=1)
     passes: int = knob(2, "passes over a step's completions", "Schulman et al. 2017", ge=1)
     value_from: Literal["auto", "policy", "reward"] = knob(
-        "auto", "what the value model starts as: the reward model (auto: where there is one), or the policy with a head of zeros"
+        "auto",
+        "what the value model starts as: the reward model (auto: where there is one), or the policy with a head of zeros",
     )
     value_learning_rate: float | None = knob(None, "peak for the value model; by default learning_rate", gt=0)
     value_coefficient: float = knob(0.5, "weight of its loss, which shares the clipping of gradients", gt=0)
-    value_clip: float | None = knob(0.2, "how far a value may move before its error counts in full; null: no clip", gt=0)
+    value_clip: float | None = knob(
+        0.2, "how far a value may move before its error counts in full; null: no clip", gt=0
+    )
     value_warmup: int = knob(0, "first steps in which the value model learns alone", ge=0)
     discount: float = knob(1.0, "gamma: what a reward one token later is worth", "Schulman et al. 2015", gt=0, le=1)
-    gae_decay: float = knob(0.95, "lambda: 1 trusts rewards alone, 0 the value model alone", "Schulman et al. 2015", ge=0, le=1)
+    gae_decay: float = knob(
+        0.95, "lambda: 1 trusts rewards alone, 0 the value model alone", "Schulman et al. 2015", ge=0, le=1
+    )
     whiten_advantages: bool = knob(True, "mean 0 and deviation 1 over the actions of a step")
-    whiten_rewards: bool = knob(False, "deviation 1 over the actions of a step, the mean as it was", "Ziegler et al. 2019")
+    whiten_rewards: bool = knob(
+        False, "deviation 1 over the actions of a step, the mean as it was", "Ziegler et al. 2019"
+    )
     truncated: Literal["score", "bootstrap"] = knob(
         "score", "a completion without end token: score it as it is, or go on with the value of its last state instead"
     )
-    kl: float = knob(0.05, "weight of the divergence from the reference, taken off each token's reward", "Ziegler et al. 2019", ge=0)
+    kl: float = knob(
+        0.05, "weight of the divergence from the reference, taken off each token's reward", "Ziegler et al. 2019", ge=0
+    )
     kl_estimator: Literal["k1", "k2", "k3"] = knob("k1", "of the divergence in the reward", "Schulman 2020")
-    kl_target: float | None = knob(None, "nats a completion that the weight is adapted to; null: fixed", "Ziegler et al. 2019", gt=0)
-    kl_horizon: float = knob(10_000.0, "with kl_target: completions in which the weight adapts", "Ziegler et al. 2019", gt=0)
+    kl_target: float | None = knob(
+        None, "nats a completion that the weight is adapted to; null: fixed", "Ziegler et al. 2019", gt=0
+    )
+    kl_horizon: float = knob(
+        10_000.0, "with kl_target: completions in which the weight adapts", "Ziegler et al. 2019", gt=0
+    )
 
 
 class GrpoConfig(RolloutConfig):
@@ -106,7 +126,9 @@ class GrpoConfig(RolloutConfig):
 
     group: int = knob(8, "completions of one prompt", "DeepSeekMath, arXiv 2402.03300", ge=2)
     baseline: Literal["group", "rloo"] = knob(
-        "group", "what a reward is held against: the mean of its group, or of the others in it", "Ahmadian et al. 2024 (RLOO)"
+        "group",
+        "what a reward is held against: the mean of its group, or of the others in it",
+        "Ahmadian et al. 2024 (RLOO)",
     )
     scale: Literal["group", "batch", "none"] = knob(
         "group", "what divides advantages: deviation of the group, of all, or nothing (Dr. GRPO)", "arXiv 2503.20783"
@@ -116,7 +138,9 @@ class GrpoConfig(RolloutConfig):
         "mean over completions of means over tokens (grpo), over tokens of the update (bnpo) or the step (dapo), over "
         "completions times max_new_tokens (dr_grpo), or one ratio for a whole completion (sequence, as in RLOO)",
     )
-    clip_ratio: float | None = knob(None, "bound of the ratio where the advantage is negative", "arXiv 1912.09729", gt=1)
+    clip_ratio: float | None = knob(
+        None, "bound of the ratio where the advantage is negative", "arXiv 1912.09729", gt=1
+    )
     kl: float = knob(0.0, "weight of the divergence from the reference", "DAPO does without", ge=0)
     kl_in: Literal["loss", "reward"] = knob("loss", "loss: by token, as GRPO; reward: of the whole completion, as RLOO")
     kl_estimator: Literal["k1", "k2", "k3"] = knob("k3", "of the divergence", "Schulman 2020")
@@ -124,10 +148,15 @@ class GrpoConfig(RolloutConfig):
         0, "times that new prompts are sampled in place of groups with equal rewards", "DAPO (dynamic sampling)", ge=0
     )
     truncated: Literal["score", "mask"] = knob(
-        "score", "a completion without end token: score it as it is, or learn nothing from it", "DAPO (overlong filtering)"
+        "score",
+        "a completion without end token: score it as it is, or learn nothing from it",
+        "DAPO (overlong filtering)",
     )
     overlong_tokens: int = knob(
-        0, "the last tokens before max_new_tokens, in which the reward falls by up to 1", "DAPO (soft overlong punishment)", ge=0
+        0,
+        "the last tokens before max_new_tokens, in which the reward falls by up to 1",
+        "DAPO (soft overlong punishment)",
+        ge=0,
     )
 
     @model_validator(mode="after")

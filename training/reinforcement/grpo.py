@@ -105,7 +105,9 @@ class GrpoTask(RolloutTask):
             losses = policy_losses(scores.logprobs, rows.old, rows.advantages, low, high, config.clip_ratio)
             loss = (losses * weights).sum()
         if config.kl and config.kl_in == "loss":
-            loss = loss + config.kl * (kl_estimates(scores.logprobs, rows.reference, config.kl_estimator) * weights).sum()
+            loss = (
+                loss + config.kl * (kl_estimates(scores.logprobs, rows.reference, config.kl_estimator) * weights).sum()
+            )
         actions = max(counts.actions, 1)
         if config.entropy_bonus:
             loss = loss - config.entropy_bonus * (scores.entropies * rows.mask).sum() / actions

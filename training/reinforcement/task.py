@@ -104,7 +104,9 @@ class RolloutTask(Task):
             Random(f"{self.config.seed}:{number}:{visit}").shuffle(order)
             size = len(order) // self.config.minibatches
             for start in range(0, len(order), size):
-                updates.append(self.update([rollouts[at] for at in order[start : start + size]], rollouts, number, rate))
+                updates.append(
+                    self.update([rollouts[at] for at in order[start : start + size]], rollouts, number, rate)
+                )
         self.after(rollouts)
         self.stop_reason = self.watch.look(figures)
         self.calm, self.done = self.watch.calm(figures), number + 1

@@ -65,7 +65,9 @@ class Task:
 
     kind: str  # sft, reward, ...: the name of its command and section
     stop_reason: str | None = None  # set by a step or validation after which training must end
-    good_step: int | None = None  # set by `state`: the checkpoint that is kept in place of the last if `stop_reason` ends it
+    good_step: int | None = (
+        None  # set by `state`: the checkpoint that is kept in place of the last if `stop_reason` ends it
+    )
 
     def inputs(self) -> list[str]:
         """What identifies its data, beside knobs and model. Reads and checks them; raises `TrainingError`."""
