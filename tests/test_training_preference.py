@@ -1,6 +1,7 @@
 """Reward models and DPO, from rows to folders: what is learned, saved, resumed, refused."""
 
 import json
+from itertools import pairwise
 
 import pytest
 import torch
@@ -70,7 +71,9 @@ def test_a_reward_model_learns_which_answers_are_better(base, pairs, tmp_path):
     scorer = load_scorer(tmp_path / "out", torch.device("cpu"))
     form = chat_format(tmp_path / "out")
     better, worse = (
-        encode_answer([{"role": "user", "content": "what is 7 and 7"}], [{"role": "assistant", "content": text}], form, "x")
+        encode_answer(
+            [{"role": "user", "content": "what is 7 and 7"}], [{"role": "assistant", "content": text}], form, "x"
+        )
         for text in ("kind words: 7 and 7", "go away, 7 and 7")
     )
     with torch.no_grad():
@@ -80,7 +83,11 @@ def test_a_reward_model_learns_which_answers_are_better(base, pairs, tmp_path):
 def test_margins_and_centring_change_what_is_learned(base, tmp_path):
     rows = [{**row, "margin": 3.0} for row in pair_rows(40)]
     path = write_rows(tmp_path / "pairs.jsonl", rows)
-    for name, knobs in {"plain": {"margins": False}, "margin": {}, "centred": {"margins": False, "centring": 0.1}}.items():
+    for name, knobs in {
+        "plain": {"margins": False},
+        "margin": {},
+        "centred": {"margins": False, "centring": 0.1},
+    }.items():
         reward(config_of(RewardConfig, steps=2, **knobs), base, path, tmp_path / name, log=quiet)
     losses = {name: metrics(tmp_path / name)[0]["loss"] for name in ("plain", "margin", "centred")}
     assert losses["margin"] == pytest.approx(losses["plain"] + 3.0 - 0.6, abs=0.2)
@@ -138,7 +145,7 @@ def test_every_knob_of_dpo_changes_the_loss(base, pairs, tmp_path):
         "ipo of sums": {"loss": "ipo", "by_token": False},
     }
     losses = sorted(loss(name, **knobs) for name, knobs in runs.items())
-    assert min(b - a for a, b in zip(losses, losses[1:], strict=False)) > 1e-5
+    assert min(b - a for a, b in pairwise(losses)) > 1e-5
 
 
 def test_the_reference_is_that_of_the_start_also_in_a_resumed_run(base, pairs, tmp_path):
@@ -155,7 +162,9 @@ def test_the_reference_is_that_of_the_start_also_in_a_resumed_run(base, pairs, t
 
 def test_a_warning_is_given_once_when_chosen_answers_grow_unlikely(base, tmp_path):
     """Both answers nearly alike: their difference grows while both sink."""
-    rows = [{"prompt": row["prompt"], "chosen": row["chosen"], "rejected": row["chosen"] + "."} for row in pair_rows(40)]
+    rows = [
+        {"prompt": row["prompt"], "chosen": row["chosen"], "rejected": row["chosen"] + "."} for row in pair_rows(40)
+    ]
     path = write_rows(tmp_path / "pairs.jsonl", rows)
     said = []
     config = config_of(DpoConfig, steps=30, learning_rate=2e-2, beta=0.1, collapse_warning=0.2)
@@ -185,7 +194,10 @@ def test_the_answers_own_tokens_are_wanted_and_no_others(base):
 
 def test_pairs_of_one_prompt_are_held_out_together_and_long_or_equal_ones_left_out(base, tmp_path):
     rows = pair_rows(60) + [{**row, "chosen": "kind"} for row in pair_rows(60)]
-    rows += [{"prompt": "long", "chosen": "x" * 500, "rejected": "y"}, {"prompt": "same", "chosen": "x", "rejected": "x"}]
+    rows += [
+        {"prompt": "long", "chosen": "x" * 500, "rejected": "y"},
+        {"prompt": "same", "chosen": "x", "rejected": "x"},
+    ]
     pairs = read_pairs(write_rows(tmp_path / "pairs.jsonl", rows))
     said = []
     train, held_out = encode_pairs(pairs, chat_format(base), 64, 0.3, said.append)
@@ -251,7 +263,7 @@ def test_nothing_to_train_on_is_said(base, tmp_path):
 
 
 def test_a_folder_that_is_no_reward_model_is_refused(base):
-    with pytest.raises(TrainingError, match="LlamaForCausalLM.*LlamaForSequenceClassification"):
+    with pytest.raises(TrainingError, match=r"LlamaForCausalLM.*LlamaForSequenceClassification"):
         load_scorer(base, torch.device("cpu"))
 
 

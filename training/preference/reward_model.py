@@ -59,9 +59,7 @@ class Scorer(nn.Module):
         return (hidden.float() @ self.score.weight.float().T)[..., 0]
 
 
-def save_scorer(
-    folder: Path, scorer: Scorer, tokenizer_dir: Path, end: list[int], turn_end: int, here: Place
-) -> None:
+def save_scorer(folder: Path, scorer: Scorer, tokenizer_dir: Path, end: list[int], turn_end: int, here: Place) -> None:
     """Write config, float32 weights and tokenizer as transformers loads them. All processes call this, the first writes.
 
     end: ids that end a text; turn_end: the one that ends an assistant's turn. transformers finds a conversation's last token as the

@@ -37,7 +37,9 @@ class RolloutConfig(TuneConfig):
     min_p: float | None = knob(None, "sample from tokens at least this share as likely as the likeliest", ge=0, le=1)
 
     verifier: str | None = knob(None, "checks answers of prompts that name no verifier themselves")
-    verifier_options: dict[str, Any] = knob({}, "options of all verifiers")
+    verifier_options: dict[str, dict[str, Any]] = knob(
+        {}, "options of each verifier by its name: {number: {marker: boxed}}"
+    )
     missing_end_penalty: float = knob(0.0, "taken off the reward of a completion without an end token", "TRL", ge=0)
 
     minibatches: int = knob(1, "updates of one pass over a step's completions", ge=1)

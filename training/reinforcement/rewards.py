@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,48 +11,55 @@ from typing import Any
 import torch
 
 from training.chat.format import ChatFormat, chat_format
-from training.device import Place
+from training.device import Place, available_threads
 from training.knobs import TrainingError
 from training.preference.pairs import Answer, last_positions, pad
 from training.preference.reward_model import Scorer, load_scorer
 from training.reinforcement.prompts import Prompt
 from training.tuning.run import model_identity
-
-Checker = Callable[[str, str], Any]  # completion, answer -> a verdict with a `score`
+from training.verify import verifier
+from training.verify.verdict import Verifier
 
 
 class Verifiers:
-    """The verifiers that prompts name, each made once."""
+    """The verifiers that prompts name, each made once. options: those of each by its name."""
 
-    def __init__(self, options: dict[str, Any]) -> None:
+    def __init__(self, options: dict[str, dict[str, Any]]) -> None:
         self.options = options
-        self.made: dict[str, Checker] = {}
+        self.made: dict[str, Verifier] = {}
 
     def check(self, prompts: Sequence[Prompt]) -> None:
-        """Raise `TrainingError` for a verifier that does not exist, or that has nothing to check by."""
+        """Raise `TrainingError` for a verifier that does not exist, or an answer that it cannot check by."""
         for prompt in prompts:
             if prompt.verifier is None:
                 continue
             if prompt.answer is None:
                 raise TrainingError(f"{prompt.where}: verifier {prompt.verifier!r} but no answer to check by")
             try:
-                self.get(prompt.verifier)
+                check = self.get(prompt.verifier)
+                if prompt.verifier != "python_tests":  # which would start a process for each
+                    check("", prompt.answer)
             except TrainingError as error:
                 raise TrainingError(f"{prompt.where}: {error}") from None
 
-    def get(self, name: str) -> Checker:
+    def get(self, name: str) -> Verifier:
         """The verifier of this name."""
         if name not in self.made:
-            from training.verify import verifier
-
-            self.made[name] = verifier(name, **self.options)
+            self.made[name] = verifier(name, **self.options.get(name, {}))
         return self.made[name]
 
-    def score(self, prompt: Prompt, text: str) -> float | None:
-        """What the prompt's verifier says of a completion; None if it has none."""
-        if prompt.verifier is None or prompt.answer is None:
-            return None
-        return float(self.get(prompt.verifier)(text, prompt.answer).score)
+    def score(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[float]:
+        """What each prompt's verifier says of its completion, in order; 0 of a prompt without one."""
+
+        def one(prompt: Prompt, text: str) -> float:
+            if prompt.verifier is None or prompt.answer is None:
+                return 0.0
+            return float(self.get(prompt.verifier)(text, prompt.answer).score)
+
+        if any(prompt.verifier == "python_tests" for prompt in prompts):
+            with ThreadPoolExecutor(available_threads()) as pool:
+                return list(pool.map(one, prompts, texts))
+        return [one(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
 
 
 class RewardModel:
@@ -90,7 +98,7 @@ class RewardModel:
 class Rewards:
     """A run's rewards: verifiers and reward models, and the judge that is only watched."""
 
-    def __init__(self, models: Sequence[Path], judge: Path | None, options: dict[str, Any]) -> None:
+    def __init__(self, models: Sequence[Path], judge: Path | None, options: dict[str, dict[str, Any]]) -> None:
         self.folders, self.judge_folder = list(models), judge
         self.verifiers = Verifiers(options)
         self.models: list[RewardModel] = []
@@ -120,7 +128,7 @@ class Rewards:
 
     def score(self, prompts: Sequence[Prompt], texts: Sequence[str], ended: Sequence[bool]) -> list[float]:
         """The reward of each completion: the sum of what rewards it."""
-        found = [self.verifiers.score(prompt, text) or 0.0 for prompt, text in zip(prompts, texts, strict=True)]
+        found = self.verifiers.score(prompts, texts)
         for model in self.models:
             found = [sum(both) for both in zip(found, model.score(prompts, texts, ended), strict=True)]
         return found
