@@ -36,9 +36,7 @@ def read_probes(path: Path) -> list[Probe]:
     for where, row in rows(path):
         if "answer" not in row:
             raise TrainingError(f"{where}: answer is missing; null stands for a question that nobody can answer")
-        found.append(
-            Probe(read_messages(row, where), _references(row["answer"], where), language_of_row(row, where))
-        )
+        found.append(Probe(read_messages(row, where), _references(row["answer"], where), language_of_row(row, where)))
     if not found:
         raise TrainingError(f"{path}: has no probes")
     return found

@@ -156,7 +156,9 @@ def resolve(values: Mapping[str, Any], where: str = "evaluate") -> EvaluateConfi
 def _describe(problem: Any, where: str) -> str:
     key = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        known = (SECTIONS.get(problem["loc"][0], EvaluateConfig) if len(problem["loc"]) > 1 else EvaluateConfig).model_fields
+        known = (
+            SECTIONS.get(problem["loc"][0], EvaluateConfig) if len(problem["loc"]) > 1 else EvaluateConfig
+        ).model_fields
         near = difflib.get_close_matches(str(problem["loc"][-1]), known, 1)
         return f"{where}: unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else "")
     message = problem["msg"].removeprefix("Value error, ")

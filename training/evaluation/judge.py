@@ -14,7 +14,9 @@ from training.evaluation.endpoint import Endpoint
 from training.evaluation.intervals import bootstrap
 
 Verdict = Literal["A", "B", "tie"]
-INSTRUCTION = "Which answer helps the user more? Look at whether it is correct, does what was asked, and is to the point."
+INSTRUCTION = (
+    "Which answer helps the user more? Look at whether it is correct, does what was asked, and is to the point."
+)
 VERDICT = re.compile(r"verdict\W{0,6}(A|B|tie)\b", re.IGNORECASE)
 
 
