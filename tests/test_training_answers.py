@@ -14,7 +14,6 @@ import torch
 from rouge_score.rouge_scorer import RougeScorer
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from training.config import TrainingError
 from training.evaluation.abstention import (
     BUNDLED,
     abstention_scores,
@@ -34,6 +33,7 @@ from training.evaluation.questions import read_questions
 from training.evaluation.safety import BUNDLED as SAFETY
 from training.evaluation.safety import read_requests, safety_scores
 from training.evaluation.similarity import bertscore, load_encoder
+from training.knobs import TrainingError
 
 ANSWERS = ["The mill grinds corn.", "a river, by the old mill", "", "42", "Paris is the capital", "the a an", "粉屋 は"]
 REFERENCES = [

@@ -11,7 +11,8 @@ from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_fun
 from tests.model_common import DOCUMENTS, FAMILIES, random_model, shape, tokens
 from training import attention
 from training.attention import Sight, attend, block_mask, document_lengths, document_segments, row_mask, sight_of_rows
-from training.config import TrainingError, resolve
+from training.config import resolve
+from training.knobs import TrainingError
 from training.loss import IGNORED
 from training.model import Decoder, load_balance, model_config
 

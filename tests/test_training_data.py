@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from tests.training_common import EOS, make, texts
-from training.config import TrainingError
 from training.data import Batches, load_batch, open_dataset, permute, sample_row, step_rows
+from training.knobs import TrainingError
 from training.loss import IGNORED
 from training.metrics import MetricsFile, token_counts, unigram_bits_per_byte
 from training.vocabulary import byte_alphabet, encode_text, load_tokenizer, token_bytes

@@ -25,7 +25,6 @@ from tests.training_common import SMALL, make, texts
 from tokenizer_training.dataset.read import TokenDataset
 from training import cli
 from training.checkpoint import load_model
-from training.config import TrainingError
 from training.config import resolve as pretrain_config
 from training.evaluation import harness as harness_module
 from training.evaluation.choices import encode_pair, run_task
@@ -40,6 +39,7 @@ from training.evaluation.scoring import Request, score
 from training.evaluation.texts import Document, count_words, file_documents, split_documents
 from training.evaluation.windows import rolling_windows
 from training.generate import generate_tokens, greedy, random_sampler
+from training.knobs import TrainingError
 from training.pretrain import pretrain
 from training.vocabulary import load_tokenizer, token_bytes
 

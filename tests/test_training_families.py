@@ -12,7 +12,8 @@ from tests.training_common import make
 from training.architectures import config_json, from_transformers, to_transformers, weights
 from training.attention import document_positions
 from training.checkpoint import load_model, save_model
-from training.config import TrainingError, resolve
+from training.config import resolve
+from training.knobs import TrainingError
 from training.model import Decoder, KeyValueCache
 
 CPU = torch.device("cpu")

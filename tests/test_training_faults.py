@@ -19,10 +19,12 @@ import training.saver
 import training.step
 from tests.training_common import SMALL, make
 from training.checkpoint import checkpoints
-from training.config import TrainingError, resolve
+from training.config import resolve
 from training.data import Batches, load_batch, open_dataset, step_rows
+from training.knobs import TrainingError
 from training.model import Decoder
-from training.pretrain import Stopped, pretrain
+from training.pretrain import pretrain
+from training.resume import Stopped
 from training.watch import norm_limit, position, remember
 
 

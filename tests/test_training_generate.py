@@ -16,7 +16,7 @@ from tests.training_common import SMALL, make
 from training import cli
 from training.checkpoint import load_model, save_model
 from training.commands.knobs import knobs, markdown
-from training.config import TrainingError, resolve
+from training.config import resolve
 from training.generate import (
     generate,
     generate_tokens,
@@ -26,6 +26,7 @@ from training.generate import (
     with_top_k,
     with_top_p,
 )
+from training.knobs import TrainingError
 from training.model import Decoder, ModelConfig
 from training.presets import PRESETS
 from training.pretrain import pretrain

@@ -28,9 +28,9 @@ from transformers import (
 from tests.training_common import texts, write_tokenizer
 from tokenizer_training.vocabulary.exports.gguf import export_gguf as export_vocabulary
 from training import cli
-from training.config import TrainingError
 from training.exports.gguf import export_gguf
 from training.exports.gguf_names import rope_factors
+from training.knobs import TrainingError
 
 ROWS = 416  # more than the tokenizer has
 SIZES = {

@@ -10,10 +10,11 @@ import torch
 
 from tests.training_common import SMALL
 from tests.training_sources import LANGUAGES, SOURCES, make_sources
-from training.config import TrainingError, resolve
+from training.config import resolve
 from training.data import load_batch, open_dataset
 from training.device import place
 from training.held_out import label_rows, validate
+from training.knobs import TrainingError
 from training.model import Decoder, model_config
 from training.pretrain import pretrain
 from training.vocabulary import token_bytes

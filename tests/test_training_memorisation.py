@@ -11,12 +11,12 @@ import torch
 from tests.training_common import SMALL, write_dataset, write_tokenizer
 from tokenizer_training.dataset.read import TokenDataset
 from training.checkpoint import load_model
-from training.config import TrainingError
 from training.config import resolve as pretrain_config
 from training.evaluation.canaries import exposure
 from training.evaluation.canaries_file import Canary, read_canaries
 from training.evaluation.continuations import continue_all
 from training.evaluation.memorisation import memorisation, passages
+from training.knobs import TrainingError
 from training.pretrain import pretrain
 from training.vocabulary import load_tokenizer
 

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from tests.training_common import make
 from training.attention import document_positions, document_segments, row_mask
 from training.checkpoint import load_model, save_model
-from training.config import TrainingError
+from training.knobs import TrainingError
 from training.loss import IGNORED
 from training.model import Decoder, KeyValueCache, ModelConfig
 

@@ -9,13 +9,15 @@ import pytest
 
 from tests.training_common import SMALL
 from tests.training_sources import make_sources
-from training.config import TrainingError, resolve
+from training.config import resolve
 from training.data import open_dataset
 from training.flops import flops_per_token, mean_visible_keys
+from training.knobs import TrainingError
 from training.metrics import MetricsFile, TimeLeft
 from training.model import model_config
 from training.monitor import duration
-from training.pretrain import Stopped, pretrain
+from training.pretrain import pretrain
+from training.resume import Stopped
 from training.terminal import terminal
 from training.trackers import scalars
 

@@ -13,11 +13,13 @@ from safetensors.torch import load_file
 from tests.training_common import SMALL, make
 from tests.training_processes import finish, run_jobs, start_pair
 from training.checkpoint import checkpoints
-from training.config import TrainingError, resolve
+from training.config import resolve
 from training.device import place
+from training.knobs import TrainingError
 from training.model import Decoder, ModelConfig
 from training.parallel import choose_parallel
-from training.pretrain import Stopped, pretrain
+from training.pretrain import pretrain
+from training.resume import Stopped
 
 VALUES = {**SMALL, "threads": 1, "grad_clip": 0.05, "micro_batch_rows": 1, "eval_rows": 7}
 LONG = {**VALUES, "steps": 50, "save_every": 25, "eval_every": 50}

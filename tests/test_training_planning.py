@@ -12,7 +12,8 @@ import torch
 from tests.training_common import SMALL, make
 from training import flops, loss
 from training.cli import main
-from training.config import TrainingError, resolve
+from training.config import resolve
+from training.knobs import TrainingError
 from training.model import Decoder, model_config
 from training.planning import memory
 from training.planning.check import check, cpu_memory

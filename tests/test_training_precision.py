@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.test_training_step import batch, decoder, draw, gradients, small
-from training.config import TrainingError
+from training.knobs import TrainingError
 from training.model import Decoder
 from training.norm import rms_norm
 from training.precision import BACKWARD, FORWARD, float8_linear, quantise, set_precision, use_float8

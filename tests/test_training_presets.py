@@ -6,7 +6,8 @@ import torch
 from tests.model_common import shape, tokens
 from training import cli
 from training.commands.arguments import config_from
-from training.config import PretrainConfig, TrainingError, resolve
+from training.config import PretrainConfig, resolve
+from training.knobs import TrainingError
 from training.model import Decoder, ModelConfig, model_config
 from training.presets import PRESETS, RopeScaling, gated_width
 

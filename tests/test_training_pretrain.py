@@ -18,15 +18,17 @@ from transformers import AutoModelForCausalLM, get_cosine_with_min_lr_schedule_w
 
 from tests.training_common import SMALL, make
 from training.checkpoint import checkpoints
-from training.config import TrainingError, resolve
+from training.config import resolve
 from training.data import load_batch, open_dataset, step_rows
 from training.device import place
 from training.held_out import validate
+from training.knobs import TrainingError
 from training.loss import IGNORED
 from training.metrics import TIMED, bits_per_byte
 from training.model import Decoder, document_positions
 from training.optimizer import build_optimizer
-from training.pretrain import Stopped, _shape, pretrain
+from training.pretrain import _shape, pretrain
+from training.resume import Stopped
 from training.schedule import learning_rate
 from training.step import BadRows, train_step
 from training.vocabulary import token_bytes

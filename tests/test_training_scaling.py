@@ -8,7 +8,8 @@ import pytest
 
 from tests.training_common import SMALL, make
 from training.cli import main
-from training.config import TrainingError, resolve
+from training.config import resolve
+from training.knobs import TrainingError
 from training.planning.laws import BESIROGLU, HOFFMANN, MUENNIGHOFF
 from training.scaling import fit as fitting
 from training.scaling import ladder

@@ -20,9 +20,10 @@ from transformers import (
     get_wsd_schedule,
 )
 
-from training.config import PretrainConfig, TrainingError, resolve
+from training.config import PretrainConfig, resolve
 from training.data import Batch
 from training.device import Place
+from training.knobs import TrainingError
 from training.loss import IGNORED, token_losses
 from training.model import Decoder, ModelConfig
 from training.optimizer import Muon, build_optimizer, clip_gradient, gradient_norm, muon_direction, parameter_groups

@@ -11,10 +11,12 @@ from tests.training_common import SMALL
 from tests.training_sources import make_sources
 from tokenizer_training.dataset.loader import permute, row_sample, sample_row, unpermute
 from training.cli import main
-from training.config import TrainingError, resolve
+from training.config import resolve
 from training.data import open_dataset, step_rows
+from training.knobs import TrainingError
 from training.lineage import read_run
-from training.pretrain import Stopped, pretrain
+from training.pretrain import pretrain
+from training.resume import Stopped
 from training.trace import batch_of, order_of, steps_of_document
 from training.watch import position
 

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from training.config import TrainingError
+from training.knobs import TrainingError
 from training.model import Decoder, ModelConfig
 from training.parallel import whole
 from training.presets import RopeScaling
@@ -241,7 +241,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 # config.json
 
 
-def config_json(config: ModelConfig, eos_id: int) -> dict[str, Any]:
+def config_json(config: ModelConfig, eos_id: int | list[int]) -> dict[str, Any]:
     """config.json of the family.
 
     No `pad_token_id`: transformers would freeze that embedding, and ours is the end-of-document token.

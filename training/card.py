@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from tokenizer_training.dataset.read import TokenDataset
 from training.checkpoint import write_whole
-from training.config import TrainingError
+from training.knobs import TrainingError
 
 MOST = 30  # rows of a table
 COLUMNS = ("language", "licence")  # of documents/, counted for the card

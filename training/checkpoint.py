@@ -18,10 +18,10 @@ import torch
 import xxhash
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from training.architectures import config_json, fill_weights, read_model_config, weights
-from training.config import TrainingError
+from training.knobs import TrainingError
 from training.model import Decoder
 from training.optimizer import Optimizer
 from training.parallel import is_part
@@ -57,18 +57,23 @@ def sync(path: Path) -> None:
 
 
 def save_model(
-    folder: Path, model: Decoder, tokenizer_dir: Path, eos_id: int, tensors: dict[str, Tensor] | None = None
+    folder: Path,
+    model: Decoder,
+    tokenizer_dir: Path,
+    eos_id: int | list[int],
+    tensors: dict[str, Tensor] | None = None,
 ) -> None:
     """Write config, float32 weights and tokenizer as transformers loads them.
 
-    `tensors`: what `weights(model)` gave, where it was called before: in all processes, if the model is sharded.
+    `eos_id`: what ends a text; the first of several also pads. `tensors`: what `weights(model)` gave, where it was called before: in all processes, if the model is sharded.
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "model.safetensors", lambda file: write_tensors(file, tensors or weights(model)))
     for name in TOKENIZER_FILES:
         if (tokenizer_dir / name).exists():
             write_whole(folder / name, partial(shutil.copyfile, tokenizer_dir / name))
-    write_json(folder / "generation_config.json", {"eos_token_id": eos_id, "pad_token_id": eos_id})
+    first = eos_id[0] if isinstance(eos_id, list) else eos_id
+    write_json(folder / "generation_config.json", {"eos_token_id": eos_id, "pad_token_id": first})
     write_json(folder / "config.json", config_json(model.config, eos_id))
 
 
@@ -134,7 +139,7 @@ def verify(folder: Path, state: dict[str, Any], share: int = 0, shares: int = 1)
             raise _broken(folder, f"{name} is not what was written: its checksum differs")
 
 
-def load_state(folder: Path, model: Decoder, optimizer: Optimizer) -> None:
+def load_state(folder: Path, model: nn.Module, optimizer: Optimizer) -> None:
     """Put model and optimizer back to where they were, whole or sharded now, whatever wrote the checkpoint."""
     names: dict[str, Tensor] = dict(model.named_parameters())
     sharded = any(is_part(parameter) for parameter in names.values()) or any(folder.glob("shard-*"))

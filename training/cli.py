@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from training.commands import evaluate, export, generate, knobs, plan, pretrain, report, scaling, trace
-from training.config import TrainingError
+from training.knobs import TrainingError
 
 COMMANDS = (pretrain, generate, evaluate, export, plan, scaling, trace, report, knobs)
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tokenizer_training.dataset.loader import permute, read_rows, sample_row, step_rows, will_need
 from tokenizer_training.dataset.read import PackedSplit, TokenDataset
-from training.config import TrainingError
+from training.knobs import TrainingError
 from training.loss import IGNORED
 
 __all__ = ["Batch", "Batches", "Dataset", "Rows", "load_batch", "open_dataset", "permute", "sample_row", "step_rows"]

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from training.config import PretrainConfig, TrainingError
+from training.knobs import TrainerConfig, TrainingError
 
 T = TypeVar("T")
 # how the libraries below report a process that is gone: they have no class of error for it
@@ -121,7 +121,7 @@ def choose_threads(wanted: int | None) -> int:
 
 
 @contextmanager
-def place(config: PretrainConfig) -> Iterator[Place]:
+def place(config: TrainerConfig) -> Iterator[Place]:
     """Take this process's place, alone or among those that torchrun started; leave torch's settings as they were.
 
     On the CPU equal input at an equal number of threads gives equal bits; deterministic algorithms are asked for there,
@@ -171,3 +171,8 @@ def place(config: PretrainConfig) -> Iterator[Place]:
         torch.set_num_threads(before[0])
         torch.use_deterministic_algorithms(before[1])
         deterministic.fill_uninitialized_memory = filled
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Set torch's generators for one step: they depend on the step and the process alone, so that no draw is lost."""
+    torch.manual_seed((seed * 0x9E3779B97F4A7C15 + step * 1_000_003 + rank) % 2**63)

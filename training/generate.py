@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from training.checkpoint import load_model
-from training.config import TrainingError
+from training.knobs import TrainingError
 from training.model import Decoder, KeyValueCache
 from training.vocabulary import encode_text, load_tokenizer
 

@@ -20,9 +20,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from tokenizer_training.dataset.read import PackedSplit, TokenDataset
-from training.config import PretrainConfig, TrainingError
+from training.config import PretrainConfig
 from training.data import Batch, Rows, load_batch
 from training.device import Place
+from training.knobs import TrainingError
 from training.loss import IGNORED
 from training.metrics import bits_per_byte
 from training.parallel import unwrap

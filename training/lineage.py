@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from training.checkpoint import FORMAT, write_json
-from training.config import PretrainConfig, TrainingError, resolve
+from training.config import PretrainConfig, resolve
 from training.data import Dataset
+from training.knobs import TrainingError
 
 
 def lineage(
@@ -27,11 +28,12 @@ def lineage(
         "sequence_length": data.sequence_length,
         "tokenizer_sha256": facts["tokenizer_sha256"],
         "tokens_checksum": facts.get("checksum"),
-        "folders": {name: folder and _both(folder, out_dir) for name, folder in folders.items()},
+        "folders": {name: folder and both(folder, out_dir) for name, folder in folders.items()},
     }
 
 
-def _both(folder: Path, out_dir: Path) -> dict[str, str]:
+def both(folder: Path, out_dir: Path) -> dict[str, str]:
+    """A folder's place: absolute, and as seen from `out_dir`."""
     absolute = folder.resolve()
     return {"absolute": str(absolute), "relative": os.path.relpath(absolute, out_dir.resolve())}
 

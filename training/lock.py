@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from training.config import TrainingError
+from training.knobs import TrainingError
 
 try:
     import fcntl

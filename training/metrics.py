@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from tokenizer_training.dataset.read import TokenDataset
-from training.config import TrainingError
 from training.data import Rows, load_batch
+from training.knobs import TrainingError
 
 # values of metrics.jsonl that come from clocks and the machine; all others are equal in equal runs
 TIMED = frozenset({"seconds", "tokens_per_second", "mfu", "memory_bytes", "data_wait", "seconds_left"})

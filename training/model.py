@@ -20,7 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.attention import Sight, attend, document_positions, sight_of_rows, sight_with_past
-from training.config import PretrainConfig, TrainingError
+from training.config import PretrainConfig
+from training.knobs import TrainingError
+from training.logprobs import token_scores
 from training.loss import IGNORED, Losses, token_losses
 from training.norm import rms_norm
 from training.presets import RopeScaling
@@ -339,6 +341,7 @@ class Decoder(nn.Module):
         targets: Tensor | None = None,
         documents: Tensor | None = None,
         cache: KeyValueCache | None = None,
+        logprobs: float | None = None,
     ) -> Any:
         """Predict the next token at every position.
 
@@ -346,8 +349,34 @@ class Decoder(nn.Module):
         `[B, L]` as the packer gives them, negative where padded; if given, a position sees only its own document and positions
         restart at 0 in each. cache: keys and values of earlier positions of the same rows (not together with `documents`).
 
-        Returns float32 logits `[B, L, V]`, or with `targets` `loss.Losses`.
+        Returns float32 logits `[B, L, V]`; with `targets` `loss.Losses`; with `targets` and `logprobs`, a temperature,
+        `logprobs.TokenScores` of the targets at that temperature.
         """
+        x, routers = self._layers(tokens, documents, cache)
+        if targets is None:
+            return self.lm_head(x)[..., : self.config.vocab_size].float()
+        # ids that pad the vocabulary have no logit, so they take no probability and get no gradient
+        weight = self.lm_head.weight
+        if self.config.padded_vocab_size:
+            weight = weight[: self.config.vocab_size]
+        if logprobs is not None:
+            return token_scores(x, weight, targets, logprobs)
+        losses = token_losses(x, weight, targets, self.z_loss)
+        if self.config.experts and self.config.balance_coefficient:
+            real = torch.ones_like(tokens, dtype=torch.bool) if documents is None else documents >= 0
+            balance = load_balance(torch.stack(routers), self.config.experts_per_token, real)
+            share = (targets != IGNORED).sum(dim=1) * self.config.balance_coefficient
+            losses = Losses(losses.objective + (balance * share).sum(), losses.nll)
+        return losses
+
+    def hidden(self, tokens: Tensor, documents: Tensor | None = None, cache: KeyValueCache | None = None) -> Tensor:
+        """What the output projection sees, `[B, L, W]` behind the last norm: for heads of another kind."""
+        return self._layers(tokens, documents, cache)[0]
+
+    def _layers(
+        self, tokens: Tensor, documents: Tensor | None, cache: KeyValueCache | None
+    ) -> tuple[Tensor, list[Any]]:
+        """`hidden`, and the routers' probabilities of each layer with experts."""
         length, past = tokens.shape[1], cache.length if cache else 0
         if documents is not None:
             positions = document_positions(documents)
@@ -367,20 +396,7 @@ class Decoder(nn.Module):
             routers.append(router)
         if cache is not None:
             cache.length += length
-        x = self.model.norm(x)
-        if targets is None:
-            return self.lm_head(x)[..., : self.config.vocab_size].float()
-        # ids that pad the vocabulary have no logit, so they take no probability and get no gradient
-        weight = self.lm_head.weight
-        if self.config.padded_vocab_size:
-            weight = weight[: self.config.vocab_size]
-        losses = token_losses(x, weight, targets, self.z_loss)
-        if self.config.experts and self.config.balance_coefficient:
-            real = torch.ones_like(tokens, dtype=torch.bool) if documents is None else documents >= 0
-            balance = load_balance(torch.stack(routers), self.config.experts_per_token, real)
-            share = (targets != IGNORED).sum(dim=1) * self.config.balance_coefficient
-            losses = Losses(losses.objective + (balance * share).sum(), losses.nll)
-        return losses
+        return self.model.norm(x), routers
 
     def embed(self, tokens: Tensor, positions: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
         """What goes into the first layer `[B, L, W]`, and the cosines and sines of the positions if they are rotary."""

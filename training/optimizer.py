@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from training.config import PretrainConfig
+from training.knobs import TrainerConfig
 from training.parallel import is_part, whole
 
 MUON_STEPS = 5  # of Newton-Schulz, with coefficients a, b, c that make small singular values grow fastest (Jordan 2024)
@@ -81,7 +81,7 @@ class Optimizer:
         return MUON_ENTRIES if isinstance(part, Muon) else ADAMW_ENTRIES
 
 
-def build_optimizer(model: nn.Module, config: PretrainConfig) -> Optimizer:
+def build_optimizer(model: nn.Module, config: TrainerConfig) -> Optimizer:
     """The optimizer that the config asks for, over all parameters of the model that learn.
 
     Matrices and embeddings decay, vectors (norms and biases) do not; `decay_embeddings: false` spares embeddings too.
@@ -101,7 +101,7 @@ def build_optimizer(model: nn.Module, config: PretrainConfig) -> Optimizer:
     return Optimizer(parts, names)
 
 
-def parameter_groups(model: nn.Module, config: PretrainConfig) -> list[dict[str, Any]]:
+def parameter_groups(model: nn.Module, config: TrainerConfig) -> list[dict[str, Any]]:
     """The parameters in groups of equal treatment: `params`, `weight_decay`, `rate_scale`, `muon`; none is empty.
 
     A tied output projection is an embedding here.

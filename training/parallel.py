@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from training.config import PretrainConfig
 from training.device import Place
+from training.knobs import TrainerConfig
 from training.planning.check import STATE_BYTES
 
 
-def choose_parallel(config: PretrainConfig, model: nn.Module, here: Place) -> str:
+def choose_parallel(config: TrainerConfig, model: nn.Module, here: Place) -> str:
     """`none` for one process, else `ddp` or `fsdp2` (see the knob `parallel`)."""
     if here.world == 1:
         return "none"
@@ -27,7 +27,7 @@ def choose_parallel(config: PretrainConfig, model: nn.Module, here: Place) -> st
     return "fsdp2" if needed > torch.cuda.get_device_properties(here.device).total_memory / 2 else "ddp"
 
 
-def distribute(model: nn.Module, config: PretrainConfig, here: Place) -> str:
+def distribute(model: nn.Module, config: TrainerConfig, here: Place) -> str:
     """Put a model, equal in all processes and on the CPU, where it computes; sharded if `fsdp2`. Returns the kind.
 
     Before the optimizer is built. FSDP2 (`fully_shard`; Zhao et al. 2023, arXiv 2304.11277): a unit for each layer, one

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from training.config import PretrainConfig, TrainingError
+from training.knobs import TrainerConfig, TrainingError
 
 FORWARD, BACKWARD = torch.float8_e4m3fn, torch.float8_e5m2
 STEP = 16  # rows and columns of 8-bit products come in multiples of this
 
 
-def set_precision(model: nn.Module, config: PretrainConfig, device: torch.device, dtype: torch.dtype) -> None:
+def set_precision(model: nn.Module, config: TrainerConfig, device: torch.device, dtype: torch.dtype) -> None:
     """Let the products of a decoder be computed as the config says; `dtype` is what the run resolved it to.
 
     Raises `TrainingError` if the device or the model's shape cannot.

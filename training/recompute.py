@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-from training.config import PretrainConfig
+from training.knobs import TrainerConfig
 
 aten = torch.ops.aten
 DEAR = frozenset(
@@ -34,7 +34,7 @@ DEAR = frozenset(
 )
 
 
-def recompute_layers(model: nn.Module, config: PretrainConfig) -> None:
+def recompute_layers(model: nn.Module, config: TrainerConfig) -> None:
     """Make every `recompute_every`-th layer of a decoder (the first included) keep no more than `recompute` says.
 
     From outside, and before sharding and compiling: names of parameters and results stay what they are, and without

@@ -22,8 +22,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from training.checkpoint import FORMAT, checkpoints, checksum, sync, write_tensors
-from training.config import PretrainConfig
 from training.device import Place
+from training.knobs import TrainerConfig
 from training.optimizer import Optimizer
 from training.parallel import is_part
 
@@ -33,9 +33,10 @@ class Saver:
     """Writes checkpoints to `folder`, one at a time. All processes call each method at the same step."""
 
     folder: Path
-    config: PretrainConfig
+    config: TrainerConfig
     here: Place
     sharded: bool
+    best: int | None = None  # a step whose checkpoint is kept beside those of the policy
     blocked_seconds: float = 0.0  # of the training loop: snapshots, and waits for the write before
     written_seconds: list[float] = field(default_factory=list)  # of each write
     _thread: threading.Thread | None = None
@@ -168,7 +169,8 @@ class Saver:
         sync(self.folder)
         every = self.config.keep_every
         for old in checkpoints(self.folder)[: -self.config.keep_checkpoints]:
-            if every is None or int(old.name.removeprefix("step-")) % every:
+            step = int(old.name.removeprefix("step-"))
+            if step != self.best and (every is None or step % every):
                 shutil.rmtree(old)
 
 

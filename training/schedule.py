@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-from training.config import PretrainConfig
+from training.knobs import TrainerConfig
 
 
-def learning_rate(step: int, steps: int, config: PretrainConfig) -> float:
+def learning_rate(step: int, steps: int, config: TrainerConfig) -> float:
     """The learning rate of update `step` (from 0) of `steps`: a straight rise to the peak, then the schedule's shape.
 
     The first update already moves, and the last one stands exactly on the floor: update `step` has the rate that
@@ -29,7 +29,7 @@ def learning_rate(step: int, steps: int, config: PretrainConfig) -> float:
     return config.learning_rate * (config.min_lr_ratio + (1 - config.min_lr_ratio) * height)
 
 
-def _decay_at_the_end(done: int, steps: int, warmup: int, config: PretrainConfig) -> float:
+def _decay_at_the_end(done: int, steps: int, warmup: int, config: TrainerConfig) -> float:
     """Warm-up, stable, decay (Hu et al. 2024, MiniCPM, arXiv 2404.06395): 1 until the last `decay_ratio` of all steps."""
     start = max(warmup, steps - round(config.decay_ratio * steps))
     if done <= start:

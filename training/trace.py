@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 from tokenizer_training.dataset.loader import row_sample, step_rows
 from tokenizer_training.dataset.read import Piece
 from training.checkpoint import checkpoints, read_state
-from training.config import TrainingError
 from training.data import Dataset, open_dataset
+from training.knobs import TrainingError
 from training.lineage import Run
 from training.watch import position
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from training.config import PretrainConfig, TrainingError
+from training.knobs import TrainerConfig, TrainingError
 
 PROJECT = "gristmill"
 
@@ -41,9 +41,9 @@ def scalars(values: Mapping[str, Any], below: str = "") -> Iterator[tuple[str, f
             yield f"{below}{key}", value
 
 
-def open_trackers(config: PretrainConfig, out_dir: Path, done: int) -> list[Tracker]:
+def open_trackers(config: TrainerConfig, out_dir: Path, done: int) -> list[Tracker]:
     """The trackers of a run that goes on behind step `done`. Raises `TrainingError` if a package is missing."""
-    makers: dict[str, Callable[[PretrainConfig, Path, int], Tracker]] = {
+    makers: dict[str, Callable[[TrainerConfig, Path, int], Tracker]] = {
         "tensorboard": _tensorboard,
         "wandb": _wandb,
         "trackio": _trackio,
@@ -59,7 +59,7 @@ def open_trackers(config: PretrainConfig, out_dir: Path, done: int) -> list[Trac
     return opened
 
 
-def _tensorboard(config: PretrainConfig, out_dir: Path, done: int) -> Tracker:
+def _tensorboard(config: TrainerConfig, out_dir: Path, done: int) -> Tracker:
     """Event files in the model folder's tensorboard/; what a killed run wrote behind its checkpoint is purged by step."""
     from torch.utils.tensorboard import SummaryWriter
 
@@ -72,7 +72,7 @@ def _tensorboard(config: PretrainConfig, out_dir: Path, done: int) -> Tracker:
     return _Service(send, writer.close)
 
 
-def _wandb(config: PretrainConfig, out_dir: Path, done: int) -> Tracker:
+def _wandb(config: TrainerConfig, out_dir: Path, done: int) -> Tracker:
     """Weights & Biases; offline, into the model folder's wandb/, unless the environment sets WANDB_MODE."""
     import wandb
 
@@ -89,7 +89,7 @@ def _wandb(config: PretrainConfig, out_dir: Path, done: int) -> Tracker:
     return _Service(lambda step, numbers: run.log(numbers, step=step), run.finish)
 
 
-def _trackio(config: PretrainConfig, out_dir: Path, done: int) -> Tracker:
+def _trackio(config: TrainerConfig, out_dir: Path, done: int) -> Tracker:
     """trackio, which keeps runs in a local database (TRACKIO_DIR, else its own cache); nothing leaves the machine."""
     import trackio
 

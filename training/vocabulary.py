@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from training.config import TrainingError
+from training.knobs import TrainingError
 
 
 def tokenizer_sha256(folder: Path) -> str:

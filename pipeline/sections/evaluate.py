@@ -20,8 +20,8 @@ def check_evaluate(config: RunConfig) -> None:
     """Find what is wrong with the section's files before the first record is read. Raises `ConfigError`."""
     if config.evaluate is None:
         return
-    from training.config import TrainingError
     from training.evaluation.inputs import check
+    from training.knobs import TrainingError
 
     try:
         check(config.evaluate)

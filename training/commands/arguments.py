@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from training.config import PretrainConfig, TrainingError, read_config, resolve
+from training.config import PretrainConfig, resolve
+from training.knobs import TrainingError, read_config
 from training.presets import PRESETS
 
 

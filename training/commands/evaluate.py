@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from training.commands.arguments import assign
-from training.config import TrainingError, read_config
+from training.knobs import TrainingError, read_config
 
 
 def add(commands: Any) -> None:

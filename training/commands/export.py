@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from training.config import TrainingError
+from training.knobs import TrainingError
 
 
 def add(commands: Any) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from training.commands.arguments import positive
-from training.config import TrainingError
+from training.knobs import TrainingError
 
 
 def add(commands: Any) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from training.config import TrainingError, resolve
+from training.config import resolve
+from training.knobs import TrainingError
 
 
 def add(commands: Any) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from training.commands.arguments import add_config, config_from, positive
-from training.config import PretrainConfig, TrainingError
+from training.config import PretrainConfig
+from training.knobs import TrainingError
 
 
 def add(commands: Any) -> None:

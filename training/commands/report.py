@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from training.config import TrainingError
+from training.knobs import TrainingError
 
 
 def add(commands: Any) -> None:

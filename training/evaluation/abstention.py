@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from training.config import TrainingError
 from training.evaluation.answers import normalise
 from training.evaluation.phrases import PROBES, says
 from training.evaluation.questions import Messages, _references, read_messages, rows
+from training.knobs import TrainingError
 
 BUNDLED = PROBES / "abstention.jsonl"
 BINS = 10

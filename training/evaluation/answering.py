@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from training.chat.format import chat_format
-from training.config import TrainingError
 from training.evaluation.answers_config import Form
 from training.evaluation.questions import Messages
 from training.evaluation.subject import Subject
 from training.inference.batch import generate_batch
 from training.inference.sampling import Sampling
+from training.knobs import TrainingError
 from training.vocabulary import encode_text
 
 ROWS = 64  # answers written side by side

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from training.config import knob
+from training.knobs import knob
 
 Metric = Literal["verified", "exact_match", "f1", "rouge", "bleu", "chrf", "bertscore"]
 Form = Literal["auto", "chat", "text"]

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from training.config import TrainingError
 from training.evaluation.abstention import BUNDLED as ABSTENTION
 from training.evaluation.abstention import Probe, abstention_scores, confidence, fate, read_probes
 from training.evaluation.answering import answer_all, form_of
@@ -21,6 +20,7 @@ from training.evaluation.scored_answers import run_questions
 from training.evaluation.similarity import Encoder, load_encoder
 from training.evaluation.subject import Subject
 from training.inference.sampling import Sampling
+from training.knobs import TrainingError
 
 Progress = Callable[[str, int | None], Callable[[int], object]]  # (title, total) -> counter
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
-from training.config import TrainingError
 from training.evaluation.texts import json_lines
+from training.knobs import TrainingError
 
 
 class Canary(NamedTuple):

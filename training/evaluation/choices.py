@@ -7,9 +7,9 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from training.config import TrainingError
 from training.evaluation.items import Item, Task
 from training.evaluation.scoring import Request, Scored, mean_and_error, score
+from training.knobs import TrainingError
 from training.model import Decoder
 from training.vocabulary import encode_text
 

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from training.config import TrainingError, knob
 from training.evaluation.answers_config import AbstentionConfig, JudgeConfig, QuestionsConfig, SafetyConfig
+from training.knobs import TrainingError, knob
 
 
 class TaskConfig(BaseModel):

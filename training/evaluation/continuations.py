@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from training.config import TrainingError
 from training.generate import Sampler, greedy
+from training.knobs import TrainingError
 from training.model import Decoder, KeyValueCache
 
 

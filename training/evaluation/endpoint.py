@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from training.config import TrainingError
 from training.evaluation.answers_config import JudgeConfig
+from training.knobs import TrainingError
 
 WAIT = 0.5  # seconds before the second try, doubled before each further one
 LONGEST_WAIT = 60.0

@@ -14,7 +14,6 @@ import torch
 
 from tokenizer_training.dataset.read import TokenDataset
 from training.checkpoint import load_model, write_json
-from training.config import TrainingError
 from training.device import choose_device, choose_dtype, choose_threads
 from training.evaluation.assistant import ask, base_of, compare, read_asked
 from training.evaluation.canaries import exposure
@@ -30,6 +29,7 @@ from training.evaluation.results import FORMAT
 from training.evaluation.samples import samples
 from training.evaluation.subject import Subject
 from training.evaluation.texts import file_documents, language_of, split_documents
+from training.knobs import TrainingError
 from training.vocabulary import load_tokenizer, token_bytes, tokenizer_sha256
 
 Say = Callable[[str], object]

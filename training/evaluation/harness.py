@@ -12,7 +12,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from training.config import TrainingError
+from training.knobs import TrainingError
 from training.model import Decoder
 
 BOOTSTRAP = 1000  # draws for the errors of metrics that have no formula

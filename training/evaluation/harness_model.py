@@ -15,12 +15,12 @@ from lm_eval.api.registry import register_model
 from tokenizers import Tokenizer
 
 from training.checkpoint import load_model
-from training.config import TrainingError
 from training.device import choose_device, choose_dtype
 from training.evaluation.continuations import continue_all
 from training.evaluation.scoring import Request, score
 from training.evaluation.windows import rolling_windows
 from training.generate import greedy, random_sampler
+from training.knobs import TrainingError
 from training.model import Decoder
 from training.vocabulary import encode_text, load_tokenizer
 

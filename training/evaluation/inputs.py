@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from training.config import TrainingError
 from training.evaluation.abstention import read_probes
 from training.evaluation.canaries_file import read_canaries
 from training.evaluation.config import EvaluateConfig
@@ -12,6 +11,7 @@ from training.evaluation.items import bundle_files, read_tasks
 from training.evaluation.questions import read_all
 from training.evaluation.safety import read_requests
 from training.evaluation.texts import find_files
+from training.knobs import TrainingError
 
 SPLITS = ("train", "validation")  # what `perplexity` names without a file
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from random import Random
 from typing import Any, Literal
 
-from training.config import TrainingError
 from training.evaluation.config import TaskConfig
 from training.evaluation.texts import json_lines
+from training.knobs import TrainingError
 
 Kind = Literal["multiple_choice", "schema", "language_modeling"]
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from training.config import TrainingError
 from training.evaluation.answers_config import QuestionsConfig
 from training.evaluation.texts import find_files, json_lines
+from training.knobs import TrainingError
 
 ROLES = ("system", "user", "assistant", "tool")
 COLUMNS = ("id", "prompt", "messages", "answer", "verifier")

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from training.config import TrainingError
 from training.evaluation.abstention import language_of_row
 from training.evaluation.phrases import PROBES
 from training.evaluation.questions import Messages, read_messages, rows
+from training.knobs import TrainingError
 
 BUNDLED = PROBES / "safety.jsonl"
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from tokenizers import Tokenizer
 
-from training.config import TrainingError
 from training.evaluation.continuations import continue_all
 from training.generate import greedy, random_sampler
+from training.knobs import TrainingError
 from training.model import Decoder
 from training.vocabulary import encode_text
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from training.config import TrainingError
+from training.knobs import TrainingError
 from training.loss import IGNORED
 from training.model import Decoder
 

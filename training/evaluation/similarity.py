@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from training.config import TrainingError
+from training.knobs import TrainingError
 
 BATCH = 32  # texts of one forward pass
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from tokenizers import Tokenizer
 
-from training.config import TrainingError
+from training.knobs import TrainingError
 from training.model import Decoder
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from tokenizer_training.dataset.read import TokenDataset
-from training.config import TrainingError
+from training.knobs import TrainingError
 from training.vocabulary import encode_text
 
 GROUPS = ("source", "language")  # columns by which figures are given

@@ -15,8 +15,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from training.checkpoint import write_whole
-from training.config import TrainingError
 from training.exports.gguf_names import FAMILIES, Piece, head_width, pieces, rope_factors, rope_settings
+from training.knobs import TrainingError
 
 BLOCK = 32  # values that share a scale in q8_0; rows of another length stay float16
 DTYPES = ("f32", "f16", "bf16", "q8_0")

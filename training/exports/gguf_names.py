@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.config import TrainingError
+from training.knobs import TrainingError
 
 FAMILIES = {  # config.json's architectures[0] -> llama.cpp's architecture
     "LlamaForCausalLM": "llama",

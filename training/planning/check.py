@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from training.config import PretrainConfig, TrainingError
+from training.config import PretrainConfig
+from training.knobs import TrainingError
 from training.planning.memory import GIB, Memory, Parallel, Way, estimate
 from training.planning.shapes import Shape, count, shape_of
 

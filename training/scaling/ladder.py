@@ -10,7 +10,8 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from training.config import PretrainConfig, TrainingError, resolve
+from training.config import PretrainConfig, resolve
+from training.knobs import TrainingError
 from training.planning.laws import batch_and_rate
 from training.planning.shapes import count, shape_of, training_flops
 

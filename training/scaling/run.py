@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from training.config import PretrainConfig, TrainingError
+from training.config import PretrainConfig
+from training.knobs import TrainingError
 from training.planning.laws import FLOPS_PER_PARAMETER_AND_TOKEN, ParametricLaw
 from training.scaling import fit as fitting
 from training.scaling.fit import Fit, Points
