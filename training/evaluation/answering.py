@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from training.chat.format import chat_format
+from training.chat.format import chat_format, own_template
 from training.evaluation.answers_config import Form
 from training.evaluation.questions import Messages
 from training.evaluation.subject import Subject
@@ -31,13 +30,7 @@ def form_of(folder: Path, form: Form) -> Literal["chat", "text"]:
     """`auto` decided: chat where the folder has a template."""
     if form != "auto":
         return form
-    if (folder / "chat_template.jinja").exists():
-        return "chat"
-    try:
-        about = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return "text"
-    return "chat" if isinstance(about, dict) and about.get("chat_template") else "text"
+    return "text" if own_template(folder) is None else "chat"
 
 
 def answer_all(

@@ -12,7 +12,6 @@ from training.evaluation.scoring import mean_and_error
 from training.evaluation.similarity import Encoder, bertscore
 from training.evaluation.subject import Subject
 from training.inference.sampling import Sampling
-from training.verify.verifiers import verifier
 
 RIGHT = 1.0  # the score from which pass@k counts a verified answer
 
@@ -108,6 +107,8 @@ def _score(
 
 def verify(item: Question, texts: Sequence[str], questions: Questions) -> list[float]:
     """The verifier's score of each text, the best over references where there are several."""
+    from training.verify import verifier
+
     assert item.verifier is not None
     options = {"allow_unsandboxed": questions.config.allow_unsandboxed} if item.verifier == "python_tests" else {}
     check = verifier(item.verifier, **options)
