@@ -7,10 +7,24 @@ import os
 import sys
 from collections.abc import Sequence
 
-from training.commands import evaluate, export, generate, knobs, plan, pretrain, report, scaling, trace
+from training.commands import (
+    dpo,
+    evaluate,
+    export,
+    generate,
+    grpo,
+    knobs,
+    plan,
+    ppo,
+    pretrain,
+    report,
+    reward,
+    scaling,
+    trace,
+)
 from training.knobs import TrainingError
 
-COMMANDS = (pretrain, generate, evaluate, export, plan, scaling, trace, report, knobs)
+COMMANDS = (pretrain, reward, dpo, ppo, grpo, generate, evaluate, export, plan, scaling, trace, report, knobs)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
