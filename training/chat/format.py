@@ -19,7 +19,7 @@ import jinja2
 from tokenizers import Tokenizer
 
 from training.chat.templates import BREAK, CLOSE, OPEN, TEMPLATES, compile_template, marks_generation
-from training.config import TrainingError
+from training.knobs import TrainingError
 from training.vocabulary import tokenizer_sha256
 
 ROLES = ("system", "user", "assistant", "tool")

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from typing import Literal, NamedTuple
 
-from training.config import TrainingError
+from training.knobs import TrainingError
 from training.verify.verdict import MAX_CHARACTERS, Verdict, Verifier, short
 
 DIGITS = 400  # of one number; longer ones are no answer

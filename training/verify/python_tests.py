@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from training.config import TrainingError
+from training.knobs import TrainingError
 from training.verify.sandbox import Check, Limits, Ran, Sandbox, shared_sandbox
 from training.verify.verdict import MAX_CHARACTERS, Verdict, Verifier, short
 

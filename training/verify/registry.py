@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from training.config import TrainingError
+from training.knobs import TrainingError
 from training.verify.numbers import integer_verifier, number_verifier
 from training.verify.python_tests import python_tests_verifier
 from training.verify.text import exact_verifier, format_verifier, regex_verifier

@@ -24,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from training.config import TrainingError
+from training.knobs import TrainingError
 from training.verify.jail.values import decoded
 
 ROOT = Path(__file__).parents[2]  # what the launcher imports `training.verify.jail` from, before its walls stand

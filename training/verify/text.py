@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import regex
 
-from training.config import TrainingError
+from training.knobs import TrainingError
 from training.verify.numbers import boxed
 from training.verify.verdict import MAX_CHARACTERS, Verdict, Verifier, short
 
