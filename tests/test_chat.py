@@ -355,19 +355,6 @@ def test_nested_strings_that_are_no_utf8_fail_alone(tmp_path: Path) -> None:
 # ---- whole runs
 
 
-def test_stages_for_texts_alone_beside_conversations(tmp_path: Path) -> None:
-    talks = tmp_path / "talks.jsonl"
-    talks.write_text("".join(json.dumps({"messages": [U(f"question {i}"), A("fine")]}) + "\n" for i in range(3000)))
-    texts = tmp_path / "texts.jsonl"
-    texts.write_text("".join(json.dumps({"text": f"a text  {i}"}) + "\n" for i in range(3)))
-    made = config(
-        input=[{**input_of(texts), "kind": "text"}, input_of(talks)],
-        stages=["chat", {"normalize": {"only": {"source": ["texts"]}}}, "dedup.exact"],
-    )
-    assert run(made, Options(str(tmp_path / "run")), lambda line: None) == 0
-    assert len(rows_of(tmp_path / "run/chat")) == 3000 and len(rows_of(tmp_path / "run/documents")) == 3
-
-
 def config(**sections: Any) -> Any:
     return resolve(Located({"name": "talk", "engine": {"executor": "inline"}, **sections}, "test", {}))
 

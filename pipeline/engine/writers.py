@@ -35,7 +35,7 @@ class TableWriter:
     def add(self, table: pa.Table) -> None:
         """Append rows (columns of the schema, in its order).
 
-        A column that a stage has not made in this batch, since `only` left out all of its rows, may be of the other width.
+        Text may be of the other width (string, large_string): it depends on what has edited it in this batch.
         """
         if table.schema != self.schema:
             table = table.cast(self.schema)
