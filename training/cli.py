@@ -7,10 +7,42 @@ import os
 import sys
 from collections.abc import Sequence
 
-from training.commands import evaluate, export, generate, inspect, knobs, plan, pretrain, report, scaling, sft, trace
+from training.commands import (
+    dpo,
+    evaluate,
+    export,
+    generate,
+    grpo,
+    inspect,
+    knobs,
+    plan,
+    ppo,
+    pretrain,
+    report,
+    reward,
+    scaling,
+    sft,
+    trace,
+)
 from training.knobs import TrainingError
 
-COMMANDS = (pretrain, sft, generate, evaluate, export, plan, scaling, trace, inspect, report, knobs)
+COMMANDS = (
+    pretrain,
+    sft,
+    reward,
+    dpo,
+    ppo,
+    grpo,
+    generate,
+    evaluate,
+    export,
+    plan,
+    scaling,
+    trace,
+    inspect,
+    report,
+    knobs,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
