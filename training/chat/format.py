@@ -162,8 +162,11 @@ class ChatFormat:
         """Put a mark into every special spelling; `edges`: also where one could come about with what stands beside the text."""
         if not self._specials:
             return text
-        while found := self._whole.search(text):
-            text = text[: found.start() + 1] + BREAK + text[found.start() + 1 :]
+        parts, at = [], 0
+        while found := self._whole.search(text, at):
+            parts.append(text[at : found.start() + 1])
+            at = found.start() + 1
+        text = BREAK.join([*parts, text[at:]])
         if edges and text:
             prefixes, suffixes = self._parts
             sizes = range(1, min(len(text), max(map(len, self._specials))) + 1)
