@@ -233,7 +233,9 @@ def test_twenty_steps_have_the_losses_of_a_plain_loop_over_transformers(packing,
         summary["figures"]["validation_loss"]
         == [x for x in metrics(tmp_path / "out") if "validation_loss" in x][-1]["validation_loss"]
     )
-    assert summary["data"]["rows"] == {"chat": 40} and 0 < summary["data"]["held_out"] < 20
+    told = summary["data"]
+    assert told["rows"] == {"chat": 40} and 0 < told["held_out"] < 20 and told["row_length"] == 96
+    assert (told["rows_packed"] < told["pieces"] - told["held_out"]) == packing
 
 
 def test_one_times_eight_is_eight_times_one(folder, data, tmp_path):
