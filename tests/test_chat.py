@@ -355,6 +355,19 @@ def test_nested_strings_that_are_no_utf8_fail_alone(tmp_path: Path) -> None:
 # ---- whole runs
 
 
+def test_stages_for_texts_alone_beside_conversations(tmp_path: Path) -> None:
+    talks = tmp_path / "talks.jsonl"
+    talks.write_text("".join(json.dumps({"messages": [U(f"question {i}"), A("fine")]}) + "\n" for i in range(3000)))
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text("".join(json.dumps({"text": f"a text  {i}"}) + "\n" for i in range(3)))
+    made = config(
+        input=[{**input_of(texts), "kind": "text"}, input_of(talks)],
+        stages=["chat", {"normalize": {"only": {"source": ["texts"]}}}, "dedup.exact"],
+    )
+    assert run(made, Options(str(tmp_path / "run")), lambda line: None) == 0
+    assert len(rows_of(tmp_path / "run/chat")) == 3000 and len(rows_of(tmp_path / "run/documents")) == 3
+
+
 def config(**sections: Any) -> Any:
     return resolve(Located({"name": "talk", "engine": {"executor": "inline"}, **sections}, "test", {}))
 
@@ -370,7 +383,7 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def sample_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("chat") / "run"
-    done = pipeline("run", "configs/chat.yaml", "--executor", "inline", "--output", folder)
+    done = pipeline("run", "configs/conversations.yaml", "--executor", "inline", "--output", folder)
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -426,13 +439,13 @@ def test_sample_in_its_folders(sample_run: Path) -> None:
 
 def test_run_again_and_in_small_shards(sample_run: Path, tmp_path: Path) -> None:
     before = tree(sample_run, "chat", "preferences", "prompts", "ledger")
-    again = pipeline("run", "configs/chat.yaml", "--executor", "inline", "--output", sample_run)
+    again = pipeline("run", "configs/conversations.yaml", "--executor", "inline", "--output", sample_run)
     assert (
         "everything is done already" in again.stderr
         and tree(sample_run, "chat", "preferences", "prompts", "ledger") == before
     )
     small = pipeline(
-        "run", "configs/chat.yaml", "--executor", "ray", "--workers", "2", "--output", tmp_path / "run",
+        "run", "configs/conversations.yaml", "--executor", "ray", "--workers", "2", "--output", tmp_path / "run",
         "--set", "engine.shard_bytes=8kB", "--set", "name=chat", timeout=900,
     )  # fmt: skip
     assert small.returncode == 0, small.stderr

@@ -33,7 +33,12 @@ class TableWriter:
         self._waiting = 0
 
     def add(self, table: pa.Table) -> None:
-        """Append rows (columns of the schema, in its order)."""
+        """Append rows (columns of the schema, in its order).
+
+        A column that a stage has not made in this batch, since `only` left out all of its rows, may be of the other width.
+        """
+        if table.schema != self.schema:
+            table = table.cast(self.schema)
         sizes = np.cumsum(row_bytes(table))
         start = 0
         while start < table.num_rows:
