@@ -18,6 +18,7 @@ from training.commands import (
     plan,
     ppo,
     pretrain,
+    refusals,
     report,
     reward,
     scaling,
@@ -29,6 +30,7 @@ from training.knobs import TrainingError
 COMMANDS = (
     pretrain,
     sft,
+    refusals,
     reward,
     dpo,
     ppo,
