@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from training.optimizer import Optimizer
 from training.parallel import is_part
 
 FORMAT = 2  # of trainer_state/ and training.json
+ADAPTER_CONFIG = "adapter_config.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
@@ -65,15 +66,27 @@ def save_model(
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "model.safetensors", lambda file: write_tensors(file, tensors or weights(model)))
-    for name in TOKENIZER_FILES:
-        if (tokenizer_dir / name).exists():
-            write_whole(folder / name, partial(shutil.copyfile, tokenizer_dir / name))
+    copy_files(tokenizer_dir, folder, TOKENIZER_FILES)
     write_json(folder / "generation_config.json", {"eos_token_id": eos_id, "pad_token_id": eos_id})
     write_json(folder / "config.json", config_json(model.config, eos_id))
 
 
+def copy_files(source: Path, folder: Path, names: Iterable[str]) -> None:
+    """Those of the files that are there."""
+    for name in names:
+        if (source / name).exists():
+            write_whole(folder / name, partial(shutil.copyfile, source / name))
+
+
 def load_model(folder: Path, device: torch.device, dtype: torch.dtype = torch.float32) -> tuple[Decoder, list[int]]:
-    """A model folder's decoder with float32 weights, computing in `dtype`, and its end-of-text ids."""
+    """A model folder's decoder with float32 weights, computing in `dtype`, and its end-of-text ids.
+
+    Of an adapter's folder: the model that it was trained on, LoRA merged into the weights, virtual tokens in front.
+    """
+    if is_adapter(folder):
+        from training.adapters.load import load_with_adapter  # it is built on this file
+
+        return load_with_adapter(folder, device, dtype)
     config, end = read_model_config(folder)
     with torch.device("meta"):  # no time for random weights that are replaced at once
         model = Decoder(config, dtype)
@@ -81,6 +94,11 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype = torch.fl
     model.tie()
     fill_weights(model, folder)
     return model.eval(), end
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter in peft's format, and no model."""
+    return (folder / ADAPTER_CONFIG).exists() and not (folder / "config.json").exists()
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
@@ -135,8 +153,11 @@ def verify(folder: Path, state: dict[str, Any], share: int = 0, shares: int = 1)
 
 
 def load_state(folder: Path, model: Decoder, optimizer: Optimizer) -> None:
-    """Put model and optimizer back to where they were, whole or sharded now, whatever wrote the checkpoint."""
-    names: dict[str, Tensor] = dict(model.named_parameters())
+    """Put model and optimizer back to where they were, whole or sharded now, whatever wrote the checkpoint.
+
+    What does not learn is not in it, and stays as it is.
+    """
+    names: dict[str, Tensor] = {name: p for name, p in model.named_parameters() if p.requires_grad}
     sharded = any(is_part(parameter) for parameter in names.values()) or any(folder.glob("shard-*"))
     try:
         optimizer.load_state(_load_shards(folder, names) if sharded else _load_whole(folder, names))
