@@ -23,7 +23,8 @@ from training.config import resolve
 from training.data import Batches, load_batch, open_dataset, step_rows
 from training.knobs import TrainingError
 from training.model import Decoder
-from training.pretrain import Stopped, pretrain
+from training.pretrain import pretrain
+from training.resume import Stopped
 from training.watch import norm_limit, position, remember
 
 

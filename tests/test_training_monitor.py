@@ -16,7 +16,8 @@ from training.knobs import TrainingError
 from training.metrics import MetricsFile, TimeLeft
 from training.model import model_config
 from training.monitor import duration
-from training.pretrain import Stopped, pretrain
+from training.pretrain import pretrain
+from training.resume import Stopped
 from training.terminal import terminal
 from training.trackers import scalars
 

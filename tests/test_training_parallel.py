@@ -18,7 +18,8 @@ from training.device import place
 from training.knobs import TrainingError
 from training.model import Decoder, ModelConfig
 from training.parallel import choose_parallel
-from training.pretrain import Stopped, pretrain
+from training.pretrain import pretrain
+from training.resume import Stopped
 
 VALUES = {**SMALL, "threads": 1, "grad_clip": 0.05, "micro_batch_rows": 1, "eval_rows": 7}
 LONG = {**VALUES, "steps": 50, "save_every": 25, "eval_every": 50}

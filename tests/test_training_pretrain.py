@@ -27,7 +27,8 @@ from training.loss import IGNORED
 from training.metrics import TIMED, bits_per_byte
 from training.model import Decoder, document_positions
 from training.optimizer import build_optimizer
-from training.pretrain import Stopped, _shape, pretrain
+from training.pretrain import _shape, pretrain
+from training.resume import Stopped
 from training.schedule import learning_rate
 from training.step import BadRows, train_step
 from training.vocabulary import token_bytes

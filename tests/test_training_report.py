@@ -15,9 +15,10 @@ from tokenizer_training.dataset.read import TokenDataset
 from training.card import MACHINE, card, count_columns
 from training.cli import main
 from training.config import resolve
-from training.pretrain import Stopped, pretrain
+from training.pretrain import pretrain
 from training.report.curves import POINTS, SAMPLES, read_metrics, read_samples
 from training.report.view import page
+from training.resume import Stopped
 
 HOSTILE = "<script>document.title='owned'</script>{{ 7*7 }}\u202eabc"
 

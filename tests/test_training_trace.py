@@ -15,7 +15,8 @@ from training.config import resolve
 from training.data import open_dataset, step_rows
 from training.knobs import TrainingError
 from training.lineage import read_run
-from training.pretrain import Stopped, pretrain
+from training.pretrain import pretrain
+from training.resume import Stopped
 from training.trace import batch_of, order_of, steps_of_document
 from training.watch import position
 

@@ -15,7 +15,8 @@ import json, sys
 sys.path[:0] = json.loads(sys.argv[1])
 import torch.distributed as dist
 from training.config import resolve
-from training.pretrain import Stopped, pretrain
+from training.pretrain import pretrain
+from training.resume import Stopped
 dist.init_process_group("gloo")
 for job in json.loads(sys.argv[2]):
     calls = []

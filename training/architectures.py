@@ -252,7 +252,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 # config.json
 
 
-def config_json(config: ModelConfig, eos_id: int) -> dict[str, Any]:
+def config_json(config: ModelConfig, eos_id: int | list[int]) -> dict[str, Any]:
     """config.json of the family.
 
     No `pad_token_id`: transformers would freeze that embedding, and ours is the end-of-document token.

@@ -18,7 +18,7 @@ import torch
 import xxhash
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from training.architectures import config_json, fill_weights, read_model_config, weights
 from training.knobs import TrainingError
@@ -58,17 +58,27 @@ def sync(path: Path) -> None:
 
 
 def save_model(
-    folder: Path, model: Decoder, tokenizer_dir: Path, eos_id: int, tensors: dict[str, Tensor] | None = None
+    folder: Path,
+    model: Decoder,
+    tokenizer_dir: Path,
+    eos_id: int | list[int],
+    tensors: dict[str, Tensor] | None = None,
 ) -> None:
     """Write config, float32 weights and tokenizer as transformers loads them.
 
-    `tensors`: what `weights(model)` gave, where it was called before: in all processes, if the model is sharded.
+    `eos_id`: what ends a text; the first of several also pads. `tensors`: what `weights(model)` gave, where it was called before: in all processes, if the model is sharded.
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "model.safetensors", lambda file: write_tensors(file, tensors or weights(model)))
     copy_files(tokenizer_dir, folder, TOKENIZER_FILES)
-    write_json(folder / "generation_config.json", {"eos_token_id": eos_id, "pad_token_id": eos_id})
+    write_end(folder, eos_id)
     write_json(folder / "config.json", config_json(model.config, eos_id))
+
+
+def write_end(folder: Path, eos_id: int | list[int]) -> None:
+    """generation_config.json: what ends a text, and what pads."""
+    first = eos_id[0] if isinstance(eos_id, list) else eos_id
+    write_json(folder / "generation_config.json", {"eos_token_id": eos_id, "pad_token_id": first})
 
 
 def copy_files(source: Path, folder: Path, names: Iterable[str]) -> None:
@@ -101,10 +111,10 @@ def is_adapter(folder: Path) -> bool:
     return (folder / ADAPTER_CONFIG).exists() and not (folder / "config.json").exists()
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+def write_tensors(path: Path, tensors: dict[str, Tensor], notes: dict[str, str] | None = None) -> None:
     """One safetensors file. Raises `OSError` if it cannot be written."""
     try:
-        save_file(tensors, path, {"format": "pt"})
+        save_file(tensors, path, {"format": "pt", **(notes or {})})
     except SafetensorError as error:  # a full disk, say, which the library wraps
         raise OSError(f"cannot write {path}: {error}") from None
 
@@ -152,7 +162,7 @@ def verify(folder: Path, state: dict[str, Any], share: int = 0, shares: int = 1)
             raise _broken(folder, f"{name} is not what was written: its checksum differs")
 
 
-def load_state(folder: Path, model: Decoder, optimizer: Optimizer) -> None:
+def load_state(folder: Path, model: nn.Module, optimizer: Optimizer) -> None:
     """Put model and optimizer back to where they were, whole or sharded now, whatever wrote the checkpoint.
 
     What does not learn is not in it, and stays as it is.

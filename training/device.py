@@ -171,3 +171,8 @@ def place(config: TrainerConfig) -> Iterator[Place]:
         torch.set_num_threads(before[0])
         torch.use_deterministic_algorithms(before[1])
         deterministic.fill_uninitialized_memory = filled
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Set torch's generators for one step: they depend on the step and the process alone, so that no draw is lost."""
+    torch.manual_seed((seed * 0x9E3779B97F4A7C15 + step * 1_000_003 + rank) % 2**63)

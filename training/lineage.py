@@ -28,11 +28,12 @@ def lineage(
         "sequence_length": data.sequence_length,
         "tokenizer_sha256": facts["tokenizer_sha256"],
         "tokens_checksum": facts.get("checksum"),
-        "folders": {name: folder and _both(folder, out_dir) for name, folder in folders.items()},
+        "folders": {name: folder and both(folder, out_dir) for name, folder in folders.items()},
     }
 
 
-def _both(folder: Path, out_dir: Path) -> dict[str, str]:
+def both(folder: Path, out_dir: Path) -> dict[str, str]:
+    """A folder's place: absolute, and as seen from `out_dir`."""
     absolute = folder.resolve()
     return {"absolute": str(absolute), "relative": os.path.relpath(absolute, out_dir.resolve())}
 

@@ -19,7 +19,7 @@ from training.card import write_card
 from training.checkpoint import FORMAT, save_model, write_json
 from training.config import PretrainConfig
 from training.data import Batches, Dataset, open_dataset, step_rows
-from training.device import Place, place
+from training.device import Place, place, seed_step
 from training.held_out import label_rows, validate
 from training.knobs import TrainingError
 from training.lineage import lineage, write_run
@@ -32,16 +32,13 @@ from training.parallel import distribute, settle, wrap
 from training.planning.check import check_here
 from training.precision import set_precision
 from training.recompute import recompute_layers
-from training.resume import Progress, go_back, other_run, resume
+from training.resume import Progress, Stopped, finished_run, go_back, resume
 from training.saver import Saver
 from training.schedule import learning_rate
 from training.step import BadRows, train_step
+from training.terminal import silent
 from training.vocabulary import load_tokenizer, token_bytes, tokenizer_sha256
 from training.watch import bad_documents, describe_documents, norm_limit, position, remember
-
-
-class Stopped(Exception):
-    """The run was asked to stop; it has saved, and the same call goes on from there."""
 
 
 def pretrain(
@@ -71,7 +68,7 @@ def pretrain(
     documents_dir = Path(documents_dir) if documents_dir else None
     data = open_dataset(tokens_dir, config.sequence_length)
     fingerprint = config.fingerprint(*_inputs(data, tokenizer_dir))
-    if finished := _finished(out_dir, fingerprint):
+    if finished := finished_run(out_dir, fingerprint):
         log(f"{out_dir} holds this very run, finished; nothing to do")
         return finished
 
@@ -84,7 +81,7 @@ def pretrain(
         if len(set(here.gather(fingerprint))) > 1:
             raise TrainingError("the processes of this run were given different configs, datasets or tokenizers")
         if here.rank > 0:
-            log, show = _silent, None
+            log, show = silent, None
         check_here(config, data.tokens.vocab_size, data.sequence_length, here)
         model = Decoder(_shape(config, data), here.dtype).initialise(config.seed)
         model.z_loss = config.z_loss
@@ -127,7 +124,7 @@ def pretrain(
             batch = batches.take(position(step, progress.skipped))
             waited = time.perf_counter() - began
             rate = learning_rate(step, steps, config)
-            _seed(config.seed, step, here.rank)
+            seed_step(config.seed, step, here.rank)
             try:
                 limit = norm_limit(progress.norms, config)
                 result = train_step(network, optimizer, batch, config, here, rate, limit)
@@ -220,11 +217,6 @@ def _read_ahead(data: Dataset, config: PretrainConfig, here: Place) -> Batches:
     return Batches(data.train, rows_at, config.document_mask, config.loader_threads, config.prefetch, pinned)
 
 
-def _seed(seed: int, step: int, rank: int) -> None:
-    """Set torch's generators for one step: they depend on the step and the process alone, so that no draw is lost."""
-    torch.manual_seed((seed * 0x9E3779B97F4A7C15 + step * 1_000_003 + rank) % 2**63)
-
-
 def _export(folder: Path, model: Decoder, tokenizer_dir: Path, data: Dataset) -> Callable[[], None]:
     """What writes the weights as they are now as a Hugging Face folder, while training goes on."""
     tensors = {name: tensor.clone() for name, tensor in weights(model).items()}
@@ -250,10 +242,6 @@ def _refuse(
     return after, {"position": at, "why": str(bad), "rows": rows, "documents": documents, "where": where}
 
 
-def _silent(_: Any) -> None:
-    """Say nothing: every process but the first."""
-
-
 def _shape(config: PretrainConfig, data: Dataset) -> ModelConfig:
     return model_config(config, data.tokens.vocab_size, data.sequence_length)
 
@@ -273,20 +261,6 @@ def _inputs(data: Dataset, tokenizer_dir: Path) -> list[str]:
             f"{tokenizer_dir} has {size} tokens: encode the documents again with this tokenizer"
         )
     return [json.dumps(facts, sort_keys=True), str(data.sequence_length)]
-
-
-def _finished(out_dir: Path, fingerprint: str) -> dict[str, Any] | None:
-    path = out_dir / "training.json"
-    if not path.exists():
-        return None
-    try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-        found = summary["fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TrainingError(f"cannot read {path} ({error}); remove {out_dir} to train again") from None
-    if found != fingerprint:
-        raise other_run(out_dir)
-    return summary
 
 
 def _due(step: int, steps: int, every: int) -> bool:

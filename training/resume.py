@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from training.checkpoint import checkpoints, load_state, read_state, verify
 from training.device import Place
 from training.knobs import TrainingError
-from training.model import Decoder
 from training.optimizer import Optimizer
 from training.watch import position
+
+
+class Stopped(Exception):
+    """The run was asked to stop; it has saved, and the same call goes on from there."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +33,12 @@ class Progress:
     skipped: tuple[int, ...] = ()  # positions in the data whose batch was refused (watch.py)
     refused: int = 0  # how often that happened
     norms: tuple[float, ...] = ()  # of the newest gradients, where spikes are watched for
+    task: dict[str, Any] = field(default_factory=dict)  # what a kind of fine-tuning must remember
 
 
 def resume(
     out_dir: Path,
-    model: Decoder,
+    model: nn.Module,
     optimizer: Optimizer,
     identity: dict[str, Any],
     here: Place,
@@ -55,7 +62,7 @@ def resume(
     return _progress(state)
 
 
-def go_back(after: Progress, out_dir: Path, model: Decoder, optimizer: Optimizer, here: Place) -> Progress:
+def go_back(after: Progress, out_dir: Path, model: nn.Module, optimizer: Optimizer, here: Place) -> Progress:
     """From a state that is suspect to the newest checkpoint, all positions since on the list of skipped ones.
 
     Without a checkpoint the state stays as it is.
@@ -67,6 +74,21 @@ def go_back(after: Progress, out_dir: Path, model: Decoder, optimizer: Optimizer
     old = _progress(read_state(folder))
     since = {position(step, after.skipped) for step in range(old.step, after.step)}
     return replace(old, skipped=tuple(sorted(since | set(after.skipped))), refused=after.refused)
+
+
+def finished_run(out_dir: Path, fingerprint: str) -> dict[str, Any] | None:
+    """training.json of this very run if it has finished; None if there is none. Raises `TrainingError` for another run's."""
+    path = out_dir / "training.json"
+    if not path.exists():
+        return None
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        found = summary["fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TrainingError(f"cannot read {path} ({error}); remove {out_dir} to train again") from None
+    if found != fingerprint:
+        raise other_run(out_dir)
+    return summary
 
 
 def other_run(folder: Path) -> TrainingError:
@@ -91,5 +113,6 @@ def _checked(folder: Path, out_dir: Path, fingerprint: str, here: Place) -> dict
 
 
 def _progress(state: dict[str, Any]) -> Progress:
-    values: dict[str, Any] = {name: state[name] for name in Progress.__dataclass_fields__}
+    values: dict[str, Any] = {name: state[name] for name in Progress.__dataclass_fields__ if name != "task"}
+    values["task"] = state.get("task", {})  # older checkpoints have none
     return Progress(**{**values, "skipped": tuple(values["skipped"]), "norms": tuple(values["norms"])})

@@ -36,6 +36,7 @@ class Saver:
     config: TrainerConfig
     here: Place
     sharded: bool
+    best: int | None = None  # a step whose checkpoint is kept beside those of the policy
     blocked_seconds: float = 0.0  # of the training loop: snapshots, and waits for the write before
     written_seconds: list[float] = field(default_factory=list)  # of each write
     _thread: threading.Thread | None = None
@@ -169,7 +170,8 @@ class Saver:
         sync(self.folder)
         every = self.config.keep_every
         for old in checkpoints(self.folder)[: -self.config.keep_checkpoints]:
-            if every is None or int(old.name.removeprefix("step-")) % every:
+            step = int(old.name.removeprefix("step-"))
+            if step != self.best and (every is None or step % every):
                 shutil.rmtree(old)
 
 

@@ -33,3 +33,7 @@ def terminal(
         stream.flush()
 
     return log, show
+
+
+def silent(_: Any) -> None:
+    """Say nothing: every process but the first."""

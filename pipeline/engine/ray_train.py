@@ -64,7 +64,8 @@ def train_on_ray(
 def _train(job: dict[str, Any]) -> None:
     """What each worker runs, inside the process group that Ray Train has made."""
     from training.config import resolve
-    from training.pretrain import Stopped, pretrain
+    from training.pretrain import pretrain
+    from training.resume import Stopped
 
     folders, stop = job["folders"], Path(job["stop"])
     documents = folders.get("documents")

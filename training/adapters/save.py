@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from training.adapters.adapter import has_adapter
@@ -16,7 +15,15 @@ from training.adapters.config import AdapterConfig
 from training.adapters.lora import LoRA, adaptable, adapters
 from training.adapters.peft_format import PREFIX, WEIGHTS, Module, modules
 from training.architectures import family
-from training.checkpoint import ADAPTER_CONFIG, TOKENIZER_FILES, copy_files, write_json, write_whole
+from training.checkpoint import (
+    ADAPTER_CONFIG,
+    TOKENIZER_FILES,
+    copy_files,
+    write_end,
+    write_json,
+    write_tensors,
+    write_whole,
+)
 from training.knobs import TrainingError
 from training.model import Decoder
 from training.parallel import whole
@@ -62,21 +69,22 @@ def save_adapter(
     folder: Path,
     model: Decoder,
     base: Path,
-    tokenizer_dir: Path | None = None,
+    end: list[int] | None = None,
     tensors: dict[str, Tensor] | None = None,
 ) -> None:
-    """Write the adapter as peft loads it beside the model in `base`, and the tokenizer.
+    """Write the adapter as peft loads it beside the model in `base`, and what generation needs: tokenizer, ids that end a text.
 
-    `tensors`: what `adapter_tensors(model)` gave, where it was called before: in all processes, if the model is sharded.
+    `end`: those ids, by default as `base` has them. `tensors`: what `adapter_tensors(model)` gave, where it was called before: in all processes, if the model is sharded.
     """
     if not has_adapter(model):
         raise TrainingError("there is no adapter to save")
     folder.mkdir(parents=True, exist_ok=True)
     tensors = tensors or adapter_tensors(model)
-    note = {"format": "pt", "parts": json.dumps(_parts(model))}
-    write_whole(folder / WEIGHTS, lambda file: save_file(tensors, file, note))
-    copy_files(tokenizer_dir or base, folder, TOKENIZER_FILES)
-    copy_files(base, folder, ("generation_config.json",))
+    notes = {"parts": json.dumps(_parts(model))}
+    write_whole(folder / WEIGHTS, lambda file: write_tensors(file, tensors, notes))
+    copy_files(base, folder, (*TOKENIZER_FILES, "generation_config.json"))
+    if end is not None:
+        write_end(folder, end)
     about = _prompt_json(model, base) if model.prompt is not None else _lora_json(model, tensors)
     write_json(
         folder / ADAPTER_CONFIG, {**about, "base_model_name_or_path": str(base.resolve())}

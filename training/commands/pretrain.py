@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import signal
-import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from training.commands.arguments import add_config, config_from
+from training.commands.stopping import train_until_stopped
 
 
 def add(commands: Any) -> None:
@@ -27,24 +27,7 @@ def add(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Train. SIGTERM and the first Ctrl-C save at the end of the running step."""
     config = config_from(options, options.tokens)
-    from training.pretrain import Stopped, pretrain
-    from training.terminal import terminal
+    from training.pretrain import pretrain
 
-    log, show = terminal(sys.stdout)
-    signals: list[int] = []
-
-    def remember(number: int, _: object) -> None:
-        signals.append(number)
-        signal.signal(number, signal.SIG_DFL)  # the second one ends the process at once
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, remember)
-    try:
-        pretrain(
-            config, options.tokens, options.tokenizer, options.output, options.documents, log=log, show=show,
-            stop=lambda: bool(signals),
-        )  # fmt: skip
-    except Stopped as stopped:
-        print(stopped, file=sys.stderr)
-        return 128 + (signals[0] if signals else signal.SIGTERM)  # without any: another process of this run was asked
-    return 0
+    folders = (options.tokens, options.tokenizer, options.output, options.documents)
+    return train_until_stopped(partial(pretrain, config, *folders))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import signal
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from training.commands.arguments import add_config, config_from, positive
 from training.commands.plan import number
+from training.commands.stopping import until_stopped
 
 
 def add(commands: Any) -> None:
@@ -37,33 +37,19 @@ def add(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Train what is missing, then fit. SIGTERM and the first Ctrl-C save; the same command goes on."""
     config = config_from(options)
-    from training.pretrain import Stopped
     from training.scaling.run import run_ladder
 
-    signals: list[int] = []
+    def train(stop: Callable[[], bool]) -> None:
+        folders = (options.tokens, options.tokenizer, options.output)
+        sizes = {"max_epochs": options.max_epochs, "next_flops": options.predict}
+        _print(run_ladder(config, *folders, options.depths, options.budgets, **sizes, log=_log, stop=stop))
+        _log(f"see {options.output / 'scaling.html'}")
 
-    def remember(number: int, _: object) -> None:
-        signals.append(number)
-        signal.signal(number, signal.SIG_DFL)  # the second one ends the process at once
+    return until_stopped(train)
 
-    for one in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(one, remember)
-    try:
-        report = run_ladder(
-            config,
-            options.tokens,
-            options.tokenizer,
-            options.output,
-            options.depths,
-            options.budgets,
-            max_epochs=options.max_epochs,
-            next_flops=options.predict,
-            log=_log,
-            stop=lambda: bool(signals),
-        )
-    except Stopped as stopped:
-        print(stopped, file=sys.stderr)
-        return 128 + (signals[0] if signals else signal.SIGTERM)
+
+def _print(report: dict[str, Any]) -> None:
+    """The law, and the size that it says is next."""
     law, following = report["law"], report["next"]
     _log(
         f"L(N, D) = {law['E']:.3f} + {law['A']:.4g} / N^{law['alpha']:.3f} + {law['B']:.4g} / D^{law['beta']:.3f}, "
@@ -77,8 +63,6 @@ def run(options: argparse.Namespace) -> int:
             f"next, {following['flops']:.3g} FLOPs: {following['parameters']:,.0f} parameters, "
             f"{following['tokens']:,.0f} tokens, loss {following['loss']:.3f} ({low:.3f} to {high:.3f})"
         )
-    _log(f"see {options.output / 'scaling.html'}")
-    return 0
 
 
 def _several(kind: Any) -> Any:

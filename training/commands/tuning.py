@@ -1,0 +1,32 @@
+"""What the commands of fine-tuning have in common: `python -m training KIND [CONFIG] --model FOLDER --output FOLDER --set ...`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any, TypeVar
+
+from training.commands.arguments import assign
+from training.knobs import read_config, resolve_as
+from training.tuning.config import TuneConfig
+
+C = TypeVar("C", bound=TuneConfig)
+
+
+def add_tuning(commands: Any, kind: str, help: str) -> argparse.ArgumentParser:
+    """Declare such a command; the caller adds its data."""
+    parser: argparse.ArgumentParser = commands.add_parser(kind, help=help)
+    parser.add_argument(
+        "config", nargs="?", type=Path, metavar="CONFIG", help=f"YAML of knobs (see `knobs --of {kind}`)"
+    )
+    parser.add_argument("--model", required=True, type=Path, metavar="DIR", help="model folder to train further")
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="model folder to write or go on with")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="set one knob (YAML value)")
+    return parser
+
+
+def tuning_config(kind: type[C], options: argparse.Namespace) -> C:
+    """The config of file and `--set`, the later over the earlier."""
+    values = read_config(options.config) if options.config else {}
+    assign(values, options.set)
+    return resolve_as(kind, values, str(options.config or "--set"))
