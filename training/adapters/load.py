@@ -17,8 +17,8 @@ from training.adapters.config import LINEAR, AdapterConfig, scale
 from training.adapters.lora import adaptable, adapters, attach_lora
 from training.adapters.peft_format import PREFIX, WEIGHTS, Module, modules
 from training.adapters.prompt import attach
-from training.architectures import family, read_tensors
-from training.checkpoint import ADAPTER_CONFIG, load_model
+from training.architectures import family, read_tensors, weights
+from training.checkpoint import ADAPTER_CONFIG, TOKENIZER_FILES, load_model, save_model, write_json
 from training.knobs import TrainingError
 from training.model import Decoder, Linear
 
@@ -39,16 +39,40 @@ UNKNOWN = (
 CHANGES_BASE = ("pissa", "olora", "corda", "loftq")
 
 
-def load_with_adapter(folder: Path, device: torch.device, dtype: torch.dtype) -> tuple[Decoder, list[int]]:
+def load_with_adapter(
+    folder: Path, device: torch.device, dtype: torch.dtype, base: Path | None = None
+) -> tuple[Decoder, list[int]]:
     """As `checkpoint.load_model`, which calls it: LoRA is merged into the weights, virtual tokens stay in front.
 
-    The model may be an adapter folder itself. The ids that end a text are the adapter's, if it names some.
+    The model, `base` or the one that the folder names, may be an adapter folder itself. The ids that end a text are the adapter's,
+    if it names some.
     """
-    model, end = load_model(base_folder(folder), device, dtype)
+    model, end = load_model(base or base_folder(folder), device, dtype)
     load_adapter(model, folder)
     if model.prompt is None:
         merge(model)
     return model.eval(), _end_ids(folder) or end
+
+
+def merge_folder(adapter: Path, out: Path, base: Path | None = None, dtype: str = "float32") -> int:
+    """Write the merged model as a Hugging Face folder with weights in `dtype`; the number of its parameters.
+
+    Merged in float32, then rounded. Raises `TrainingError` for virtual tokens, which no weight stands for.
+    """
+    if not (adapter / ADAPTER_CONFIG).exists():
+        raise TrainingError(f"{adapter} is no adapter folder: there is no {ADAPTER_CONFIG} in it")
+    model, end = load_with_adapter(adapter, torch.device("cpu"), torch.float32, base)
+    if model.prompt is not None:
+        raise TrainingError(
+            f"{adapter} holds virtual tokens, which cannot be merged: no weight of the model stands for them"
+        )
+    kind: torch.dtype = getattr(torch, dtype)
+    tensors = {name: tensor.to(kind) for name, tensor in weights(model).items()}
+    tokenizer = adapter if (adapter / TOKENIZER_FILES[0]).exists() else base or base_folder(adapter)
+    save_model(out, model, tokenizer, end, tensors)
+    about = json.loads((out / "config.json").read_text(encoding="utf-8"))
+    write_json(out / "config.json", {**about, "torch_dtype": dtype, "dtype": dtype})
+    return sum(tensor.numel() for tensor in tensors.values())
 
 
 def _end_ids(folder: Path) -> list[int]:
