@@ -352,10 +352,6 @@ def _rope_json(config: ModelConfig) -> dict[str, Any]:
 def read_model_config(folder: Path) -> tuple[ModelConfig, list[int]]:
     """The shape and the end-of-text ids in a folder's config.json. Raises `TrainingError` for what we cannot run."""
     path = folder / "config.json"
-    if (folder / "adapter_config.json").exists() and not path.exists():
-        raise TrainingError(
-            f"{folder} is an adapter, a whole model is needed: python -m training merge {folder} --output FOLDER"
-        )
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
         names = about["architectures"]

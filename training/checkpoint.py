@@ -111,10 +111,10 @@ def is_adapter(folder: Path) -> bool:
     return (folder / ADAPTER_CONFIG).exists() and not (folder / "config.json").exists()
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor], notes: dict[str, str] | None = None) -> None:
-    """One safetensors file. Raises `OSError` if it cannot be written."""
+def write_tensors(path: Path, tensors: dict[str, Tensor], note: tuple[str, str] = ("format", "pt")) -> None:
+    """One safetensors file; `note`: its metadata, of which two would stand in any order. Raises `OSError` if it cannot be written."""
     try:
-        save_file(tensors, path, {"format": "pt", **(notes or {})})
+        save_file(tensors, path, dict([note]))
     except SafetensorError as error:  # a full disk, say, which the library wraps
         raise OSError(f"cannot write {path}: {error}") from None
 

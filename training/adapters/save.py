@@ -80,8 +80,9 @@ def save_adapter(
         raise TrainingError("there is no adapter to save")
     folder.mkdir(parents=True, exist_ok=True)
     tensors = tensors or adapter_tensors(model)
-    notes = {"parts": json.dumps(_parts(model))}
-    write_whole(folder / WEIGHTS, lambda file: write_tensors(file, tensors, notes))
+    parts = _parts(model)
+    note = ("parts", json.dumps(parts)) if parts else ("format", "pt")
+    write_whole(folder / WEIGHTS, lambda file: write_tensors(file, tensors, note))
     copy_files(base, folder, (*TOKENIZER_FILES, "generation_config.json"))
     if end is not None:
         write_end(folder, end)
