@@ -29,7 +29,6 @@ from training.config import resolve as pretrain_config
 from training.evaluation import harness as harness_module
 from training.evaluation.choices import encode_pair, run_task
 from training.evaluation.config import TaskConfig, resolve
-from training.evaluation.continuations import continue_all
 from training.evaluation.evaluate import evaluate
 from training.evaluation.harness import run_harness
 from training.evaluation.harness_model import GristmillLM
@@ -38,7 +37,8 @@ from training.evaluation.perplexity import perplexity
 from training.evaluation.scoring import Request, score
 from training.evaluation.texts import Document, count_words, file_documents, split_documents
 from training.evaluation.windows import rolling_windows
-from training.generate import generate_tokens, greedy, random_sampler
+from training.inference.batch import generate_batch
+from training.inference.sampling import Sampling
 from training.knobs import TrainingError
 from training.pretrain import pretrain
 from training.vocabulary import load_tokenizer, token_bytes
@@ -338,19 +338,9 @@ def test_generation_stops_where_the_harness_stops(loaded, theirs):
         assert ours.generate_until(again) == wanted
 
 
-def test_batches_continue_as_single_prompts_do(loaded):
-    model, tokenizer, end = loaded
-    prompts = [tokenizer.encode(text).ids for text in ("the", "the old mill", "der Müller", "a river turns", "water")]
-    found = continue_all(model, prompts, 20, end, rows=2)
-    assert found == [generate_tokens(model, prompt, greedy, 20, end)[0] for prompt in prompts]
-    assert len({len(one) for one in found}) > 1 or end[0] not in {token for one in found for token in one}
-    drawn = continue_all(model, prompts[:1], 20, end, sampler=random_sampler(3))
-    assert drawn == generate_tokens(model, prompts[0], random_sampler(3), 20, end)
-    short = continue_all(model, prompts, 20, end, stop=lambda ids: len(ids) == 3)
-    assert all(len(one) <= 3 for one in short) and [one[:3] for one in found] == short
-    for bad, words in (([], "empty"), ([1] * 60, "context of 64"), ([9999], "token 9999")):
-        with pytest.raises(TrainingError, match=words):
-            continue_all(model, [bad], 20, end)
+def likeliest(model, prompts, new_tokens, end=()):
+    found = generate_batch(model, prompts, Sampling(temperature=0, max_new_tokens=new_tokens), end)
+    return [one.tokens for one in found]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -358,7 +348,7 @@ def test_every_family_continues_and_scores_in_batches(family):
     """Through the cache as without it, and the likeliest tokens score as such."""
     model = random_model(shape(family))
     prompts = [list(range(3 + i, 9 + 2 * i)) for i in (0, 1, 1, 4)]
-    found = continue_all(model, prompts, 12)
+    found = likeliest(model, prompts, 12)
     with torch.no_grad():
         for prompt, new in zip(prompts, found, strict=True):
             row = list(prompt)
@@ -376,7 +366,7 @@ def test_scores_do_not_depend_on_the_batch_and_say_what_is_greedy(loaded):
     model, tokenizer, _ = loaded
     requests = [Request([5], tokenizer.encode(text).ids[:50]) for text in texts(12, seed=9)]
     prompt = tokenizer.encode("the old mill").ids
-    requests.append(Request(prompt, generate_tokens(model, prompt, greedy, 10, [])[0]))
+    requests.append(Request(prompt, likeliest(model, [prompt], 10)[0]))
     together, alone = score(model, requests, 10_000, likeliest=True), score(model, requests, 1)
     for one, other in zip(together, alone, strict=True):
         assert one.nll == pytest.approx(other.nll, abs=1e-5)
@@ -397,7 +387,7 @@ def test_scores_do_not_depend_on_the_batch_and_say_what_is_greedy(loaded):
 def test_schema_and_completion_tasks_by_hand(tmp_path, loaded):
     model, tokenizer, end = loaded
     prompt = "the old mill turns"
-    new = generate_tokens(model, tokenizer.encode(prompt).ids, greedy, 6, end)[0]
+    (new,) = likeliest(model, [tokenizer.encode(prompt).ids], 6, end)
     likely = tokenizer.decode(new)
     rows = [
         {"context": prompt + " ", "continuation": likely.removeprefix(" ")},

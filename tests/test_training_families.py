@@ -13,8 +13,9 @@ from training.architectures import config_json, from_transformers, to_transforme
 from training.attention import document_positions
 from training.checkpoint import load_model, save_model
 from training.config import resolve
+from training.inference.cache import KeyValueCache
 from training.knobs import TrainingError
-from training.model import Decoder, KeyValueCache
+from training.model import Decoder
 
 CPU = torch.device("cpu")
 
@@ -276,7 +277,7 @@ def test_documents_of_a_row_do_not_see_each_other(family, tmp_path, tokenizer_di
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_cache_gives_the_logits_of_no_cache(family):
-    """In pieces of several sizes; and in a batch of prompts of several lengths, padded on the left."""
+    """In pieces of several sizes; and with rows of several lengths, whose prompts were padded on the right."""
     model, x = random_model(shape(family)), tokens(3, 24)
     cache = KeyValueCache(model.config, 3, 24, x.device, torch.float32)
     with torch.no_grad():
@@ -284,8 +285,12 @@ def test_cache_gives_the_logits_of_no_cache(family):
         pieces = [model(x[:, a:b], cache=cache) for a, b in ((0, 9), (9, 10), (10, 14), (14, 24))]
         assert (torch.cat(pieces, 1) - whole).abs().max() < 1e-5
 
-        starts = torch.tensor([0, 5, 8])
-        cache = KeyValueCache(model.config, 3, 24, x.device, torch.float32, starts)
-        padded = torch.cat([model(x[:, a:b], cache=cache) for a, b in ((0, 9), (9, 10), (10, 24))], 1)
-        for row, start in enumerate(starts.tolist()):
-            assert (padded[row, start:] - model(x[row : row + 1, start:])[0]).abs().max() < 1e-5
+        lengths = torch.tensor([9, 4, 1])
+        cache = KeyValueCache(model.config, 4, 24, x.device, torch.float32).part(1, 4)
+        first = model(x[:, :9], cache=cache, at=lengths - 1)
+        cache.lengths.copy_(lengths)
+        assert (first - whole[torch.arange(3), lengths - 1]).abs().max() < 1e-5
+        for size in (1, 4, 1, 1):  # each row goes on from where it was
+            new = torch.stack([x[row, n : n + size] for row, n in enumerate(cache.lengths.tolist())])
+            wanted = torch.stack([whole[row, n : n + size] for row, n in enumerate(cache.lengths.tolist())])
+            assert (model(new, cache=cache) - wanted).abs().max() < 1e-5

@@ -1,4 +1,4 @@
-"""Samplers against transformers, generation with the cache, and the command line."""
+"""Generation against transformers, and the command line."""
 
 import json
 import os
@@ -10,23 +10,14 @@ import pytest
 import torch
 import yaml
 from transformers import AutoModelForCausalLM
-from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from tests.training_common import SMALL, make
 from training import cli
 from training.checkpoint import load_model, save_model
 from training.commands.knobs import knobs, markdown
 from training.config import resolve
-from training.generate import (
-    generate,
-    generate_tokens,
-    greedy,
-    random_sampler,
-    with_temperature,
-    with_top_k,
-    with_top_p,
-)
-from training.knobs import TrainingError
+from training.inference.batch import generate_batch
+from training.inference.sampling import Sampling
 from training.model import Decoder, ModelConfig
 from training.presets import PRESETS
 from training.pretrain import pretrain
@@ -50,46 +41,11 @@ def model_dir(folders, tmp_path_factory):
     return out
 
 
-LOGITS = torch.randn(5, 40, generator=torch.Generator().manual_seed(0)) * 3
-
-
-@pytest.mark.parametrize("temperature", [0.3, 1.0, 1.7])
-def test_temperature_is_that_of_transformers(temperature):
-    assert torch.allclose(with_temperature(LOGITS, temperature), TemperatureLogitsWarper(temperature)(None, LOGITS))
-
-
-@pytest.mark.parametrize("k", [1, 3, 40, 100])
-def test_top_k_is_that_of_transformers(k):
-    assert torch.equal(with_top_k(LOGITS, k), TopKLogitsWarper(k)(None, LOGITS))
-
-
-@pytest.mark.parametrize("p", [1e-6, 0.1, 0.5, 0.9, 0.999, 1.0])
-def test_top_p_is_that_of_transformers(p):
-    ours = with_top_p(LOGITS, p)
-    assert torch.equal(ours, TopPLogitsWarper(p)(None, LOGITS)) or p == 1.0
-    assert (ours.isfinite().sum(dim=-1) >= 1).all()
-    if p == 1.0:
-        assert torch.equal(ours, LOGITS)
-
-
-def test_random_sampler_draws_from_the_distribution():
-    logits = torch.tensor([[0.0, 1.0, 2.0, -1.0]])
-    draw = random_sampler(1, temperature=0.7, top_k=3, top_p=0.95)
-    found = torch.bincount(torch.cat([draw(logits.expand(500, 4)) for _ in range(20)]), minlength=4) / 10_000
-    expected = TopPLogitsWarper(0.95)(None, TopKLogitsWarper(3)(None, logits / 0.7)).softmax(-1)[0]
-    assert torch.allclose(found, expected, atol=0.02) and found[3] == 0
-    again, other = random_sampler(1), random_sampler(2)
-    first = random_sampler(1)(LOGITS)
-    assert torch.equal(first, again(LOGITS)) and not torch.equal(first, other(LOGITS))
-    for bad in ({"temperature": 0}, {"top_k": 0}, {"top_p": 0.0}, {"top_p": 1.5}):
-        with pytest.raises(TrainingError):
-            random_sampler(0, **bad)
-
-
 def test_cache_gives_the_greedy_text_of_no_cache_and_of_transformers(model_dir):
     model, end = load_model(model_dir, torch.device("cpu"))
     prompt = load_tokenizer(model_dir).encode("the old mill").ids
-    ours = generate_tokens(model, prompt, greedy, 30, end=[])[0]
+    greedy = Sampling(temperature=0, max_new_tokens=30)
+    ours = generate_batch(model, [prompt], greedy, [])[0].tokens
     slow = list(prompt)
     with torch.no_grad():
         for _ in range(30):
@@ -97,30 +53,24 @@ def test_cache_gives_the_greedy_text_of_no_cache_and_of_transformers(model_dir):
     assert ours == slow[len(prompt) :]
     theirs = AutoModelForCausalLM.from_pretrained(model_dir)
     whole = theirs.generate(torch.tensor([prompt]), max_new_tokens=30, do_sample=False)[0].tolist()[len(prompt) :]
-    stopped = generate_tokens(model, prompt, greedy, 30, end)[0]
-    assert stopped == (whole[: whole.index(EOS_ID)] if EOS_ID in whole else whole)
+    assert generate_batch(model, [prompt], greedy, end)[0].tokens == whole
 
 
 def test_generation_stops_at_the_end_of_a_document(model_dir):
-    """Each of several samples ends by itself; none shows the end token or what came after it."""
+    """Each of several samples ends by itself, with the end token as its last and without it in the text."""
     model, end = load_model(model_dir, torch.device("cpu"))
     assert end == [EOS_ID]
-    prompt = load_tokenizer(model_dir).encode("the old mill turns the corn.").ids
-    found = generate_tokens(model, prompt, random_sampler(0), 45, end, samples=12)
-    assert len({len(tokens) for tokens in found}) > 2 and all(EOS_ID not in tokens for tokens in found)
-    blind = generate_tokens(model, prompt, random_sampler(0), 45, [], samples=12)
+    tokenizer = load_tokenizer(model_dir)
+    prompts = [tokenizer.encode("the old mill turns the corn.").ids] * 12
+    sampling = Sampling(max_new_tokens=45)
+    found = generate_batch(model, prompts, sampling, end, tokenizer=tokenizer, special=True)
+    assert len({len(one.tokens) for one in found}) > 2
+    blind = generate_batch(model, prompts, sampling, [])
     for stopped, through in zip(found, blind, strict=True):
-        assert stopped == (through[: through.index(EOS_ID)] if EOS_ID in through else through)
-
-
-def test_text_is_prompt_and_continuation_and_a_special_token_in_the_prompt_is_text(model_dir):
-    for prompt in ("der Müller mahlt", "a <|endoftext|> b", "粉屋", "x" * 20):
-        texts = generate(model_dir, prompt, max_new_tokens=8, samples=2, sampler=random_sampler(3))
-        assert len(texts) == 2 and any(texts)
-        assert texts == generate(model_dir, prompt, max_new_tokens=8, samples=2, sampler=random_sampler(3))
-    for prompt, word in (("", "empty"), ("the mill " * 80, "context"), ("\udcff", "surrogate")):
-        with pytest.raises(TrainingError, match=word):
-            generate(model_dir, prompt)
+        ended = EOS_ID in through.tokens
+        cut = through.tokens[: through.tokens.index(EOS_ID) + 1] if ended else through.tokens
+        assert (stopped.tokens, stopped.finish) == (cut, "stop" if ended else "length")
+        assert "<|endoftext|>" not in stopped.text and bool(stopped.text) == (cut != [EOS_ID])
 
 
 def run(*arguments: object) -> int:
@@ -134,6 +84,51 @@ def test_command_line_generates(model_dir, capsys):
     sampling = ["--samples", 3, "--temperature", 1.2, "--top-k", 50, "--top-p", 0.9, "--seed", 4]
     assert run("generate", "--model", model_dir, "--prompt", "der Müller", *sampling) == 0
     assert capsys.readouterr().out.count("der Müller") >= 3
+
+
+def test_a_special_token_in_the_prompt_is_text_and_bad_prompts_are_errors(model_dir, tmp_path, capsys):
+    for prompt in ("der Müller mahlt", "a <|endoftext|> b", "粉屋", "x" * 20):
+        command = ["generate", "--model", model_dir, "--prompt", prompt, "--max-new-tokens", 8, "--samples", 2]
+        assert run(*command, "--seed", 3) == 0
+        said = capsys.readouterr().out
+        assert said.count(prompt) >= 2 and len(said) > 2 * len(prompt) + 24
+        assert run(*command, "--seed", 3) == 0 and capsys.readouterr().out == said
+    (tmp_path / "p.txt").write_text("fine\n" + "the mill " * 80)
+    (tmp_path / "p.jsonl").write_text('{"prompt": "fine"}\n{"text": "x"}\n')
+    (tmp_path / "empty.txt").write_text("\n")
+    for source, word in (
+        (["--prompt", ""], "empty"),
+        (["--prompt", "the mill " * 80], "context"),
+        (["--prompt", "\udcff"], "surrogate"),
+        (["--prompts", tmp_path / "p.txt"], "prompt 2"),
+        (["--prompts", tmp_path / "p.jsonl"], "p.jsonl:2"),
+        (["--prompts", tmp_path / "empty.txt"], "no prompts"),
+        (["--prompts", tmp_path / "none.txt"], "none.txt"),
+    ):
+        assert run("generate", "--model", model_dir, *source) == 2
+        assert word in capsys.readouterr().err
+
+
+def test_json_lines_have_every_token_with_its_logprob(model_dir, tmp_path, capsys):
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps({"prompt": text}) + "\n" for text in ("the", "der Müller")))
+    command = ["generate", "--model", model_dir, "--prompts", tmp_path / "p.jsonl", "--samples", 2, "--json"]
+    assert run(*command, "--top-logprobs", 3, "--max-new-tokens", 6, "--temperature", 0.7, "--rows", 2) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert sorted((line["prompt"], line["sample"]) for line in lines) == [
+        ("der Müller", 0), ("der Müller", 1), ("the", 0), ("the", 1),
+    ]  # fmt: skip
+    model, tokenizer = load_model(model_dir, torch.device("cpu"))[0], load_tokenizer(model_dir)
+    for line in lines:
+        ids = tokenizer.encode(line["prompt"]).ids
+        with torch.no_grad():
+            logits = model(torch.tensor([ids + line["tokens"]]))[0, len(ids) - 1 : -1]
+        scores = (logits / 0.7).log_softmax(-1)
+        for step, (token, score, top) in enumerate(
+            zip(line["tokens"], line["logprobs"], line["top_logprobs"], strict=True)
+        ):
+            assert score == pytest.approx(float(scores[step, token]), abs=1e-4)
+            assert [one["token"] for one in top] == scores[step].topk(3).indices.tolist()
+    assert run(*command[:5], "--top-logprobs", 3) == 2 and "--json" in capsys.readouterr().err
 
 
 def test_command_line_trains_from_yaml_and_overrides(folders, tmp_path, capsys):

@@ -14,8 +14,9 @@ from training.checkpoint import load_model
 from training.config import resolve as pretrain_config
 from training.evaluation.canaries import exposure
 from training.evaluation.canaries_file import Canary, read_canaries
-from training.evaluation.continuations import continue_all
 from training.evaluation.memorisation import memorisation, passages
+from training.inference.batch import generate_batch
+from training.inference.sampling import Sampling
 from training.knobs import TrainingError
 from training.pretrain import pretrain
 from training.vocabulary import load_tokenizer
@@ -91,7 +92,8 @@ def test_one_pass_says_what_generation_through_the_cache_gives(run, loaded):
     asked = [passage for part in passages(data, "train", 24, 10).values() for passage in part]
     assert len({passage.id for passage in asked}) == len(asked) == 20
     found = memorisation(model, data, prefixes=[12], continuation=12, documents=10, batch_tokens=500)["train"]
-    new = continue_all(model, [passage.tokens[:12] for passage in asked], 12)
+    greedy = Sampling(temperature=0, max_new_tokens=12)
+    new = [one.tokens for one in generate_batch(model, [passage.tokens[:12] for passage in asked], greedy, [])]
     equal = [one == passage.tokens[12:] for one, passage in zip(new, asked, strict=True)]
     assert found["by_prefix"][0]["extracted"] == np.mean(equal)
     back = [

@@ -9,9 +9,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from tests.training_common import make
 from training.attention import document_positions, document_segments, row_mask
 from training.checkpoint import load_model, save_model
+from training.inference.cache import KeyValueCache
 from training.knobs import TrainingError
 from training.loss import IGNORED
-from training.model import Decoder, KeyValueCache, ModelConfig
+from training.model import Decoder, ModelConfig
 
 
 def shape(**changes) -> ModelConfig:

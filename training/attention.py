@@ -20,11 +20,12 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 
 
 class Sight(NamedTuple):
-    """What the queries of some rows see. All None: every key that is not later than the query."""
+    """What the queries of some rows see. Nothing given: every key that is not later than the query."""
 
     mask: Tensor | None = None  # bool [B or 1, 1, L, keys], true where seen
     lengths: list[int] | None = None  # documents of the flattened rows [B * L], each causal in itself
     blocks: BlockMask | None = None  # the same as a mask, by blocks of 128 x 128 positions
+    everything: bool = False  # every key
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, sight: Sight) -> Tensor:
@@ -38,7 +39,12 @@ def attend(query: Tensor, key: Tensor, value: Tensor, sight: Sight) -> Tensor:
     if sight.lengths is not None:
         return _by_document(query, key, value, sight.lengths, grouped)
     return F.scaled_dot_product_attention(
-        query, key, value, attn_mask=sight.mask, is_causal=sight.mask is None, enable_gqa=grouped
+        query,
+        key,
+        value,
+        attn_mask=sight.mask,
+        is_causal=sight.mask is None and not sight.everything,
+        enable_gqa=grouped,
     )
 
 
@@ -60,16 +66,17 @@ def sight_of_rows(
     return Sight(mask=row_mask(segment, length, window, device))
 
 
-def sight_with_past(past: int, length: int, starts: Tensor | None, window: int | None, device: torch.device) -> Sight:
-    """What `length` queries behind `past` cached positions see. starts `[B]`: the first real position of each row."""
-    if past == 0 and starts is None and (window is None or window >= length):
+def sight_of_positions(at: Tensor, start: int, end: int, past: int | None, window: int | None) -> Sight:
+    """What queries at positions `at`, int64 `[B or 1, L]`, see of the keys from `start` to before `end` of their rows.
+
+    past: the position of every row's first query, if it is one for all.
+    """
+    if past == 0 and (window is None or window >= end):
         return Sight()
-    queries = torch.arange(past, past + length, device=device)[:, None]
-    keys = torch.arange(past + length, device=device)
-    mask = visible(queries, keys, window)[None, None]
-    if starts is not None:  # what stands before the start sees itself: a softmax over nothing is no number
-        mask = (mask & (keys >= starts[:, None, None, None])) | (keys == queries)
-    return Sight(mask=mask)
+    if past is not None and at.shape[1] == 1:  # the last position sees all: keys before its window are not in `start`
+        return Sight(everything=True)
+    keys = torch.arange(start, end, device=at.device)
+    return Sight(mask=visible(at[:, None, :, None], keys, window))
 
 
 def visible(query: Tensor, key: Tensor, window: int | None) -> Tensor:

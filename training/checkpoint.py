@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,7 @@ def save_model(
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "model.safetensors", lambda file: write_tensors(file, tensors or weights(model)))
-    copy_files(tokenizer_dir, folder, TOKENIZER_FILES)
+    copy_tokenizer(tokenizer_dir, folder)
     write_end(folder, eos_id)
     write_json(folder / "config.json", config_json(model.config, eos_id))
 
@@ -81,9 +81,9 @@ def write_end(folder: Path, eos_id: int | list[int]) -> None:
     write_json(folder / "generation_config.json", {"eos_token_id": eos_id, "pad_token_id": first})
 
 
-def copy_files(source: Path, folder: Path, names: Iterable[str]) -> None:
-    """Those of the files that are there."""
-    for name in names:
+def copy_tokenizer(source: Path, folder: Path) -> None:
+    """Put the tokenizer's files, those that there are, into a model's folder."""
+    for name in TOKENIZER_FILES:
         if (source / name).exists():
             write_whole(folder / name, partial(shutil.copyfile, source / name))
 

@@ -7,10 +7,44 @@ import os
 import sys
 from collections.abc import Sequence
 
-from training.commands import evaluate, export, generate, knobs, merge, plan, pretrain, report, scaling, trace
+from training.commands import (
+    dpo,
+    evaluate,
+    export,
+    generate,
+    grpo,
+    inspect,
+    knobs,
+    merge,
+    plan,
+    ppo,
+    pretrain,
+    report,
+    reward,
+    scaling,
+    sft,
+    trace,
+)
 from training.knobs import TrainingError
 
-COMMANDS = (pretrain, generate, evaluate, merge, export, plan, scaling, trace, report, knobs)
+COMMANDS = (
+    pretrain,
+    sft,
+    reward,
+    dpo,
+    ppo,
+    grpo,
+    generate,
+    evaluate,
+    merge,
+    export,
+    plan,
+    scaling,
+    trace,
+    inspect,
+    report,
+    knobs,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.attention import Sight, attend, document_positions, sight_of_rows, sight_with_past
+from training.attention import Sight, attend, document_positions, sight_of_rows
 from training.config import PretrainConfig
 from training.knobs import TrainingError
 from training.logprobs import token_scores
@@ -27,6 +27,9 @@ from training.loss import IGNORED, Losses, token_losses
 from training.norm import rms_norm
 from training.presets import RopeScaling
 from training.rotary import frequencies, rotary, rotate, sinusoids
+
+if TYPE_CHECKING:  # it is made for a model's config
+    from training.inference.cache import KeyValueCache
 
 
 @dataclass(frozen=True)
@@ -154,35 +157,6 @@ class LayerNorm(nn.LayerNorm):
 def norm(config: ModelConfig) -> nn.Module:
     """The family's norm over the residual stream."""
     return (LayerNorm if config.architecture == "gpt2" else RMSNorm)(config.width, config.norm_eps)
-
-
-class KeyValueCache:
-    """Keys and values of the positions seen so far, per layer, so that a new token costs one position.
-
-    starts: int64 `[B]`, where each row's text begins, if prompts of several lengths are padded on the left.
-    """
-
-    def __init__(
-        self,
-        config: ModelConfig,
-        rows: int,
-        positions: int,
-        device: torch.device,
-        dtype: torch.dtype,
-        starts: Tensor | None = None,
-    ) -> None:
-        shape = (config.layers, rows, config.kv_heads, positions + config.virtual_tokens, config.head_width)
-        self.keys = torch.zeros(shape, device=device, dtype=dtype)
-        self.values = torch.zeros(shape, device=device, dtype=dtype)
-        self.length = 0
-        self.starts = starts
-
-    def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Store `[B, K, L, D]` behind what is there; give back all positions. `length` moves on after the last layer."""
-        end = self.length + key.shape[2]
-        self.keys[layer, :, :, self.length : end] = key
-        self.values[layer, :, :, self.length : end] = value
-        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
 
 class Attention(nn.Module):
@@ -357,17 +331,21 @@ class Decoder(nn.Module):
         documents: Tensor | None = None,
         cache: KeyValueCache | None = None,
         logprobs: float | None = None,
+        at: Tensor | None = None,
     ) -> Any:
         """Predict the next token at every position.
 
         tokens: int64 `[B, L]`. targets: int64 `[B, L]`, `IGNORED` where nothing is predicted. documents: integers
         `[B, L]` as the packer gives them, negative where padded; if given, a position sees only its own document and positions
         restart at 0 in each. cache: keys and values of earlier positions of the same rows (not together with `documents`).
+        at: int64 `[B]`, the one position of each row whose logits are wanted.
 
-        Returns float32 logits `[B, L, V]`; with `targets` `loss.Losses`; with `targets` and `logprobs`, a temperature,
-        `logprobs.TokenScores` of the targets at that temperature.
+        Returns float32 logits `[B, L, V]` (with `at` `[B, V]`); with `targets` `loss.Losses`; with `targets` and `logprobs`, a
+        temperature, `logprobs.TokenScores` of the targets at it.
         """
         x, routers = self._layers(tokens, documents, cache)
+        if at is not None:
+            x = x[torch.arange(len(x), device=x.device), at]
         if targets is None:
             return self.lm_head(x)[..., : self.config.vocab_size].float()
         # ids that pad the vocabulary have no logit, so they take no probability and get no gradient
@@ -392,21 +370,19 @@ class Decoder(nn.Module):
         self, tokens: Tensor, documents: Tensor | None, cache: KeyValueCache | None
     ) -> tuple[Tensor, list[Any]]:
         """`hidden`, and the routers' probabilities of each layer with experts."""
-        past, starts = (cache.length, cache.starts) if cache else (0, None)
-        x, places = self.model.embed_tokens(tokens), None
-        if self.prompt is not None and self.prompt.enabled and past == 0:
-            x, documents, places = self.prompt(x, documents, starts)
+        x, places, inserted = self.model.embed_tokens(tokens), None, 0
+        if self.prompt is not None and self.prompt.enabled and (cache is None or cache.fresh):
+            x, documents, places = self.prompt(x, documents)
+            inserted = x.shape[1] - tokens.shape[1]
         length = x.shape[1]
-        if documents is not None:
-            positions = document_positions(documents)
+        if cache is not None:
+            positions, sight = cache.begin(length, self.config.window, inserted)
         else:
-            positions = torch.arange(past, past + length, device=tokens.device)[None]
-        if cache is None:
             sight = sight_of_rows(documents, length, self.config.window, tokens.device, self.dtype)
-        else:
-            sight = sight_with_past(past, length, cache.starts, self.config.window, tokens.device)
-            if cache.starts is not None:
-                positions = (positions - cache.starts[:, None]).clamp(min=0)
+            if documents is not None:
+                positions = document_positions(documents)
+            else:
+                positions = torch.arange(length, device=tokens.device)[None]
 
         x, turn = self.embed(x, positions)
         routers = []
@@ -414,7 +390,7 @@ class Decoder(nn.Module):
             x, router = layer(x, turn, sight, cache, number)
             routers.append(router)
         if cache is not None:
-            cache.length += length
+            cache.advance(length - inserted)
         x = self.model.norm(x)
         if places is not None:  # what stands behind virtual tokens is nobody's business
             x, *routers = (None if y is None else _taken(y, places) for y in (x, *routers))

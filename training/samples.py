@@ -8,7 +8,8 @@ from typing import Any
 
 from training.config import PretrainConfig
 from training.device import Place
-from training.generate import Sampler, generate_tokens, greedy, random_sampler
+from training.inference.batch import generate_batch
+from training.inference.sampling import Sampling
 from training.metrics import MetricsFile
 from training.model import Decoder
 from training.vocabulary import encode_text, load_tokenizer
@@ -49,22 +50,20 @@ class Samples:
     def draw(self, step: int, model: Decoder) -> None:
         """Continue each prompt with the random numbers of the seed, the same at every step.
 
-        Every process draws, and takes equally many forward passes, since weights may be shared out among them.
+        Every process draws, and takes equally many forward passes, since weights may be shared out among them: none stops at
+        an end token, what follows it is cut away.
         """
-        was_training = model.training
-        model.eval()
-        self.last = [{"prompt": prompt, "text": self._continue(model, ids)} for prompt, ids in self.prompts]
-        model.train(was_training)
+        config, prompts = self.config, [ids for _, ids in self.prompts]
+        sampling = Sampling(temperature=config.sample_temperature, max_new_tokens=config.sample_tokens)
+        found = generate_batch(model, prompts, sampling, [], seeds=[self.seed] * len(prompts))
+        self.last = [
+            {"prompt": prompt, "text": self._text(ids, one.tokens)}
+            for (prompt, ids), one in zip(self.prompts, found, strict=True)
+        ]
         if self.file is not None:
             self.file.write({"step": step, "samples": self.last})
 
-    def _continue(self, model: Decoder, ids: list[int]) -> str:
-        config = self.config
-        sampler: Sampler = (
-            random_sampler(self.seed, config.sample_temperature) if config.sample_temperature > 0 else greedy
-        )
-        room = min(config.sample_tokens, model.config.context_length - len(ids))
-        new = generate_tokens(model, ids, sampler, room, [])[0]
+    def _text(self, ids: list[int], new: list[int]) -> str:
         if self.eos_id in new:
             new = new[: new.index(self.eos_id)]
         start = self.tokenizer.decode(ids, skip_special_tokens=False)

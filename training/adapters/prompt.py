@@ -28,20 +28,17 @@ class VirtualTokens(nn.Module):
         self.weight = nn.Parameter(embeddings.clone())
         self.enabled = True
 
-    def forward(
-        self, x: Tensor, documents: Tensor | None, starts: Tensor | None
-    ) -> tuple[Tensor, Tensor | None, Tensor]:
+    def forward(self, x: Tensor, documents: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor]:
         """Put them in front of the embeddings `x [B, L, W]`: the rows `[B, M, W]`, their documents, and where x went `[B, L]`.
 
-        documents: as `Decoder.forward` takes them, or None: each row is one. starts `[B]`: where each row's text begins. Rows with
-        fewer documents than others are filled up with zeros of no document.
+        documents: as `Decoder.forward` takes them, or None: each row is one. Rows with fewer documents than others are filled up
+        with zeros of no document.
         """
         rows, length, width = x.shape
         tokens, device = self.weight.shape[0], x.device
         index = torch.arange(length, device=device).expand(rows, length)
         if documents is None:
-            first = 0 if starts is None else starts[:, None]
-            places, total = index + tokens * (index >= first), length + tokens
+            places, total = index + tokens, length + tokens
         else:
             count = (document_starts(documents) & (documents >= 0)).cumsum(dim=1)
             places, total = index + tokens * count, length + tokens * int(count[:, -1].max())

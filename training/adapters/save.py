@@ -17,8 +17,7 @@ from training.adapters.peft_format import PREFIX, WEIGHTS, Module, modules
 from training.architectures import family
 from training.checkpoint import (
     ADAPTER_CONFIG,
-    TOKENIZER_FILES,
-    copy_files,
+    copy_tokenizer,
     write_end,
     write_json,
     write_tensors,
@@ -72,9 +71,9 @@ def save_adapter(
     end: list[int] | None = None,
     tensors: dict[str, Tensor] | None = None,
 ) -> None:
-    """Write the adapter as peft loads it beside the model in `base`, and what generation needs: tokenizer, ids that end a text.
+    """Write the adapter as peft loads it beside the model in `base`, and its tokenizer.
 
-    `end`: those ids, by default as `base` has them. `tensors`: what `adapter_tensors(model)` gave, where it was called before: in all processes, if the model is sharded.
+    `end`: ids that end a text, if they are not those of `base`. `tensors`: what `adapter_tensors(model)` gave, where it was called before: in all processes, if the model is sharded.
     """
     if not has_adapter(model):
         raise TrainingError("there is no adapter to save")
@@ -83,7 +82,7 @@ def save_adapter(
     parts = _parts(model)
     note = ("parts", json.dumps(parts)) if parts else ("format", "pt")
     write_whole(folder / WEIGHTS, lambda file: write_tensors(file, tensors, note))
-    copy_files(base, folder, (*TOKENIZER_FILES, "generation_config.json"))
+    copy_tokenizer(base, folder)
     if end is not None:
         write_end(folder, end)
     about = _prompt_json(model, base) if model.prompt is not None else _lora_json(model, tensors)

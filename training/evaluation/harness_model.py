@@ -5,7 +5,6 @@ Scoring is batched and needs no key/value cache; generation uses one. Text never
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,10 @@ from tokenizers import Tokenizer
 
 from training.checkpoint import load_model
 from training.device import choose_device, choose_dtype
-from training.evaluation.continuations import continue_all
 from training.evaluation.scoring import Request, score
 from training.evaluation.windows import rolling_windows
-from training.generate import greedy, random_sampler
+from training.inference.batch import generate_batch
+from training.inference.sampling import Sampling
 from training.knobs import TrainingError
 from training.model import Decoder
 from training.vocabulary import encode_text, load_tokenizer
@@ -119,16 +118,14 @@ class GristmillLM(TemplateLM):
             raise TrainingError(f"a task asks for {new_tokens} new tokens, the model's context is {self.max_length}")
         temperature = float(settings.get("temperature") or 0.0)
         sampled = settings.get("do_sample", temperature > 0) and temperature > 0
-        sampler = random_sampler(0, temperature, settings.get("top_k"), settings.get("top_p")) if sampled else greedy
+        sampling = Sampling(
+            temperature=temperature if sampled else 0.0,
+            top_k=(settings.get("top_k") or None) if sampled else None,
+            top_p=settings.get("top_p") if sampled else None,
+            max_new_tokens=new_tokens,
+            stop=tuple(until),
+        )
         # without a context the harness starts from the end token, as for likelihoods
         prompts = [(self.tok_encode(context) or [self.eot_token_id])[-room:] for context in contexts]
-        at = re.compile("|".join(re.escape(text) for text in until)) if until else None
-
-        def text_of(ids: list[int]) -> str:
-            return self.encoder.decode(ids, skip_special_tokens=True)
-
-        def stop(ids: list[int]) -> bool:
-            return at is not None and at.search(text_of(ids)) is not None
-
-        found = continue_all(self.decoder, prompts, new_tokens, self.end, sampler=sampler, stop=stop)
-        return [at.split(text_of(ids))[0] if at else text_of(ids) for ids in found]
+        found = generate_batch(self.decoder, prompts, sampling, self.end, tokenizer=self.encoder)
+        return [one.text for one in found]

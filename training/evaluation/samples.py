@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from tokenizers import Tokenizer
 
-from training.evaluation.continuations import continue_all
-from training.generate import greedy, random_sampler
+from training.inference.batch import generate_batch
+from training.inference.sampling import Sampling
 from training.knobs import TrainingError
 from training.model import Decoder
 from training.vocabulary import encode_text
@@ -24,18 +24,12 @@ def samples(
     seed: int,
 ) -> list[dict[str, str]]:
     """`prompt` and `text` (without the prompt) of each. A prompt draws from its own seed, so others do not change it."""
-    out = []
-    for number, prompt in enumerate(prompts):
-        ids = encode_text(tokenizer, prompt)
-        room = model.config.context_length - len(ids)
-        if room < 1:
+    encoded = [encode_text(tokenizer, prompt) for prompt in prompts]
+    for prompt, ids in zip(prompts, encoded, strict=True):
+        if len(ids) >= model.config.context_length:
             raise TrainingError(
                 f"evaluate.prompts: {prompt[:40]!r} has {len(ids)} tokens, the context is {model.config.context_length}"
             )
-        sampler = greedy if temperature == 0 else random_sampler(seed + number, temperature)
-        new = continue_all(model, [ids], min(new_tokens, room), end, sampler=sampler)[0]
-        # together, since a character may be cut between them
-        whole = tokenizer.decode(ids + new, skip_special_tokens=False)
-        start = tokenizer.decode(ids, skip_special_tokens=False)
-        out.append({"prompt": prompt, "text": whole[len(start) :]})
-    return out
+    sampling = Sampling(temperature=temperature, max_new_tokens=new_tokens, seed=seed)
+    found = generate_batch(model, encoded, sampling, end, tokenizer=tokenizer, special=True)
+    return [{"prompt": prompt, "text": one.text} for prompt, one in zip(prompts, found, strict=True)]

@@ -89,7 +89,9 @@ def _write(
 def _config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if is_adapter(folder):
-        raise TrainingError(f"{folder} is an adapter: python -m training merge {folder} --output FOLDER, and export that")
+        raise TrainingError(
+            f"{folder} is an adapter: python -m training merge {folder} --output FOLDER, and export that"
+        )
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         family = config["architectures"][0]
