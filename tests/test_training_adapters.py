@@ -19,10 +19,13 @@ from training.adapters.load import load_adapter
 from training.adapters.save import save_adapter
 from training.architectures import weights
 from training.checkpoint import checkpoints, load_model, save_model
+from training.inference.batch import generate_batch
+from training.inference.cache import KeyValueCache
+from training.inference.sampling import Sampling
 from training.knobs import TrainingError
 from training.logprobs import token_scores
 from training.loss import token_losses
-from training.model import KeyValueCache, Linear
+from training.model import Linear
 from training.optimizer import build_optimizer
 from training.precision import use_float8
 from training.recompute import recompute_layers
@@ -250,17 +253,29 @@ def test_documents_of_a_packed_row_each_have_their_virtual_tokens(family):
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "mistral"])
 def test_virtual_tokens_with_a_cache_and_prompts_of_several_lengths(family):
-    model, rows = adapted(PROMPT, family), tokens(2, 12)
+    model, rows = adapted(PROMPT, family), tokens(3, 12)
     assert model.config.context_length == 45
     whole = model(rows)
-    cache = KeyValueCache(model.config, 2, 12, CPU, torch.float32)
+    cache = KeyValueCache(model.config, 3, 12, CPU, torch.float32)
     parts = [model(part, cache=cache) for part in rows.split([7, 1, 4], dim=1)]
-    assert torch.allclose(torch.cat(parts, dim=1), whole, atol=2e-5)
-    starts = torch.tensor([0, 3])
-    cache = KeyValueCache(model.config, 2, 12, CPU, torch.float32, starts)
-    found = torch.cat([model(part, cache=cache) for part in rows.split([7, 5], dim=1)], dim=1)
-    assert torch.allclose(found[0], whole[0], atol=2e-5)
-    assert torch.allclose(found[1, 3:], model(rows[1:, 3:])[0], atol=2e-5)
+    assert torch.allclose(torch.cat(parts, dim=1), whole, atol=2e-5) and cache.lengths.tolist() == [12] * 3
+    with pytest.raises(ValueError, match="cannot hold"):
+        model(rows[:, :1], cache=cache)
+    prompts = [rows[0, :3].tolist(), rows[1].tolist(), rows[2, :7].tolist(), rows[0, :3].tolist()]
+    found = generate_batch(model, prompts, Sampling(temperature=0.0, max_new_tokens=6), [], max_rows=2)
+    for prompt, one in zip(prompts, found, strict=True):
+        said = list(prompt)
+        for _ in range(6):
+            said.append(int(model(torch.tensor([said]))[0, -1].argmax()))
+        assert one.tokens == said[len(prompt) :]
+    with without_adapter(model):
+        alone = generate_batch(model, prompts, Sampling(temperature=0.0, max_new_tokens=6), [], max_rows=2)
+    plain = generate_batch(random_model(shape(family)), prompts, Sampling(temperature=0.0, max_new_tokens=6), [])
+    assert [one.tokens for one in alone] == [one.tokens for one in plain]
+    half = KeyValueCache(model.config, 2, 12, CPU, torch.float32)
+    half.lengths[0] = 1
+    with pytest.raises(ValueError, match="some rows"):
+        model(rows[:2], cache=half)
 
 
 # The loop
