@@ -7,10 +7,44 @@ import os
 import sys
 from collections.abc import Sequence
 
-from training.commands import evaluate, export, generate, index, knobs, plan, pretrain, report, scaling, trace
+from training.commands import (
+    dpo,
+    evaluate,
+    export,
+    generate,
+    grpo,
+    index,
+    inspect,
+    knobs,
+    plan,
+    ppo,
+    pretrain,
+    report,
+    reward,
+    scaling,
+    sft,
+    trace,
+)
 from training.knobs import TrainingError
 
-COMMANDS = (pretrain, generate, evaluate, export, plan, scaling, trace, report, index, knobs)
+COMMANDS = (
+    pretrain,
+    sft,
+    reward,
+    dpo,
+    ppo,
+    grpo,
+    generate,
+    evaluate,
+    export,
+    plan,
+    scaling,
+    trace,
+    inspect,
+    report,
+    index,
+    knobs,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

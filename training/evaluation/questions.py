@@ -13,6 +13,7 @@ from typing import Any
 from training.evaluation.answers_config import QuestionsConfig
 from training.evaluation.texts import find_files, json_lines
 from training.knobs import TrainingError
+from training.verify.registry import VERIFIERS
 
 ROLES = ("system", "user", "assistant", "tool")
 COLUMNS = ("id", "prompt", "messages", "answer", "verifier")
@@ -111,6 +112,8 @@ def _question(row: dict[str, Any], where: str, default: str | None) -> Question:
         verifier = default
     if verifier is not None and not isinstance(verifier, str):
         raise TrainingError(f"{where}: verifier must be a name, got {verifier!r}")
+    if verifier is not None and verifier not in VERIFIERS:
+        raise TrainingError(f"{where}: no verifier is called {verifier!r}; there are {', '.join(VERIFIERS)}")
     return Question(where, read_messages(row, where), _references(row.get("answer"), where), verifier)
 
 

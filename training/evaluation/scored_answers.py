@@ -12,6 +12,7 @@ from training.evaluation.scoring import mean_and_error
 from training.evaluation.similarity import Encoder, bertscore
 from training.evaluation.subject import Subject
 from training.inference.sampling import Sampling
+from training.verify import verifier
 
 RIGHT = 1.0  # the score from which pass@k counts a verified answer
 
@@ -78,7 +79,7 @@ def _score(
         return [sum(values[at : at + size]) / size for at in range(0, len(values), size)]
 
     if metric == "verified":
-        scores = [verify(item, of_item, questions) for item, of_item in zip(items, texts, strict=True)]
+        scores = verify(items, texts, questions.config.allow_unsandboxed)
         put("verified", [sum(one) / len(one) for one in scores])
         for k in questions.config.pass_at if questions.config.samples > 1 else ():
             put(f"pass@{k}", [pass_at_k(len(one), sum(score >= RIGHT for score in one), k) for one in scores])
@@ -105,11 +106,11 @@ def _score(
             put("bertscore", means(bertscore(encoder, flat, repeated)))
 
 
-def verify(item: Question, texts: Sequence[str], questions: Questions) -> list[float]:
-    """The verifier's score of each text, the best over references where there are several."""
-    from training.verify import verifier
-
-    assert item.verifier is not None
-    options = {"allow_unsandboxed": questions.config.allow_unsandboxed} if item.verifier == "python_tests" else {}
-    check = verifier(item.verifier, **options)
-    return [max(check(text, reference).score for reference in item.references or ("",)) for text in texts]
+def verify(items: Sequence[Question], texts: Sequence[Sequence[str]], allow_unsandboxed: bool) -> list[list[float]]:
+    """The verifiers' score of each text of each question, the best over references where there are several."""
+    options = {"python_tests": {"allow_unsandboxed": allow_unsandboxed}}
+    checks = {name: verifier(name, **options.get(name, {})) for name in {str(item.verifier) for item in items}}
+    return [
+        [max(checks[str(item.verifier)](text, one).score for one in item.references or ("",)) for text in of_item]
+        for item, of_item in zip(items, texts, strict=True)
+    ]

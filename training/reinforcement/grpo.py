@@ -108,11 +108,10 @@ class GrpoTask(RolloutTask):
             loss = (
                 loss + config.kl * (kl_estimates(scores.logprobs, rows.reference, config.kl_estimator) * weights).sum()
             )
-        actions = max(counts.actions, 1)
         if config.entropy_bonus:
-            loss = loss - config.entropy_bonus * (scores.entropies * rows.mask).sum() / actions
+            loss = loss - config.entropy_bonus * (scores.entropies * rows.mask).sum() / max(counts.actions, 1)
         cut = clipped(scores.logprobs.detach(), rows.old, rows.advantages, low, high)
-        return loss, {"clipped": ((cut & rows.mask).sum() / actions, 0.0)}
+        return loss, {"clipped": ((cut & rows.mask).sum(), rows.mask.sum())}
 
 
 def grpo(

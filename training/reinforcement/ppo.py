@@ -159,10 +159,14 @@ class PpoTask(RolloutTask):
         policy = policy - config.entropy_bonus * (found.entropies * weights).sum()
         if number < config.value_warmup:
             policy = policy * 0.0
-        value = (value_losses(found.values, rows.values, rows.returns, config.value_clip) * weights).sum()
+        errors = value_losses(found.values, rows.values, rows.returns, config.value_clip)
+        value = (errors * weights).sum()
         cut = clipped(found.logprobs.detach(), rows.old, rows.advantages, low, high)
-        share = (cut * weights).sum()
-        return policy + config.value_coefficient * value, {"value_loss": (value.detach(), 0.0), "clipped": (share, 0.0)}
+        actions = rows.mask.sum()
+        return policy + config.value_coefficient * value, {
+            "value_loss": ((errors * rows.mask).sum(), actions),
+            "clipped": ((cut & rows.mask).sum(), actions),
+        }
 
     def after(self, rollouts: list[Rollout]) -> None:
         """Adapt the weight of the divergence."""

@@ -192,14 +192,19 @@ class Server:
             )
         mailbox = Mailbox()
         jobs = [
-            Job(mailbox, number * asked.n, prompt, replace(sampling, seed=sampling.seed + number * asked.n), asked.n, top)
+            Job(
+                mailbox,
+                number * asked.n,
+                prompt,
+                replace(sampling, seed=sampling.seed + number * asked.n),
+                asked.n,
+                top,
+            )
             for number, prompt in enumerate(prompts)
         ]
         usage = asked.stream_options is not None and asked.stream_options.include_usage
         tokens = sum(map(len, prompts))
-        reply = Reply(
-            kind, self.served.name, total, tokens, self.texts, end=self.served.end, usage=usage, **options
-        )
+        reply = Reply(kind, self.served.name, total, tokens, self.texts, end=self.served.end, usage=usage, **options)
         self.counters.prompt_tokens += tokens
         self.worker.submit(jobs)
 

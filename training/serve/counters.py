@@ -24,7 +24,12 @@ class Histogram:
     def lines(self, name: str) -> list[str]:
         """Its lines under a name."""
         found = [f'{name}_bucket{{le="{bound:g}"}} {count}' for bound, count in zip(BUCKETS, self.counts, strict=True)]
-        return [*found, f'{name}_bucket{{le="+Inf"}} {self.count}', f"{name}_sum {self.sum:.6f}", f"{name}_count {self.count}"]
+        return [
+            *found,
+            f'{name}_bucket{{le="+Inf"}} {self.count}',
+            f"{name}_sum {self.sum:.6f}",
+            f"{name}_count {self.count}",
+        ]
 
 
 class Counters:
@@ -53,7 +58,12 @@ class Counters:
         )
         all_totals = {"prompt_tokens": self.prompt_tokens, "cancelled_requests": self.cancelled, **totals}
         for name, value in all_totals.items():
-            put(f"gristmill_{name}_total", "counter", f"{name.replace('_', ' ')}.", [f"gristmill_{name}_total {value:g}"])
+            put(
+                f"gristmill_{name}_total",
+                "counter",
+                f"{name.replace('_', ' ')}.",
+                [f"gristmill_{name}_total {value:g}"],
+            )
         for name, value in gauges.items():
             put(f"gristmill_{name}", "gauge", f"{name.replace('_', ' ')} now.", [f"gristmill_{name} {value:g}"])
         for name, times in (("time_to_first_token_seconds", self.first_token), ("request_seconds", self.whole)):

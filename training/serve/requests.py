@@ -200,7 +200,9 @@ def _calls(calls: Any, where: str) -> list[dict[str, Any]]:
             out.append({"type": "function", "function": {"name": str(function["name"]), "arguments": arguments}})
         return out
     except (KeyError, TypeError, ValueError, RecursionError):
-        raise ApiError(400, f"{where}.tool_calls: expected functions with name and JSON arguments", param="messages") from None
+        raise ApiError(
+            400, f"{where}.tool_calls: expected functions with name and JSON arguments", param="messages"
+        ) from None
 
 
 def tools_of(request: ChatRequest) -> list[dict[str, Any]] | None:
@@ -211,6 +213,10 @@ def tools_of(request: ChatRequest) -> list[dict[str, Any]] | None:
         raise ApiError(400, "tool_choice: only with tools", param="tool_choice")
     for number, tool in enumerate(request.tools or []):
         function = tool.get("function")
-        if tool.get("type") != "function" or not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        if (
+            tool.get("type") != "function"
+            or not isinstance(function, dict)
+            or not isinstance(function.get("name"), str)
+        ):
             raise ApiError(400, f"tools[{number}]: expected type function with a name", param="tools")
     return None if request.tool_choice == "none" else request.tools or None

@@ -42,7 +42,11 @@ class TokenTexts:
 
     def _entry(self, token: int, logprob: float) -> dict[str, Any]:
         found = self.bytes(token)
-        return {"token": found.decode("utf-8", errors="replace"), "logprob": max(logprob, -9999.0), "bytes": list(found)}
+        return {
+            "token": found.decode("utf-8", errors="replace"),
+            "logprob": max(logprob, -9999.0),
+            "bytes": list(found),
+        }
 
     def completion_logprobs(self, events: list[Event], offset: int) -> dict[str, Any]:
         """`logprobs` of a completion; offset: characters before the first token."""
@@ -54,8 +58,6 @@ class TokenTexts:
         return {
             "tokens": texts,
             "token_logprobs": [max(event.logprob, -9999.0) for event in events],
-            "top_logprobs": [
-                {self.text(token): max(value, -9999.0) for token, value in event.top} for event in events
-            ],
+            "top_logprobs": [{self.text(token): max(value, -9999.0) for token, value in event.top} for event in events],
             "text_offset": offsets,
         }

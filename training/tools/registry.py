@@ -10,7 +10,7 @@ from typing import Any
 from training.knobs import TrainingError
 from training.tools.calculator import CalculatorError, calculate
 from training.tools.calls import Call, CallError
-from training.verify.sandbox import Limits, Sandbox, SandboxError, shared_sandbox
+from training.verify.sandbox import Limits, Sandbox, SandboxError, cores, shared_sandbox
 
 KINDS: dict[str, tuple[type, ...]] = {
     "string": (str,), "number": (int, float), "integer": (int,), "boolean": (bool,), "array": (list,), "object": (dict,),
@@ -121,7 +121,7 @@ def python_tool(sandbox: Sandbox | None = None, limits: Limits | None = None, al
     """`python(code)`: what a program prints, in the sandbox; each call begins anew."""
 
     def run(code: str) -> str:
-        ran = (sandbox or shared_sandbox(1, allow_unsandboxed)).run(code, limits=limits)
+        ran = (sandbox or shared_sandbox(cores(), allow_unsandboxed)).run(code, limits=limits)
         if ran.ended != "ok":
             raise CallError(f"{ran.detail}; printed before: {ran.stdout}" if ran.stdout else ran.detail)
         return ran.stdout.rstrip("\n") or "(nothing was printed)"
