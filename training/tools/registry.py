@@ -132,11 +132,11 @@ def python_tool(sandbox: Sandbox | None = None, limits: Limits | None = None, al
     )
 
 
-TOOLS: dict[str, Callable[[], Tool]] = {"calculator": calculator_tool, "python": python_tool}
+NAMES = ("calculator", "python", "search")
 
 
-def toolbox(names: Sequence[str], index: str | None = None) -> Toolbox:
-    """A box of tools by name: calculator, python, and search, which needs the folder of an index (training/tools/retrieval.py)."""
+def toolbox(names: Sequence[str], index: str | None = None, allow_unsandboxed: bool = False) -> Toolbox:
+    """A box of tools by name: calculator; python; search, which needs the folder of an index (training/tools/retrieval.py)."""
     found = []
     for name in names:
         if name == "search":
@@ -147,8 +147,10 @@ def toolbox(names: Sequence[str], index: str | None = None) -> Toolbox:
                     "the tool search needs the folder of an index: python -m training index DOCUMENTS --output FOLDER"
                 )
             found.append(search_tool(Index.load(index)))
-        elif name in TOOLS:
-            found.append(TOOLS[name]())
+        elif name == "python":
+            found.append(python_tool(allow_unsandboxed=allow_unsandboxed))
+        elif name == "calculator":
+            found.append(calculator_tool())
         else:
-            raise TrainingError(f"no tool is called {name!r}; there are {', '.join([*TOOLS, 'search'])}")
+            raise TrainingError(f"no tool is called {name!r}; there are {', '.join(NAMES)}")
     return Toolbox(found)
