@@ -13,6 +13,7 @@ from training.commands import (
     export,
     generate,
     grpo,
+    index,
     inspect,
     knobs,
     merge,
@@ -45,6 +46,7 @@ COMMANDS = (
     trace,
     inspect,
     report,
+    index,
     knobs,
 )
 
