@@ -7,10 +7,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-from training.commands import evaluate, export, generate, knobs, plan, pretrain, report, scaling, trace
+from training.commands import evaluate, export, generate, knobs, plan, pretrain, report, scaling, serve, trace
 from training.knobs import TrainingError
 
-COMMANDS = (pretrain, generate, evaluate, export, plan, scaling, trace, report, knobs)
+COMMANDS = (pretrain, generate, evaluate, serve, export, plan, scaling, trace, report, knobs)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
