@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from training.config import TrainingError
+from training.knobs import TrainingError
 from training.verify.jail import seccomp
 from training.verify.sandbox import Check, Limits, Outcome, Sandbox, SandboxError
 

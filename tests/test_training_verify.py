@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from training.config import TrainingError
+from training.knobs import TrainingError
 from training.verify import Verdict, grade, verifier
 from training.verify.numbers import final_number, numbers
 from training.verify.python_tests import equal, extract_code, last_function, parse_tests, same_output

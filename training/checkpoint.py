@@ -69,12 +69,17 @@ def save_model(
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "model.safetensors", lambda file: write_tensors(file, tensors or weights(model)))
-    for name in TOKENIZER_FILES:
-        if (tokenizer_dir / name).exists():
-            write_whole(folder / name, partial(shutil.copyfile, tokenizer_dir / name))
+    copy_tokenizer(tokenizer_dir, folder)
     first = eos_id[0] if isinstance(eos_id, list) else eos_id
     write_json(folder / "generation_config.json", {"eos_token_id": eos_id, "pad_token_id": first})
     write_json(folder / "config.json", config_json(model.config, eos_id))
+
+
+def copy_tokenizer(source: Path, folder: Path) -> None:
+    """Put the tokenizer's files, those that there are, into a model's folder."""
+    for name in TOKENIZER_FILES:
+        if (source / name).exists():
+            write_whole(folder / name, partial(shutil.copyfile, source / name))
 
 
 def load_model(folder: Path, device: torch.device, dtype: torch.dtype = torch.float32) -> tuple[Decoder, list[int]]:

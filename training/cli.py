@@ -7,10 +7,44 @@ import os
 import sys
 from collections.abc import Sequence
 
-from training.commands import evaluate, export, generate, knobs, plan, pretrain, report, scaling, serve, trace
+from training.commands import (
+    dpo,
+    evaluate,
+    export,
+    generate,
+    grpo,
+    inspect,
+    knobs,
+    plan,
+    ppo,
+    pretrain,
+    report,
+    reward,
+    scaling,
+    serve,
+    sft,
+    trace,
+)
 from training.knobs import TrainingError
 
-COMMANDS = (pretrain, generate, evaluate, serve, export, plan, scaling, trace, report, knobs)
+COMMANDS = (
+    pretrain,
+    sft,
+    reward,
+    dpo,
+    ppo,
+    grpo,
+    generate,
+    evaluate,
+    serve,
+    export,
+    plan,
+    scaling,
+    trace,
+    inspect,
+    report,
+    knobs,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

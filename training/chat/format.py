@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 
 from training.chat.templates import BREAK, CLOSE, OPEN, TEMPLATES, compile_template, marks_generation
 from training.knobs import TrainingError
@@ -37,7 +37,7 @@ class Encoded(NamedTuple):
 
 
 class MaskError(TrainingError):
-    """A conversation whose mask is all false or all true: there is nothing, or too much, to train on."""
+    """A conversation with nothing to train on, or nothing else: its mask is all false, or all true."""
 
 
 class _Special(NamedTuple):
@@ -83,7 +83,7 @@ class ChatFormat:
             spans = self._spans_by_prefixes(messages, tools, text)
         ids, trained = self._tokens(text, spans)
         if not prompt and not any(trained):
-            raise MaskError(f"no token of it is the assistant's, so there is nothing to train on ({_roles(messages)})")
+            raise MaskError("no token of it is the assistant's, so there is nothing to train on")
         if not prompt and all(trained):
             raise MaskError(f"{self.name} marks every token as the assistant's, also those of others")
         return Encoded(ids, trained)
@@ -220,9 +220,9 @@ class ChatFormat:
             encoding = (self._inner if number else self.tokenizer).encode(text, add_special_tokens=False)
             ids += encoding.ids
             places += [(start + begin, start + end) for begin, end in encoding.offsets]
-        plain = len(pieces) - sum(piece.special is not None for piece in pieces)
-        known = {special.id for special in self._specials.values()}
-        if plain and sum(number in known for number in ids) > len(pieces) - plain:
+        unknown = {self._variables.get("unk_token"), getattr(self.tokenizer.model, "unk_token", None)}
+        known = {special.id for text, special in self._specials.items() if text not in unknown}
+        if sum(number in known for number in ids) > sum(piece.special is not None for piece in pieces):
             raise TrainingError("this tokenizer turns ordinary text into special tokens; it cannot be used safely")
         trained = [False] * len(ids)
         at = 0
@@ -271,13 +271,15 @@ class ChatFormat:
         return spans
 
 
-def chat_format(folder: Path, template: str | None = None) -> ChatFormat:
+def chat_format(folder: Path, template: str | None = None, add_tokens: bool = False) -> ChatFormat:
     """The chat format of a tokenizer's or model's folder: its own chat template, or the one of ours that `template` names.
+
+    `add_tokens`: special tokens that a named template needs get the next free ids where the tokenizer lacks them.
 
     Raises `TrainingError` if there is no tokenizer or no template, the template is broken, the tokenizer lacks the special tokens of
     the named one, or its blocks leave out the token that ends a turn, so that a model would never learn to stop.
     """
-    tokenizer, inner = _tokenizers(folder)
+    tokenizer, inner = _tokenizers(folder, needed_tokens(template) if add_tokens else ())
     settings = _json(folder / "tokenizer_config.json")
     added = tokenizer.get_added_tokens_decoder()
     specials = {one.content: _Special(number, one.lstrip, one.rstrip) for number, one in added.items() if one.special}
@@ -320,9 +322,15 @@ def chat_format(folder: Path, template: str | None = None) -> ChatFormat:
     return ChatFormat(tokenizer, text, name, tuple(dict.fromkeys([*ends[-1:], *stops])), variables, specials, inner)
 
 
-def needed_tokens(template: str) -> tuple[str, ...]:
-    """The special tokens that a named template writes, the tokenizer's own eos_token aside."""
-    return TEMPLATES[template].special
+def needed_tokens(template: str | None) -> tuple[str, ...]:
+    """The special tokens that a named template writes, the tokenizer's own eos_token aside; none of a folder's own template."""
+    return TEMPLATES[template].special if template in TEMPLATES else ()
+
+
+def add_special(tokenizer: Tokenizer, tokens: Sequence[str]) -> None:
+    """Make texts special tokens: one that is in the vocabulary keeps its id, others get the next ones."""
+    have = {one.content for one in tokenizer.get_added_tokens_decoder().values() if one.special}
+    tokenizer.add_special_tokens([AddedToken(one, special=True, normalized=False) for one in tokens if one not in have])
 
 
 def own_template(folder: Path) -> str | None:
@@ -342,7 +350,7 @@ def own_template(folder: Path) -> str | None:
     return found
 
 
-def _tokenizers(folder: Path) -> tuple[Tokenizer, Tokenizer]:
+def _tokenizers(folder: Path, new: Sequence[str]) -> tuple[Tokenizer, Tokenizer]:
     """The folder's tokenizer, and the same for text that something stands before; neither turns text into special tokens.
 
     Without post-processing, which adds special tokens that a template writes itself, and takes whitespace off tokens' places.
@@ -358,6 +366,8 @@ def _tokenizers(folder: Path) -> tuple[Tokenizer, Tokenizer]:
         inner = first if later == text else Tokenizer.from_str(later)
     except Exception as error:  # the library raises bare Exception
         raise TrainingError(f"{path} is no tokenizer: {error}") from None
+    for tokenizer in {id(one): one for one in (first, inner)}.values():
+        add_special(tokenizer, new)
     first.encode_special_tokens = inner.encode_special_tokens = True
     return first, inner
 
@@ -404,10 +414,6 @@ def _check(messages: Sequence[Message]) -> None:
             (content or "").encode()
         except UnicodeEncodeError:
             raise TrainingError(f"{where} is not valid Unicode: it holds a lone surrogate") from None
-
-
-def _roles(messages: Sequence[Message]) -> str:
-    return f"{len(messages)} messages: {', '.join(message['role'] for message in messages[:8])}"
 
 
 def _present(value: Sequence[Message]) -> list[dict[str, Any]]:

@@ -6,14 +6,18 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import model_validator
 
-from training.knobs import TrainerConfig, knob
+from training.knobs import RUNTIME_KNOBS, TrainerConfig, knob
 
 
 class TuneConfig(TrainerConfig):
     """A model trained further; each kind subclasses this and adds its own knobs."""
 
+    runtime_knobs: ClassVar[tuple[str, ...]] = (*RUNTIME_KNOBS, "model")  # a run knows its model by the checksums
     early_stop_of: ClassVar[tuple[str, Literal["min", "max"]]] = ("validation_loss", "min")  # of `evaluate`'s figures
 
+    model: str | None = knob(
+        None, "model folder to start from; by default that of the section before, or of the command's `--model`"
+    )
     epochs: float = knob(1.0, "how often the examples are gone through; `steps` wins", gt=0)
     steps: int | None = knob(None, "optimizer steps; by default those of `epochs`", ge=1)
     batch_rows: int = knob(8, "examples in one optimizer step, over all processes", ge=1)

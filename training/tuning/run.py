@@ -65,6 +65,9 @@ class Task:
 
     kind: str  # sft, reward, ...: the name of its command and section
     stop_reason: str | None = None  # set by a step or validation after which training must end
+    good_step: int | None = (
+        None  # set by `state`: the checkpoint that is kept in place of the last if `stop_reason` ends it
+    )
 
     def inputs(self) -> list[str]:
         """What identifies its data, beside knobs and model. Reads and checks them; raises `TrainingError`."""
@@ -202,6 +205,7 @@ def tune(
             due = progress.step % config.save_every == 0 or progress.step == steps or watch.step == progress.step
             if stopping or ended or due or (config.keep_every and progress.step % config.keep_every == 0):
                 remembered = {"state": task.state(), "best": watch.values(), "figures": figures, "ended": ended}
+                saver.best = watch.step if watch.step is not None else task.good_step
                 progress = replace(progress, task=remembered)
                 saver.save(module, optimizer, {**identity, **asdict(progress)})
                 if stopping and progress.step < steps and ended is None:
@@ -214,10 +218,12 @@ def tune(
         saver.wait()
         if ended is not None:
             log(f"{task.kind}: ended after step {progress.step:,} of {steps:,}: {ended}")
-        if watch.step is not None and watch.step != progress.step:
-            log(f"{task.kind}: the model of step {watch.step:,} is kept, the best on held-out examples")
+        kept = watch.step if watch.step is not None else task.good_step if task.stop_reason else None
+        if kept is not None and kept != progress.step:
+            why = "the best on held-out examples" if watch.step is not None else "the last good checkpoint"
+            log(f"{task.kind}: the model of step {kept:,} is kept, {why}")
             here.wait_for_all()
-            load_state(out_dir / "trainer_state" / f"step-{watch.step:08d}", module, optimizer)
+            load_state(out_dir / "trainer_state" / f"step-{kept:08d}", module, optimizer)
             network.eval()
             figures = task.evaluate()
         settle(module)
@@ -229,7 +235,7 @@ def tune(
             "learning": learning,
             "steps": progress.step,
             "ended": ended,
-            "best_step": watch.step,
+            "best_step": kept,
             "tokens": progress.tokens,
             "seconds": progress.seconds,
             "memory_bytes": peak_memory(here.device),
