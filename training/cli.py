@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from training.commands import (
+    chat,
     dpo,
     evaluate,
     export,
@@ -35,6 +36,7 @@ COMMANDS = (
     ppo,
     grpo,
     generate,
+    chat,
     evaluate,
     serve,
     export,
