@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from training.commands import (
+    chat,
     dpo,
     evaluate,
     export,
@@ -24,6 +25,7 @@ from training.commands import (
     report,
     reward,
     scaling,
+    serve,
     sft,
     trace,
 )
@@ -38,8 +40,14 @@ COMMANDS = (
     ppo,
     grpo,
     generate,
+    chat,
     evaluate,
-    merge,
+from training.commands import (
+)
+from training.knobs import TrainingError
+
+COMMANDS = (
+)
     export,
     plan,
     scaling,
