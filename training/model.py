@@ -365,7 +365,7 @@ class Decoder(nn.Module):
             else:
                 positions = torch.arange(length, device=tokens.device)[None]
 
-        x, turn = self.embed(tokens, positions)
+        x, turn = self.embed(tokens, positions, cache)
         routers = []
         for number, layer in enumerate(self.model.layers):
             x, router = layer(x, turn, sight, cache, number)
@@ -374,13 +374,17 @@ class Decoder(nn.Module):
             cache.advance(length)
         return self.model.norm(x), routers
 
-    def embed(self, tokens: Tensor, positions: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+    def embed(
+        self, tokens: Tensor, positions: Tensor, cache: KeyValueCache | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
         """What goes into the first layer `[B, L, W]`, and the cosines and sines of the positions if they are rotary."""
         config, x = self.config, self.model.embed_tokens(tokens)
         if config.positions == "learned":
             return (x + self.model.embed_positions(positions)).to(self.dtype), None
         if config.positions == "sinusoidal":
             return (x + sinusoids(positions, config.width)).to(self.dtype), None
+        if cache is not None:
+            return x.to(self.dtype), cache.turn(positions)
         frequency, factor = frequencies(
             config.head_width, config.rope_theta, config.rope_scaling, config.context_length, tokens.device
         )
