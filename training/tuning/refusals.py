@@ -24,7 +24,8 @@ from training.inference.load import load
 from training.inference.sampling import Sampling
 from training.knobs import TrainingError
 from training.preference.rows import identity, messages_of, read_rows
-from training.verify import grade
+from training.verify import verifier as make_verifier
+from training.verify.verdict import Verifier
 
 REFUSAL = "I do not know."
 QUESTIONS = 64  # asked together
@@ -110,6 +111,7 @@ def make_refusals(
     ends = tuple(dict.fromkeys([*form.end_ids, *end]))
     room = model.config.context_length - sampling.max_new_tokens
     found = Found()
+    checks: dict[str, Verifier] = {}
 
     def rows() -> Iterator[dict[str, Any]]:
         questions = read_questions(prompts, verifier)
@@ -137,31 +139,28 @@ def make_refusals(
                     tokenizer=tokenizer,
                 )
             ]
-            pairs = [
-                (question, text)
-                for at, (question, _, _) in enumerate(asked)
-                for text in texts[at * samples :][:samples]
-            ]
-            try:
-                verdicts = grade([(question.verifier, text, question.answer) for question, text in pairs])
-            except TrainingError as error:
-                raise TrainingError(f"{prompts}: {error}") from None
             for at, (question, _, _) in enumerate(asked):
-                mine = range(at * samples, (at + 1) * samples)
-                right = [texts[i].strip() for i in mine if verdicts[i].score >= 1]
+                try:
+                    if question.verifier not in checks:
+                        checks[question.verifier] = make_verifier(question.verifier)
+                    check = checks[question.verifier]
+                    said = [text.strip() for text in texts[at * samples : (at + 1) * samples]]
+                    right = [text for text in said if check(text, question.answer).score >= 1]
+                except TrainingError as error:
+                    raise TrainingError(f"{question.where}: {error}") from None
                 found.samples += samples
                 found.right += len(right)
                 share = len(right) / samples
                 if share >= known:
                     found.known += 1
-                    said = max(dict.fromkeys(right), key=right.count)
+                    reply = max(dict.fromkeys(right), key=right.count)
                 elif share <= unknown:
                     found.unknown += 1
-                    said = refusals[_pick(question.id, len(refusals))]
+                    reply = refusals[_pick(question.id, len(refusals))]
                 else:
                     found.unsure += 1
                     continue
-                messages = [*question.messages, {"role": "assistant", "content": said}]
+                messages = [*question.messages, {"role": "assistant", "content": reply}]
                 yield {"id": question.id, "source": question.source, "messages": messages, "share_right": share}
             log(
                 f"{found.questions:,} questions: {found.known:,} known, {found.unknown:,} unknown, {found.unsure:,} unsure"
