@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from training.chat.format import chat_format
+from training.chat.format import ChatFormat, chat_format
 from training.checkpoint import write_whole
 from training.inference.batch import generate_batch
 from training.inference.load import load
@@ -118,16 +118,13 @@ def make_refusals(
         while group := list(islice(questions, QUESTIONS)):
             number = found.questions  # of the first: draws do not depend on how questions are grouped
             found.questions += len(group)
-            asked: list[tuple[Question, list[int], int]] = []
-            for at, question in enumerate(group):
-                try:
-                    ids = form.encode(question.messages, prompt=True).ids
-                except TrainingError as error:
-                    raise TrainingError(f"{question.where}: {error}") from None
-                if len(ids) <= room:
-                    asked.append((question, ids, (number + at) * samples))
-                else:
-                    found.too_long += 1
+            encoded = [_prompt(form, question) for question in group]
+            asked = [
+                (question, ids, (number + at) * samples)
+                for at, (question, ids) in enumerate(zip(group, encoded, strict=True))
+                if len(ids) <= room
+            ]
+            found.too_long += len(group) - len(asked)
             texts = [
                 one.text
                 for one in generate_batch(
@@ -140,14 +137,7 @@ def make_refusals(
                 )
             ]
             for at, (question, _, _) in enumerate(asked):
-                try:
-                    if question.verifier not in checks:
-                        checks[question.verifier] = make_verifier(question.verifier)
-                    check = checks[question.verifier]
-                    said = [text.strip() for text in texts[at * samples : (at + 1) * samples]]
-                    right = [text for text in said if check(text, question.answer).score >= 1]
-                except TrainingError as error:
-                    raise TrainingError(f"{question.where}: {error}") from None
+                right = _right(question, texts[at * samples : (at + 1) * samples], checks)
                 found.samples += samples
                 found.right += len(right)
                 share = len(right) / samples
@@ -173,6 +163,24 @@ def make_refusals(
     out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(out, partial(_write, rows))
     return found
+
+
+def _prompt(form: ChatFormat, question: Question) -> list[int]:
+    try:
+        return form.encode(question.messages, prompt=True).ids
+    except TrainingError as error:
+        raise TrainingError(f"{question.where}: {error}") from None
+
+
+def _right(question: Question, texts: Sequence[str], checks: dict[str, Verifier]) -> list[str]:
+    """Those of the answers that the question's verifier takes for right. `checks`: verifiers made so far."""
+    try:
+        if question.verifier not in checks:
+            checks[question.verifier] = make_verifier(question.verifier)
+        check = checks[question.verifier]
+        return [text.strip() for text in texts if check(text.strip(), question.answer).score >= 1]
+    except TrainingError as error:
+        raise TrainingError(f"{question.where}: {error}") from None
 
 
 def _pick(name: str, count: int) -> int:
