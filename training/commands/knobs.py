@@ -16,6 +16,7 @@ from training.knobs import TrainingError
 CONFIGS = {
     "adapter": ("training.adapters.config", "AdapterConfig"),
     "evaluate": ("training.evaluation.config", "EvaluateConfig"),
+    "sft": ("training.tuning.sft_config", "SftConfig"),
     "reward": ("training.preference.config", "RewardConfig"),
     "dpo": ("training.preference.config", "DpoConfig"),
     "ppo": ("training.reinforcement.config", "PpoConfig"),
