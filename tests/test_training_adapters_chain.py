@@ -53,9 +53,10 @@ def test_sft_leaves_an_adapter_with_tokenizer_and_template(root):
     assert set(chat_format(root / "sft").end_ids) <= set(end)
 
 
-def test_tokens_that_are_new_to_the_model_are_refused_beside_an_adapter():
+def test_tokens_that_are_new_to_the_model_are_refused_beside_an_adapter(root, tmp_path):
+    config = of(SftConfig, template="llama3", add_tokens=True)
     with pytest.raises(TrainingError, match="must learn; leave adapter out"):
-        of(SftConfig, template="llama3", add_tokens=True)
+        sft(config, root / "base", root / "chats.jsonl", tmp_path / "out", log=quiet)
 
 
 def test_a_reward_model_with_an_adapter_is_saved_whole(root, tmp_path):
