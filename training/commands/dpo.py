@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from training.commands.stopping import train_until_stopped
-from training.commands.tuning import add_tuning, tuning_config
+from training.commands.tuning import add_tuning, model_folder, tuning_config
 from training.preference.config import DpoConfig
 
 
@@ -30,4 +30,4 @@ def run(options: argparse.Namespace) -> int:
     config = tuning_config(DpoConfig, options)
     from training.preference.dpo import dpo
 
-    return train_until_stopped(partial(dpo, config, options.model, options.pairs, options.output))
+    return train_until_stopped(partial(dpo, config, model_folder(config, options), options.pairs, options.output))

@@ -8,7 +8,7 @@ from typing import Any
 
 from training.commands.rewards import add_rewards
 from training.commands.stopping import train_until_stopped
-from training.commands.tuning import add_tuning, tuning_config
+from training.commands.tuning import add_tuning, model_folder, tuning_config
 from training.reinforcement.config import GrpoConfig
 
 
@@ -26,5 +26,5 @@ def run(options: argparse.Namespace) -> int:
     config = tuning_config(GrpoConfig, options)
     from training.reinforcement.grpo import grpo
 
-    train = partial(grpo, config, options.model, options.prompts, options.output)
+    train = partial(grpo, config, model_folder(config, options), options.prompts, options.output)
     return train_until_stopped(partial(train, reward_models=options.reward, judge=options.judge))

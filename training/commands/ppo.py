@@ -8,7 +8,7 @@ from typing import Any
 
 from training.commands.rewards import add_rewards
 from training.commands.stopping import train_until_stopped
-from training.commands.tuning import add_tuning, tuning_config
+from training.commands.tuning import add_tuning, model_folder, tuning_config
 from training.reinforcement.config import PpoConfig
 
 
@@ -24,5 +24,5 @@ def run(options: argparse.Namespace) -> int:
     config = tuning_config(PpoConfig, options)
     from training.reinforcement.ppo import ppo
 
-    train = partial(ppo, config, options.model, options.prompts, options.output)
+    train = partial(ppo, config, model_folder(config, options), options.prompts, options.output)
     return train_until_stopped(partial(train, reward_models=options.reward, judge=options.judge))

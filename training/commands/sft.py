@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from training.commands.stopping import train_until_stopped
-from training.commands.tuning import add_tuning, tuning_config
+from training.commands.tuning import add_tuning, model_folder, tuning_config
 from training.tuning.sft_config import SftConfig
 
 
@@ -30,4 +30,4 @@ def run(options: argparse.Namespace) -> int:
     config = tuning_config(SftConfig, options)
     from training.tuning.sft import sft
 
-    return train_until_stopped(partial(sft, config, options.model, options.data, options.output))
+    return train_until_stopped(partial(sft, config, model_folder(config, options), options.data, options.output))
