@@ -16,9 +16,16 @@ ROLE_TOKENS = [EOS, "<|system|>", "<|user|>", "<|assistant|>", "<|tool|>", "<|en
 
 
 def write_chat_model(
-    folder: Path, *, context: int = 256, seed: int = 0, chat: bool = True, layers: int = 2, width: int = 32
+    folder: Path,
+    *,
+    context: int = 256,
+    seed: int = 0,
+    chat: bool = True,
+    layers: int = 2,
+    width: int = 32,
+    ends: bool = True,
 ) -> Path:
-    """A model folder. Its embeddings are large, so that it has preferences, and greedy decoding is no matter of rounding."""
+    """A model folder. Its embeddings are large, so that it has preferences, and greedy decoding is no matter of rounding. ends: it may stop."""
     raw = folder.parent / f"{folder.name}-tokenizer"
     raw.mkdir(parents=True, exist_ok=True)
     tokenizer = Tokenizer(models.BPE())
@@ -51,6 +58,8 @@ def write_chat_model(
     with torch.no_grad():
         model.model.embed_tokens.weight.normal_(0, 1, generator=generator)
         model.lm_head.weight.normal_(0, 0.5, generator=generator)
+        if not ends:
+            model.lm_head.weight[: len(ROLE_TOKENS)] = 0
     save_model(folder, model, raw, 0)
     return folder
 

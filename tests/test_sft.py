@@ -18,12 +18,13 @@ from training.chat.format import chat_format
 from training.chat.grow import grow_vocabulary
 from training.checkpoint import load_model, save_model
 from training.data import step_rows
+from training.device import Place
 from training.knobs import TrainingError, resolve_as
 from training.loss import IGNORED
 from training.schedule import learning_rate
 from training.tuning.examples import RowEncoder, read_examples
 from training.tuning.packing import best_fit
-from training.tuning.sft import noise_scale, sft
+from training.tuning.sft import Sft, noise_scale, sft
 from training.tuning.sft_config import SftConfig
 from training.vocabulary import load_tokenizer
 
@@ -233,7 +234,9 @@ def test_twenty_steps_have_the_losses_of_a_plain_loop_over_transformers(packing,
         summary["figures"]["validation_loss"]
         == [x for x in metrics(tmp_path / "out") if "validation_loss" in x][-1]["validation_loss"]
     )
-    assert summary["data"]["rows"] == {"chat": 40} and 0 < summary["data"]["held_out"] < 20
+    told = summary["data"]
+    assert told["rows"] == {"chat": 40} and 0 < told["held_out"] < 20 and told["row_length"] == 96
+    assert (told["rows_packed"] < told["pieces"] - told["held_out"]) == packing
 
 
 def test_one_times_eight_is_eight_times_one(folder, data, tmp_path):
@@ -272,6 +275,13 @@ def test_tokens_that_a_template_needs_are_added_and_saved(folder, data, tmp_path
     assert ids == chat_format(tmp_path / "out").encode([USER, ASSISTANT]).ids and max(ids) >= old.config.vocab_size
     ours = load_model(tmp_path / "out", torch.device("cpu"))[0]
     assert torch.allclose(ours(torch.tensor([ids])), model(torch.tensor([ids])).logits, atol=1e-4)
+
+
+def test_new_tokens_need_embeddings_that_learn(folder, data):
+    model = load_model(folder, torch.device("cpu"))[0].requires_grad_(False)
+    task = Sft(config_of(template="chatml", add_tokens=True), folder, data)
+    with pytest.raises(TrainingError, match="full fine-tuning"):
+        task.prepare(model, Place(0, 1, torch.device("cpu"), torch.float32, 1))
 
 
 @pytest.mark.parametrize("tie", [True, False])

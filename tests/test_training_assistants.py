@@ -10,7 +10,9 @@ import torch
 from tests.chat_model import teach, write_chat_model
 from tests.test_training_answers import Judge, longer
 from training import cli
+from training.chat.format import chat_format
 from training.checkpoint import load_model
+from training.device import Place
 from training.evaluation.answering import answer_all, form_of
 from training.evaluation.config import resolve
 from training.evaluation.evaluate import evaluate
@@ -18,6 +20,7 @@ from training.evaluation.results import table
 from training.evaluation.subject import Subject
 from training.inference.sampling import Sampling
 from training.knobs import TrainingError
+from training.preference.reward_model import Scorer, load_scorer, save_scorer
 from training.vocabulary import load_tokenizer
 
 SUMS = [("2 + 3 =", "5"), ("4 + 4 =", "8"), ("7 + 2 =", "9")]
@@ -115,6 +118,27 @@ def test_base_and_tuned_model_side_by_side(models, files, tmp_path, capsys, monk
     ):
         assert line in text
     judge.close()
+
+
+def test_a_reward_model_compares_answers(models, files, tmp_path):
+    decoder, end = load_model(models[0], torch.device("cpu"))
+    form = chat_format(models[0])
+    here = Place(0, 1, torch.device("cpu"), torch.float32, 1)
+    save_scorer(tmp_path / "reward", Scorer(decoder, 1.0), models[0], end, form.end_ids[0], here)
+    config = resolve(
+        QUIET | {"questions": [files["facts"]], "reward_model": str(tmp_path / "reward"), "against": "sft"}
+    )
+    found = evaluate(list(models), config)["models"]
+    rate = found["base"]["win_rates"]["reward_model"]["facts"]
+    scorer = load_scorer(tmp_path / "reward", torch.device("cpu"))
+    answers = found["sft"]["questions"]["facts"]["answers"]
+    scores = []
+    for one in answers:
+        said = [{"role": "user", "content": one["prompt"]}, {"role": "assistant", "content": one["answer"]}]
+        scores.append(float(scorer(torch.tensor([form.encode(said).ids]))[0, -1].detach()))
+    assert rate["reward_of_base"] == pytest.approx(sum(scores) / 2, abs=1e-5) != pytest.approx(rate["reward"])
+    assert rate["wins"] + rate["ties"] + rate["losses"] == 2 and "win_rates" not in found["sft"]
+    assert "facts: win rate against sft (reward model)" in table(found)
 
 
 def test_samples_pass_at_k_and_text_form(models, files):

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from training.commands import (
+    chat,
     dpo,
     evaluate,
     export,
@@ -16,12 +17,15 @@ from training.commands import (
     index,
     inspect,
     knobs,
+    merge,
     plan,
     ppo,
     pretrain,
+    refusals,
     report,
     reward,
     scaling,
+    serve,
     sft,
     trace,
 )
@@ -30,12 +34,20 @@ from training.knobs import TrainingError
 COMMANDS = (
     pretrain,
     sft,
+    refusals,
     reward,
     dpo,
     ppo,
     grpo,
     generate,
+    chat,
     evaluate,
+from training.commands import (
+)
+from training.knobs import TrainingError
+
+COMMANDS = (
+)
     export,
     plan,
     scaling,

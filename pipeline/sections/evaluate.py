@@ -46,13 +46,13 @@ def run_evaluate(job: Job) -> tuple[dict[str, Any], list[str]]:
     evaluate = job.config.evaluate
     assert evaluate is not None
     knobs = evaluate.model_dump(mode="json", exclude_unset=True)
-    if evaluate.questions and job.config.reward is not None and evaluate.reward_model is None:
+    models = [MODELS[name] for name in TRAINED if name != "reward" and getattr(job.config, name) is not None]
+    if evaluate.questions and job.config.reward is not None and evaluate.reward_model is None and len(models) > 1:
         knobs["reward_model"] = str(job.local / MODELS["reward"])
     settings = job.local / "phases" / "evaluate.yaml"
     settings.parent.mkdir(exist_ok=True)
     settings.write_text(yaml.safe_dump(knobs))
     path = job.local / "evaluation" / "evaluation.json"
-    models = [MODELS[name] for name in TRAINED if name != "reward" and getattr(job.config, name) is not None]
     command = [sys.executable, "-m", "training", "evaluate", *(str(job.local / model) for model in models)]
     command += ["--config", str(settings), "--output", str(path)]
     if job.config.pack is not None:

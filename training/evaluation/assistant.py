@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from training.device import Place, choose_device, choose_dtype, choose_threads
 from training.evaluation.abstention import BUNDLED as ABSTENTION
 from training.evaluation.abstention import Probe, abstention_scores, confidence, fate, read_probes
-from training.evaluation.answering import answer_all, form_of
+from training.evaluation.answering import ROWS, Answer, answer_all, form_of
 from training.evaluation.config import EvaluateConfig
 from training.evaluation.endpoint import Endpoint
 from training.evaluation.judge import Pair, by_judge, by_scores, win_rate
@@ -21,6 +22,7 @@ from training.evaluation.similarity import Encoder, load_encoder
 from training.evaluation.subject import Subject
 from training.inference.sampling import Sampling
 from training.knobs import TrainingError
+from training.reinforcement.rewards import RewardModel
 
 Progress = Callable[[str, int | None], Callable[[int], object]]  # (title, total) -> counter
 
@@ -51,13 +53,13 @@ def read_asked(config: EvaluateConfig) -> Asked:
 
 def ask(
     subject: Subject, name: str, asked: Asked, config: EvaluateConfig, progress: Progress
-) -> tuple[dict[str, Any], dict[str, list[str]]]:
+) -> tuple[dict[str, Any], dict[str, list[Answer]]]:
     """One model's results, and by name of questions its first answer to each."""
     out: dict[str, Any] = {}
-    texts: dict[str, list[str]] = {}
+    firsts: dict[str, list[Answer]] = {}
     found = {}
     for questions in asked.questions:
-        found[questions.name], texts[questions.name] = run_questions(
+        found[questions.name], firsts[questions.name] = run_questions(
             subject,
             questions,
             seed=config.seed,
@@ -72,7 +74,7 @@ def ask(
         out["abstention"] = _abstention(subject, asked.abstention, config, progress(f"{name}: abstention", None))
     if config.safety is not None:
         out["safety"] = _safety(subject, asked.safety, config, progress(f"{name}: safety", None))
-    return out, texts
+    return out, firsts
 
 
 def _abstention(
@@ -129,7 +131,7 @@ def base_of(names: Sequence[str], config: EvaluateConfig) -> str:
 
 
 def compare(
-    texts: Mapping[str, Mapping[str, Sequence[str]]],
+    answers: Mapping[str, Mapping[str, Sequence[Answer]]],
     asked: Asked,
     config: EvaluateConfig,
     cache: Path | None,
@@ -137,33 +139,33 @@ def compare(
 ) -> dict[str, dict[str, Any]]:
     """By model but the base, by judge or reward model, by questions: its win rate against the base's answers.
 
-    texts: by model and name of questions, the answer to each. cache: where a judge's answers are kept.
+    answers: by model and name of questions, the first to each. cache: where a judge's answers are kept.
     """
-    base = base_of(list(texts), config)
+    base = base_of(list(answers), config)
     chosen = [one for one in asked.questions if not config.compared or one.name in config.compared]
-    out: dict[str, dict[str, Any]] = {name: {"against": base} for name in texts if name != base}
+    out: dict[str, dict[str, Any]] = {name: {"against": base} for name in answers if name != base}
     if config.judge is not None:
         endpoint = Endpoint(config.judge, cache)
         try:
             for name, results in out.items():
                 results["judge"] = {}
                 for one in chosen:
-                    both = zip(one.items, texts[name][one.name], texts[base][one.name], strict=False)
-                    pairs = [Pair(item.text, ours, theirs) for item, ours, theirs in both]
+                    both = zip(one.items, answers[name][one.name], answers[base][one.name], strict=False)
+                    pairs = [Pair(item.text, ours.text, theirs.text) for item, ours, theirs in both]
                     done = progress(f"{name}: judged on {one.name}", 2 * len(pairs))
                     outcomes = by_judge(endpoint, pairs, config.judge.instruction, done)
                     results["judge"][one.name] = win_rate(outcomes, config.seed)
         finally:
             endpoint.close()
     if config.reward_model is not None:
-        from training.evaluation.rewards import load_scorer
-
-        score = load_scorer(Path(config.reward_model), config)
+        reward_model = _reward_model(Path(config.reward_model), config)
         for one in chosen:
-            of_model = {
-                name: score([item.messages for item in one.items[: len(found[one.name])]], found[one.name])
-                for name, found in texts.items()
-            }
+            of_model = {}
+            for name, found in answers.items():
+                mine = found[one.name]
+                ended = [answer.finish == "stop" for answer in mine]
+                items = one.items[: len(mine)]
+                of_model[name] = reward_model.score(items, [answer.text for answer in mine], ended)  # type: ignore[arg-type]
             for name, results in out.items():
                 outcomes = by_scores(of_model[name], of_model[base])
                 results.setdefault("reward_model", {})[one.name] = {
@@ -172,3 +174,9 @@ def compare(
                     "reward_of_base": sum(of_model[base]) / len(of_model[base]),
                 }
     return out
+
+
+def _reward_model(folder: Path, config: EvaluateConfig) -> RewardModel:
+    device = choose_device(config.device)
+    here = Place(0, 1, device, choose_dtype(config.dtype, device), choose_threads(config.threads))
+    return RewardModel(folder, here, ROWS)

@@ -113,9 +113,8 @@ class EvaluateConfig(BaseModel):
         if not isinstance(given, Mapping):
             raise ValueError("expected a mapping of knobs, such as {perplexity: [validation]}")
         lists = {key: given[key] for key in ("tasks", "questions") if isinstance(given.get(key), list | tuple)}
-        return given | {
-            key: [{"path": one} if isinstance(one, str) else one for one in files] for key, files in lists.items()
-        }
+        named = {key: [{"path": one} if isinstance(one, str) else one for one in files] for key, files in lists.items()}
+        return {**given, **named}
 
     @model_validator(mode="after")
     def _fit_together(self) -> EvaluateConfig:

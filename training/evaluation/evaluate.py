@@ -15,6 +15,7 @@ import torch
 from tokenizer_training.dataset.read import TokenDataset
 from training.checkpoint import load_model, write_json
 from training.device import choose_device, choose_dtype, choose_threads
+from training.evaluation.answering import Answer
 from training.evaluation.assistant import ask, base_of, compare, read_asked
 from training.evaluation.canaries import exposure
 from training.evaluation.canaries_file import read_canaries
@@ -65,7 +66,7 @@ def evaluate(
             _check_tokenizer(data, folder)
     task_files(config.harness)
     results: dict[str, Any] = {}
-    answers: dict[str, dict[str, list[str]]] = {}
+    answers: dict[str, dict[str, list[Answer]]] = {}
     asking = lambda title, total: progress(title, total, say, "prompts")  # noqa: E731
     before = torch.get_num_threads()
     torch.set_num_threads(choose_threads(config.threads))

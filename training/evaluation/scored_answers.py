@@ -26,7 +26,7 @@ def run_questions(
     shown: int,
     encoder: Encoder | None,
     done: Callable[[int], object] = lambda count: None,
-) -> tuple[dict[str, Any], list[str]]:
+) -> tuple[dict[str, Any], list[Answer]]:
     """The results of one model on one file, and the first answer to each question.
 
     Scores are means over questions (of the means over samples) with their standard errors; bleu and chrf are of all first
@@ -55,7 +55,7 @@ def run_questions(
         {"prompt": item.text, "answer": of_item[0].text, "references": list(item.references)}
         for item, of_item in zip(items[:shown], answers, strict=False)
     ]
-    return out, [of_item[0].text for of_item in answers]
+    return out, [of_item[0] for of_item in answers]
 
 
 def _score(

@@ -82,7 +82,7 @@ class RewardModel:
             ids = self.form.encode([*prompt.messages, {"role": "assistant", "content": text}]).ids
             if not whole:
                 ids = ids[: max((at for at, one in enumerate(ids) if one in self.form.end_ids), default=len(ids))]
-            answers.append(Answer(ids[-limit:], []))
+            answers.append(Answer(ids[-limit:], [False] * len(ids[-limit:])))
         found = [0.0] * len(answers)
         order = sorted(range(len(answers)), key=lambda at: len(answers[at].ids))
         for start in range(0, len(order), self.rows):

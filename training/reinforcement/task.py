@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tokenizer_training.dataset.loader import sample_rows
+from training.adapters.adapter import has_adapter, without_adapter
 from training.chat.format import chat_format
 from training.device import Place
 from training.knobs import TrainingError
@@ -50,6 +51,7 @@ class RolloutTask(Task):
         self.watch = Watch(config)
         self.position = 0  # prompts taken so far
         self.reference: Decoder | None = None
+        self.bare = False
 
     # what the loop calls
 
@@ -86,7 +88,10 @@ class RolloutTask(Task):
         )  # fmt: skip
         self.held_out = held_out[: config.eval_rows]
         self.rewards.load(bench.here, config.micro_batch_rows)
-        if self.needs_reference():
+        self.bare = (
+            has_adapter(bench.model) and self.needs_reference()
+        )  # the model without its adapter is the reference
+        if self.needs_reference() and not self.bare:
             self.reference = copy.deepcopy(bench.model).eval().requires_grad_(False)
         if config.steps is not None:
             return config.steps
@@ -213,7 +218,11 @@ class RolloutTask(Task):
             scores = self.bench.model(rows.tokens, rows.targets, logprobs=temperature)
             _give(part, "old", scores.logprobs)
             _give(part, "entropies", scores.entropies)
-            if self.reference is not None:
+            if self.bare:
+                with without_adapter(self.bench.model):
+                    scores = self.bench.model(rows.tokens, rows.targets, logprobs=temperature)
+                _give(part, "reference", scores.logprobs)
+            elif self.reference is not None:
                 _give(part, "reference", self.reference(rows.tokens, rows.targets, logprobs=temperature).logprobs)
             self.annotate_more(part, rows)
         self.bench.model.train()

@@ -88,7 +88,7 @@ class Server:
     async def chat_page(self) -> Response:
         """The page for people."""
         nonce = secrets.token_urlsafe(16)
-        policy = f"default-src 'none'; connect-src 'self'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'"
+        policy = f"default-src 'none'; connect-src 'self'; img-src data:; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'"
         text = page(self.served.name, self.served.chat is not None, self.api_key is not None, nonce)
         return HTMLResponse(text, headers={"content-security-policy": f"{policy}; frame-ancestors 'none'"})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
 BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)  # seconds
 
@@ -40,7 +41,7 @@ class Counters:
         self.prompt_tokens = self.cancelled = 0
         self.first_token, self.whole = Histogram(), Histogram()
 
-    def text(self, gauges: dict[str, float], totals: dict[str, float]) -> str:
+    def text(self, gauges: Mapping[str, float], totals: Mapping[str, float]) -> str:
         """The page."""
         out = []
 

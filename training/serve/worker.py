@@ -78,7 +78,15 @@ class _Held:
 class Worker:
     """One engine, one thread. Made and used in the event loop; `engine` makes a new engine where one has failed."""
 
-    def __init__(self, engine: Callable[[], Engine], rows: int, waiting: int) -> None:
+    def __init__(
+        self,
+        engine: Callable[[], Engine],
+        rows: int,
+        waiting: int,
+        setup: Callable[[], object] = lambda: None,
+    ) -> None:
+        """rows, waiting: samples that run, and that may wait. setup: called first in the thread."""
+        self._setup = setup
         self._make = engine
         self._engine = engine()
         self.rows, self.capacity = rows, rows + waiting
@@ -151,6 +159,7 @@ class Worker:
     # in the thread
 
     def _run(self) -> None:
+        self._setup()
         jobs: dict[int, _Held] = {}
         while True:
             try:
