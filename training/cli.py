@@ -39,22 +39,18 @@ COMMANDS = (
     dpo,
     ppo,
     grpo,
+    merge,
     generate,
     chat,
+    serve,
     evaluate,
-from training.commands import (
-)
-from training.knobs import TrainingError
-
-COMMANDS = (
-)
     export,
     plan,
     scaling,
     trace,
     inspect,
-    report,
     index,
+    report,
     knobs,
 )
 

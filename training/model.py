@@ -384,7 +384,7 @@ class Decoder(nn.Module):
             else:
                 positions = torch.arange(length, device=tokens.device)[None]
 
-        x, turn = self.embed(x, positions)
+        x, turn = self.embed(x, positions, cache)
         routers = []
         for number, layer in enumerate(self.model.layers):
             x, router = layer(x, turn, sight, cache, number)
@@ -396,13 +396,17 @@ class Decoder(nn.Module):
             x, *routers = (None if y is None else _taken(y, places) for y in (x, *routers))
         return x, routers
 
-    def embed(self, x: Tensor, positions: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+    def embed(
+        self, x: Tensor, positions: Tensor, cache: KeyValueCache | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
         """What goes into the first layer `[B, L, W]`, and the cosines and sines of the positions if they are rotary."""
         config = self.config
         if config.positions == "learned":
             return (x + self.model.embed_positions(positions)).to(self.dtype), None
         if config.positions == "sinusoidal":
             return (x + sinusoids(positions, config.width)).to(self.dtype), None
+        if cache is not None:
+            return x.to(self.dtype), cache.turn(positions)
         context = config.context_length + config.virtual_tokens
         frequency, factor = frequencies(
             config.head_width, config.rope_theta, config.rope_scaling, context, positions.device

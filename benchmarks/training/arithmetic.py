@@ -142,7 +142,10 @@ def chain(seed: int, folder: Path, smoke: bool) -> dict[str, Any]:
         found[name] = {"seconds": took, "metrics": lines_of}
         if name != "base":
             found[name] |= accuracy(folder / name, held, seed)
-        print(f"seed {seed}: {name} {[round(found[name].get(k, 0), 3) for k in ('likeliest', 'drawn')]} {took:.0f} s", flush=True)
+        print(
+            f"seed {seed}: {name} {[round(found[name].get(k, 0), 3) for k in ('likeliest', 'drawn')]} {took:.0f} s",
+            flush=True,
+        )
     return found
 
 
@@ -177,7 +180,10 @@ def plot(chains: list[dict[str, Any]], folder: Path) -> None:
 def table(chains: list[dict[str, Any]]) -> str:
     """Markdown: medians over the chains, and the range of the likeliest answer's accuracy."""
     names = ("likeliest", "drawn", f"best of {DRAWS}")
-    rows = ["| model | likeliest answer | lowest to highest | a drawn answer | best of 8 drawn | CPU s |", "|---|---|---|---|---|---|"]
+    rows = [
+        "| model | likeliest answer | lowest to highest | a drawn answer | best of 8 drawn | CPU s |",
+        "|---|---|---|---|---|---|",
+    ]
     for stage in ("sft", "grpo", "ppo"):
         columns = {name: [one[stage][name] for one in chains] for name in names}
         middle = {name: statistics.median(values) for name, values in columns.items()}

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from training.attention import Sight, sight_of_positions
 from training.model import ModelConfig
+from training.rotary import frequencies, rotary
 
 
 class KeyValueCache:
@@ -32,6 +33,13 @@ class KeyValueCache:
         self.lengths = torch.zeros(rows, dtype=torch.int64)
         self.front = torch.zeros(rows, dtype=torch.int64)  # virtual tokens in front of each row
         self.positions = positions
+        self.table: Tensor | None = None  # cosines and sines of all positions, [2, positions, D]
+        if config.positions == "rotary":
+            frequency, factor = frequencies(
+                config.head_width, config.rope_theta, config.rope_scaling, config.context_length, device
+            )
+            cos, sin = rotary(torch.arange(positions, device=device)[None], frequency, factor, dtype)
+            self.table = torch.stack((cos[0, 0], sin[0, 0]))
 
     def part(self, first: int, last: int) -> KeyValueCache:
         """The rows from `first` to before `last`, as a cache that shares their memory."""
@@ -77,6 +85,15 @@ class KeyValueCache:
         at = at.to(self.keys.device)
         self.at = at
         return at, sight_of_positions(at, self.start, self.end, low if self.even else None, window)
+
+    def turn(self, at: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of positions `[B, L]` as `rotary.rotary` gives them: two `[B, 1, L, D]`."""
+        assert self.table is not None
+        if self.even:
+            found = self.table[:, None, None, self.end - at.shape[1] : self.end]
+        else:
+            found = self.table[:, at][:, :, None]
+        return found[0], found[1]
 
     def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Store `[B, K, L, D]` behind what is there; give back all positions that may be seen."""
