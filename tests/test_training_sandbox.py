@@ -184,7 +184,7 @@ def test_no_network(sandbox):
     assert accepted and set(found) == {"PermissionError"}
 
 
-def test_without_the_filter_there_is_still_no_network(monkeypatch):
+def test_without_the_filter_there_is_still_no_network(sandbox, monkeypatch):
     """Two walls: the namespace holds alone."""
     code = """
 import training.verify.jail.seccomp as s, training.verify.jail.launcher as l, sys
@@ -338,7 +338,7 @@ def test_bombs_end(sandbox):
     assert said(sandbox, "print(1)") == "1\n"  # and the next run finds all as it was
 
 
-def test_no_secret_of_the_environment_comes_in(monkeypatch):
+def test_no_secret_of_the_environment_comes_in(sandbox, monkeypatch):
     monkeypatch.setenv("MY_SECRET_KEY", "s3cret")
     with Sandbox() as fresh:
         assert "s3cret" not in said(fresh, "import os\nprint(dict(os.environ))")
@@ -461,7 +461,7 @@ def test_limits_that_no_run_could_keep(bad):
         Sandbox(0)
 
 
-def test_it_refuses_where_a_wall_of_each_run_cannot_be_built(monkeypatch):
+def test_it_refuses_where_a_wall_of_each_run_cannot_be_built(sandbox, monkeypatch):
     """A kernel that has namespaces but takes no filter: no run may start without."""
     import training.verify.sandbox as module
 
