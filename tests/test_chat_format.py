@@ -5,6 +5,7 @@ import json
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from tests.chat_common import (
@@ -18,7 +19,8 @@ from tests.chat_common import (
     write_chat_tokenizer,
 )
 from tokenizer_training.vocabulary.special import CHAT_TEMPLATE
-from training.chat.format import MaskError, add_special, chat_format
+from training.chat.folder import add_special
+from training.chat.format import MaskError, chat_format
 from training.chat.show import stretches
 from training.chat.templates import BREAK, CLOSE, OPEN, TEMPLATES
 from training.knobs import TrainingError
@@ -171,6 +173,18 @@ def test_a_spelling_cannot_come_about_between_content_and_template(folder, tmp_p
         assert ids.count(form.tokenizer.token_to_id("<|end|>")) == expected
 
 
+def test_a_special_token_of_one_character(folder, tmp_path):
+    template = "{% for m in messages %}☃{% generation %}{{ m.content }}<|end|>{% endgeneration %}{% endfor %}"
+    made = with_template(folder, tmp_path, template)
+    tokenizer = Tokenizer.from_file(str(made / "tokenizer.json"))
+    add_special(tokenizer, ["☃"])
+    tokenizer.save(str(made / "tokenizer.json"))
+    form = chat_format(made)
+    encoded = form.encode([{"role": "user", "content": f"☃ 3{OPEN}"}, ASSISTANT])
+    assert encoded.ids.count(form.tokenizer.token_to_id("☃")) == 2
+    assert form.tokenizer.decode(encoded.ids, skip_special_tokens=False).startswith(f"☃☃ 3{OPEN}<|end|>☃")
+
+
 TEXTS = st.lists(
     st.one_of(st.sampled_from([*OURS, "<|", "|>", "end", "\n", " ", BREAK, OPEN]), st.text(max_size=6)), max_size=6
 ).map("".join)
@@ -242,6 +256,7 @@ def test_templates_that_cannot_be_used(template, words, folder, tmp_path):
         ([{"role": "user"}], "no content"),
         ([{"role": "user", "content": ["x"]}], "list; expected a string"),
         ([{"role": "user", "content": "\udcff"}], "lone surrogate"),
+        ([{**ASSISTANT, "tool_calls": [{"name": "\ud800", "arguments": {}}]}], "lone surrogate"),
         (["x"], "str; expected a mapping"),
         ([USER, {"role": "assistant", "tool_calls": [{"name": "x", "arguments": {1, 2}}]}], "expected JSON values"),
     ],

@@ -1,13 +1,14 @@
 """Verifiers on answers that are right, wrong, oddly written and hostile."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 
 import pytest
 
 from training.knobs import TrainingError
-from training.verify import Verdict, grade, verifier
+from training.verify import Verdict, verifier
 from training.verify.numbers import final_number, numbers
 from training.verify.python_tests import equal, extract_code, last_function, parse_tests, same_output
 from training.verify.sandbox import Sandbox, SandboxError
@@ -274,19 +275,15 @@ def test_names_options_and_rows():
         verifier("number", tolerence=1)
     with pytest.raises(TrainingError, match="unknown check"):
         verifier("format", tagz=["a"])
-    rows = [("number", "it is 4", "4"), ("exact", "Yes.", "no"), ("number", "4", "5")]
-    assert [verdict.score for verdict in grade(rows)] == [1, 0, 0]
-    assert [verdict.score for verdict in grade(rows, {"number": {"tolerance": 1}})] == [1, 0, 1]
-    for row, word in ((("number", "1", None), "answer"), ((None, "1", "1"), "verifier")):
-        with pytest.raises(TrainingError, match=f"row 1 has no {word}"):
-            grade([rows[0], row])
+    with pytest.raises(TrainingError, match="worker"):
+        verifier("python_tests", workers=0)
 
 
-def test_rows_of_code_run_side_by_side(sandbox):
-    rows = [("python_tests", f"def f(x): return {n}", '[{"input": 1, "output": 2}]') for n in range(4)] + [
-        ("number", "1", "1")
-    ]
-    assert [verdict.score for verdict in grade(rows, workers=2)] == [0, 0, 1, 0, 1]
+def test_code_of_several_threads_runs_side_by_side(sandbox):
+    check = verifier("python_tests", workers=2, cpu=4)
+    with ThreadPoolExecutor(4) as pool:
+        found = pool.map(lambda n: check(f"def f(x): return {n}", '[{"input": 1, "output": 2}]').score, range(5))
+    assert list(found) == [0, 0, 1, 0, 0]
 
 
 def test_all_numbers_of_a_text():

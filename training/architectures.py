@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from training.knobs import TrainingError
-from training.model import Decoder, ModelConfig
+from training.model import Decoder, Linear, ModelConfig
 from training.parallel import whole
 from training.presets import RopeScaling
 from training.rotary import sinusoids
@@ -87,8 +87,19 @@ def from_transformers(config: ModelConfig, theirs: Mapping[str, Tensor], where: 
 
 
 def weights(model: Decoder) -> dict[str, Tensor]:
-    """The float32 weights under their names, on the CPU. Of a sharded model all processes must call this."""
+    """The float32 weights under their names, on the CPU, LoRA merged into them. Of a sharded model all processes must call this.
+
+    Raises `TrainingError` if there are virtual tokens, which no weight stands for.
+    """
+    if model.prompt is not None:
+        raise TrainingError("virtual tokens are not part of a model's weights: save the adapter instead")
     ours = {name: whole(parameter.detach()).float().cpu() for name, parameter in model.named_parameters()}
+    for name, module in model.named_modules():
+        if isinstance(module, Linear):
+            if module.weight is None:  # it is kept in 4 bits
+                ours[f"{name}.weight"] = module.full_weight().cpu()
+            if module.adapter is not None:
+                ours[f"{name}.weight"] = ours[f"{name}.weight"] + module.adapter.delta().cpu()
     return to_transformers(model.config, ours)
 
 

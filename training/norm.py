@@ -2,7 +2,8 @@
 
 There `F.rms_norm` is made of six operations on whole tensors, each kept for the backward pass: a layer's two norms took
 longer than its attention. Here some rows go through all of them while they lie in the cache, and only the input and one
-number a row are kept. A compiler does the like by itself and CUDA has a kernel, so both get torch's.
+number a row are kept. A compiler does the like by itself and CUDA has a kernel, so both get torch's; so do few rows without
+gradients, as in generation, where the number of operations counts.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
     Zhang and Sennrich 2019 (arXiv 1910.07467). Only first derivatives outside a compiler and CUDA.
     """
-    if x.is_cuda or torch.compiler.is_compiling():
+    few = x.numel() <= CACHED_ROWS * x.shape[-1] and not torch.is_grad_enabled()
+    if few or x.is_cuda or torch.compiler.is_compiling():
         return F.rms_norm(x.float(), (x.shape[-1],), weight, eps).to(x.dtype)
     return _RMSNorm.apply(x, weight, eps)
 

@@ -7,7 +7,6 @@ text, without the marks.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,11 +15,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
-from tokenizers import AddedToken, Tokenizer
+from tokenizers import Tokenizer
 
+from training.chat.folder import chat_tokenizers, generation_ends, needed_tokens, own_template, read_json, token_text
 from training.chat.templates import BREAK, CLOSE, OPEN, TEMPLATES, compile_template, marks_generation
 from training.knobs import TrainingError
-from training.vocabulary import tokenizer_sha256
 
 ROLES = ("system", "user", "assistant", "tool")
 _NONCHARACTERS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
@@ -118,7 +117,12 @@ class ChatFormat:
         """The rendered text in pieces, and the character spans of generation blocks."""
         _check(messages)
         strings = "".join(_strings([messages, tools]))
-        foreign = sorted({OPEN, CLOSE, BREAK}.intersection(strings))  # our marks in what was given
+        try:
+            strings.encode()
+        except UnicodeEncodeError:
+            raise TrainingError("the conversation is not valid Unicode: it holds a lone surrogate") from None
+        # in what was given: our marks, and special spellings of one character, which no mark can break
+        foreign = sorted({OPEN, CLOSE, BREAK, *(one for one in self._specials if len(one) == 1)}.intersection(strings))
         spare = [mark for mark in _NONCHARACTERS if mark not in strings and mark not in (OPEN, CLOSE, BREAK)]
         if len(spare) < len(foreign):
             raise TrainingError("a conversation holds all of Unicode's noncharacters U+FDD0 to U+FDEF")
@@ -162,8 +166,11 @@ class ChatFormat:
         """Put a mark into every special spelling; `edges`: also where one could come about with what stands beside the text."""
         if not self._specials:
             return text
-        while found := self._whole.search(text):
-            text = text[: found.start() + 1] + BREAK + text[found.start() + 1 :]
+        parts, at = [], 0
+        while found := self._whole.search(text, at):
+            parts.append(text[at : found.start() + 1])
+            at = found.start() + 1
+        text = BREAK.join([*parts, text[at:]])
         if edges and text:
             prefixes, suffixes = self._parts
             sizes = range(1, min(len(text), max(map(len, self._specials))) + 1)
@@ -188,7 +195,7 @@ class ChatFormat:
             if mark == OPEN:
                 opened.append(at)
             elif mark == CLOSE:
-                start = opened.pop()
+                start = opened.pop() if opened else at
                 if not opened and at > start:  # of blocks in each other the outermost
                     spans.append((start, at))
             elif mark != BREAK:
@@ -279,11 +286,11 @@ def chat_format(folder: Path, template: str | None = None, add_tokens: bool = Fa
     Raises `TrainingError` if there is no tokenizer or no template, the template is broken, the tokenizer lacks the special tokens of
     the named one, or its blocks leave out the token that ends a turn, so that a model would never learn to stop.
     """
-    tokenizer, inner = _tokenizers(folder, needed_tokens(template) if add_tokens else ())
-    settings = _json(folder / "tokenizer_config.json")
+    tokenizer, inner = chat_tokenizers(folder, needed_tokens(template) if add_tokens else ())
+    settings = read_json(folder / "tokenizer_config.json")
     added = tokenizer.get_added_tokens_decoder()
     specials = {one.content: _Special(number, one.lstrip, one.rstrip) for number, one in added.items() if one.special}
-    variables = {key: _content(settings[key]) for key in _TOKEN_VARIABLES if settings.get(key) is not None}
+    variables = {key: token_text(settings[key]) for key in _TOKEN_VARIABLES if settings.get(key) is not None}
     if template is None:
         text, name = own_template(folder), f"the chat template of {folder}"
         if text is None:
@@ -303,7 +310,8 @@ def chat_format(folder: Path, template: str | None = None, add_tokens: bool = Fa
         compile_template(text)
     except jinja2.TemplateSyntaxError as error:
         raise TrainingError(f"{name} is not Jinja: line {error.lineno}: {error.message}") from None
-    stops = _generation_ends(folder, variables.get("eos_token"), specials)
+    eos = specials.get(variables.get("eos_token", ""))
+    stops = [*generation_ends(folder), *([eos.id] if eos else [])]
     found = ChatFormat(tokenizer, text, name, tuple(stops), variables, specials, inner)
     probe = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     try:
@@ -322,79 +330,6 @@ def chat_format(folder: Path, template: str | None = None, add_tokens: bool = Fa
     return ChatFormat(tokenizer, text, name, tuple(dict.fromkeys([*ends[-1:], *stops])), variables, specials, inner)
 
 
-def needed_tokens(template: str | None) -> tuple[str, ...]:
-    """The special tokens that a named template writes, the tokenizer's own eos_token aside; none of a folder's own template."""
-    return TEMPLATES[template].special if template in TEMPLATES else ()
-
-
-def add_special(tokenizer: Tokenizer, tokens: Sequence[str]) -> None:
-    """Make texts special tokens: one that is in the vocabulary keeps its id, others get the next ones."""
-    have = {one.content for one in tokenizer.get_added_tokens_decoder().values() if one.special}
-    tokenizer.add_special_tokens([AddedToken(one, special=True, normalized=False) for one in tokens if one not in have])
-
-
-def own_template(folder: Path) -> str | None:
-    """A folder's chat template: chat_template.jinja, or the entry of tokenizer_config.json, of several the `default`."""
-    file = folder / "chat_template.jinja"
-    try:
-        if file.exists():
-            return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise TrainingError(f"cannot read {file}: {error}") from None
-    found = _json(folder / "tokenizer_config.json").get("chat_template")
-    if isinstance(found, list):
-        named = {one["name"]: one["template"] for one in found}
-        if "default" not in named:
-            raise TrainingError(f"{folder} has the chat templates {', '.join(named)}, and none called default")
-        found = named["default"]
-    return found
-
-
-def _tokenizers(folder: Path, new: Sequence[str]) -> tuple[Tokenizer, Tokenizer]:
-    """The folder's tokenizer, and the same for text that something stands before; neither turns text into special tokens.
-
-    Without post-processing, which adds special tokens that a template writes itself, and takes whitespace off tokens' places.
-    """
-    tokenizer_sha256(folder)  # says what is missing
-    path = folder / "tokenizer.json"
-    try:
-        described = json.loads(path.read_text(encoding="utf-8"))
-        described |= {"post_processor": None, "truncation": None, "padding": None}
-        text = json.dumps(described, ensure_ascii=False)
-        later = text.replace('"prepend_scheme": "first"', '"prepend_scheme": "never"')
-        first = Tokenizer.from_str(text)
-        inner = first if later == text else Tokenizer.from_str(later)
-    except Exception as error:  # the library raises bare Exception
-        raise TrainingError(f"{path} is no tokenizer: {error}") from None
-    for tokenizer in {id(one): one for one in (first, inner)}.values():
-        add_special(tokenizer, new)
-    first.encode_special_tokens = inner.encode_special_tokens = True
-    return first, inner
-
-
-def _generation_ends(folder: Path, eos: Any, specials: Mapping[str, _Special]) -> list[int]:
-    """What ends a text by the folder's generation_config.json and eos_token."""
-    ids = _json(folder / "generation_config.json").get("eos_token_id")
-    found = [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
-    return [*found, specials[eos].id] if eos in specials else found
-
-
-def _json(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise TrainingError(f"cannot read {path}: {error}") from None
-    if not isinstance(found, dict):
-        raise TrainingError(f"{path} does not hold a JSON object")
-    return found
-
-
-def _content(token: Any) -> str:
-    return token["content"] if isinstance(token, dict) else str(token)
-
-
 def _check(messages: Sequence[Message]) -> None:
     """Raise `TrainingError` for what is no conversation."""
     if not messages:
@@ -410,10 +345,6 @@ def _check(messages: Sequence[Message]) -> None:
             raise TrainingError(f"{where} has no content")
         if content is not None and not isinstance(content, str):
             raise TrainingError(f"{where}: its content is {type(content).__name__}; expected a string")
-        try:
-            (content or "").encode()
-        except UnicodeEncodeError:
-            raise TrainingError(f"{where} is not valid Unicode: it holds a lone surrogate") from None
 
 
 def _present(value: Sequence[Message]) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import nn
 
-from training.chat.format import add_special
+from training.chat.folder import add_special
 from training.checkpoint import write_json, write_whole
 from training.knobs import TrainingError
 from training.model import Decoder, Linear

@@ -15,6 +15,7 @@ from training.knobs import TrainingError
 # the configs of other commands than pretrain, by the file that holds them
 CONFIGS = {
     "evaluate": ("training.evaluation.config", "EvaluateConfig"),
+    "sft": ("training.tuning.sft_config", "SftConfig"),
     "reward": ("training.preference.config", "RewardConfig"),
     "dpo": ("training.preference.config", "DpoConfig"),
     "ppo": ("training.reinforcement.config", "PpoConfig"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from pydantic import model_validator
+
 from training.knobs import MEANT_FOR, knob
 from training.tuning.config import TuneConfig
 
@@ -23,6 +25,12 @@ class RewardConfig(TuneConfig):
         "Eisenstein et al. 2023",
         ge=0,
     )
+
+    @model_validator(mode="after")
+    def _saved_whole(self) -> RewardConfig:
+        if self.adapter is not None and not self.merge:
+            raise ValueError("a reward model is saved whole, with its head: set merge: true beside adapter")
+        return self
 
 
 class DpoConfig(TuneConfig):

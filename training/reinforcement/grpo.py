@@ -24,6 +24,8 @@ from training.reinforcement.losses import (
 from training.reinforcement.rewards import Rewards
 from training.reinforcement.rollouts import Rollout, Rows, row_seed
 from training.reinforcement.task import RolloutTask
+from training.tools.loop import ToolLimits
+from training.tools.registry import Toolbox, toolbox
 from training.tuning.run import tune
 from training.tuning.update import Figures
 
@@ -42,6 +44,14 @@ class GrpoTask(RolloutTask):
         """For the divergence's weight too."""
         return self.config.kl > 0 or super().needs_reference()
 
+    def tools(self) -> tuple[Toolbox | None, ToolLimits | None]:
+        """Those of the knobs."""
+        config = self.config
+        if not config.tools:
+            return None, None
+        limits = ToolLimits(calls=config.tool_calls, response_characters=config.tool_characters)
+        return toolbox(config.tools, config.tool_index, config.allow_unsandboxed), limits
+
     def collect(self, number: int) -> list[Rollout]:
         """Groups that stand together; in place of those with equal rewards new ones are sampled, `dynamic_rounds` times at most."""
         config, wanted = self.config, self.prompts_a_step()
@@ -55,7 +65,7 @@ class GrpoTask(RolloutTask):
             tried += missing
             found = self.roll_out(prompts, seeds)
             for one in found:
-                one.reward -= overlong_penalty(len(one.tokens), config.max_new_tokens, config.overlong_tokens)
+                one.reward -= overlong_penalty(len(one.actions), config.max_new_tokens, config.overlong_tokens)
             groups = [found[at : at + config.group] for at in range(0, len(found), config.group)]
             differs = undecided(torch.tensor([one.reward for one in found]), config.group).tolist()
             decided += [group for group, counts in zip(groups, differs, strict=True) if counts]

@@ -53,18 +53,19 @@ def encode_prompts(
     new_tokens: int,
     validation: float,
     log: Callable[[str], Any],
+    tools: Sequence[dict[str, Any]] | None = None,
 ) -> tuple[list[Prompt], list[Prompt]]:
     """(training, held-out) prompts with their tokens; equal prompts go to the same side.
 
     A prompt that leaves less than `new_tokens` of `limit` tokens is left out and counted in the log. Raises `TrainingError`
-    if none is left to train on.
+    if none is left to train on. tools: schemas that the chat template tells the model of.
     """
     apart = held_out([identity(prompt.messages) for prompt in prompts], validation)
     sides: tuple[list[Prompt], list[Prompt]] = ([], [])
     long = 0
     for prompt, is_held_out in zip(prompts, apart, strict=True):
         try:
-            ids = tuple(form.encode(prompt.messages, prompt=True).ids)
+            ids = tuple(form.encode(prompt.messages, prompt=True, tools=tools).ids)
         except TrainingError as error:
             raise TrainingError(f"{prompt.where}: {error}") from None
         if len(ids) + new_tokens > limit:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from training.chat.format import ChatFormat
 from training.device import Place
-from training.inference.batch import generate_batch
+from training.inference.batch import Completion, generate_batch
 from training.inference.sampling import Sampling
 from training.loss import IGNORED
 from training.model import Decoder
@@ -25,6 +25,8 @@ from training.reinforcement.config import RolloutConfig
 from training.reinforcement.prompts import Prompt
 from training.reinforcement.rewards import Rewards
 from training.reinforcement.watch import repetition_share
+from training.tools.loop import ToolLimits, ToolRollout, tool_rollouts
+from training.tools.registry import Toolbox
 
 
 def _none() -> np.ndarray:
@@ -50,6 +52,16 @@ class Rollout:
     advantages: np.ndarray = field(default_factory=_none)
     returns: np.ndarray = field(default_factory=_none)
     masked: bool = False  # nothing is learned from it
+    chosen: list[bool] | None = None  # which tokens the model chose, where tools wrote others; None: all
+
+    @property
+    def actions(self) -> list[int]:
+        """The tokens that the model chose."""
+        return (
+            self.tokens
+            if self.chosen is None
+            else [t for t, mine in zip(self.tokens, self.chosen, strict=True) if mine]
+        )
 
     @property
     def kl(self) -> float:
@@ -84,22 +96,26 @@ def roll_out(
     config: RolloutConfig,
     here: Place,
     judged: bool = True,
+    box: Toolbox | None = None,
+    tool_limits: ToolLimits | None = None,
 ) -> list[Rollout]:
-    """One completion of each prompt, of all processes, in order. All processes call this with the same prompts."""
+    """One completion of each prompt, of all processes, in order. All processes call this with the same prompts.
+
+    box: tools that the model may call; then rewards see what it says behind the last response.
+    """
     shares = np.array_split(np.arange(len(prompts)), here.world)
     mine = shares[here.rank]
     found: list[Rollout] = []
     if len(mine):
         own = [prompts[at] for at in mine]
-        completions = generate_batch(
-            model,
-            [list(prompt.ids) for prompt in own],
-            sampling,
-            form.end_ids,
-            seeds=[seeds[at] for at in mine],
-            max_rows=config.generation_rows,
-        )
-        texts = [completion_text(form, completion.tokens) for completion in completions]
+        ids, row_seeds, most = [list(prompt.ids) for prompt in own], [seeds[at] for at in mine], config.generation_rows
+        completions: Sequence[Completion | ToolRollout]
+        if box is None:
+            completions = generate_batch(model, ids, sampling, form.end_ids, seeds=row_seeds, max_rows=most)
+        else:
+            completions = tool_rollouts(model, ids, sampling, form, box, tool_limits, seeds=row_seeds, max_rows=most)
+        answers = [one.answer if isinstance(one, ToolRollout) else one.tokens for one in completions]
+        texts = [completion_text(form, answer) for answer in answers]
         ends = [completion.finish == "stop" for completion in completions]
         scores = rewards.score(own, texts, ends)
         judges = rewards.judge.score(own, texts, ends) if rewards.judge and judged else [None] * len(own)
@@ -115,6 +131,7 @@ def roll_out(
                     score,
                     score if ended else score - config.missing_end_penalty,
                     judge,
+                    chosen=completion.mask if isinstance(completion, ToolRollout) else None,
                 )
             )
     return [one for theirs in here.gather(found) for one in theirs]
@@ -163,6 +180,10 @@ def collate(rollouts: Sequence[Rollout], device: torch.device) -> Rows:
         span = slice(first, first + count)
         targets[row, span] = torch.tensor(one.tokens)
         mask[row, span] = not one.masked
+        if one.chosen is not None:  # what a tool said is read, not learned
+            chosen = torch.tensor(one.chosen)
+            targets[row, span] = targets[row, span].where(chosen, IGNORED)
+            mask[row, span] &= chosen
         for name in names:
             given = getattr(one, name)
             if len(given):
@@ -184,17 +205,19 @@ def described(rollouts: Sequence[Rollout]) -> dict[str, float]:
     figures = {
         "reward": sum(one.score for one in rollouts) / count,
         "reward_deviation": float(np.std([one.score for one in rollouts])),
-        "length": sum(len(one.tokens) for one in rollouts) / count,
+        "length": sum(len(one.actions) for one in rollouts) / count,
         "ended": sum(one.ended for one in rollouts) / count,
-        "repetition": sum(repetition_share(one.tokens) for one in rollouts) / count,
+        "repetition": sum(repetition_share(one.actions) for one in rollouts) / count,
     }
     if rollouts[0].judge is not None:
         figures["judge"] = sum(one.judge or 0.0 for one in rollouts) / count
     if len(rollouts[0].old):
-        actions = sum(len(one.tokens) for one in rollouts)
+        actions = sum(len(one.actions) for one in rollouts)
         gaps = [np.abs(one.old - one.sampled).sum() for one in rollouts]
         figures["sampler_gap"] = float(sum(gaps)) / actions  # nats a token between sampler and trainer
         figures["entropy"] = float(sum(one.entropies.sum() for one in rollouts)) / actions
+    if rollouts[0].chosen is not None:
+        figures["called"] = sum(not all(one.chosen or ()) for one in rollouts) / count  # share in which a tool answered
     if len(rollouts[0].reference):
         figures["kl"] = sum(one.kl for one in rollouts) / count
     return figures

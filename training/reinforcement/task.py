@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tokenizer_training.dataset.loader import sample_rows
+from training.adapters.adapter import has_adapter, without_adapter
 from training.chat.format import chat_format
 from training.device import Place
 from training.knobs import TrainingError
@@ -34,6 +35,8 @@ from training.reinforcement.rollouts import (
     sampling_of,
 )
 from training.reinforcement.watch import Watch
+from training.tools.loop import ToolLimits
+from training.tools.registry import Toolbox
 from training.tuning.run import Bench, Step, Task
 from training.tuning.update import Figures, Update, update
 
@@ -48,6 +51,7 @@ class RolloutTask(Task):
         self.watch = Watch(config)
         self.position = 0  # prompts taken so far
         self.reference: Decoder | None = None
+        self.bare = False
 
     # what the loop calls
 
@@ -75,14 +79,19 @@ class RolloutTask(Task):
         """Encode the prompts, load reward models, keep the reference."""
         self.bench, config = bench, self.config
         self.form = chat_format(self.model_dir)
+        self.box, self.tool_limits = self.tools()
         context = bench.model.config.context_length
         limit = min(config.sequence_length or context, context)
         self.train, held_out = encode_prompts(
-            self.rows, self.form, limit, config.max_new_tokens, config.validation, bench.log
-        )
+            self.rows, self.form, limit, config.max_new_tokens, config.validation, bench.log,
+            self.box.schemas if self.box else None,
+        )  # fmt: skip
         self.held_out = held_out[: config.eval_rows]
         self.rewards.load(bench.here, config.micro_batch_rows)
-        if self.needs_reference():
+        self.bare = (
+            has_adapter(bench.model) and self.needs_reference()
+        )  # the model without its adapter is the reference
+        if self.needs_reference() and not self.bare:
             self.reference = copy.deepcopy(bench.model).eval().requires_grad_(False)
         if config.steps is not None:
             return config.steps
@@ -122,7 +131,7 @@ class RolloutTask(Task):
         greedy = self.roll_out(self.held_out, [0] * len(self.held_out), 0.0)
         found = {
             "validation_reward": sum(one.score for one in greedy) / len(greedy),
-            "validation_length": sum(len(one.tokens) for one in greedy) / len(greedy),
+            "validation_length": sum(len(one.actions) for one in greedy) / len(greedy),
         }
         if greedy[0].judge is not None:
             found["validation_judge"] = sum(one.judge or 0.0 for one in greedy) / len(greedy)
@@ -157,6 +166,10 @@ class RolloutTask(Task):
         """Whether the model at the start must be kept."""
         return bool(self.config.watch_kl or self.config.stop_kl)
 
+    def tools(self) -> tuple[Toolbox | None, ToolLimits | None]:
+        """What the model may call while it completes a prompt, and how often."""
+        return None, None
+
     def collect(self, number: int) -> list[Rollout]:
         """`batch_rows` rewarded completions."""
         raise NotImplementedError
@@ -184,8 +197,9 @@ class RolloutTask(Task):
         """One completion of each prompt, over all processes, in order."""
         sampling = sampling_of(self.config, temperature)
         return roll_out(
-            self.bench.model, prompts, seeds, sampling, self.form, self.rewards, self.config, self.bench.here
-        )
+            self.bench.model, prompts, seeds, sampling, self.form, self.rewards, self.config, self.bench.here,
+            box=self.box, tool_limits=self.tool_limits,
+        )  # fmt: skip
 
     def next_prompts(self, count: int) -> list[Prompt]:
         """The next prompts of the stream: all of them in an order of their own, again and again."""
@@ -204,7 +218,11 @@ class RolloutTask(Task):
             scores = self.bench.model(rows.tokens, rows.targets, logprobs=temperature)
             _give(part, "old", scores.logprobs)
             _give(part, "entropies", scores.entropies)
-            if self.reference is not None:
+            if self.bare:
+                with without_adapter(self.bench.model):
+                    scores = self.bench.model(rows.tokens, rows.targets, logprobs=temperature)
+                _give(part, "reference", scores.logprobs)
+            elif self.reference is not None:
                 _give(part, "reference", self.reference(rows.tokens, rows.targets, logprobs=temperature).logprobs)
             self.annotate_more(part, rows)
         self.bench.model.train()
@@ -218,8 +236,8 @@ class RolloutTask(Task):
         here = self.bench.here
         counts = Counts(
             len(some),
-            sum(len(one.tokens) for one in some if not one.masked),
-            sum(len(one.tokens) for one in rollouts if not one.masked) / self.config.minibatches,
+            sum(len(one.actions) for one in some if not one.masked),
+            sum(len(one.actions) for one in rollouts if not one.masked) / self.config.minibatches,
         )
         parts = by_length(some[here.rank :: here.world], self.config.micro_batch_rows)
 

@@ -212,7 +212,7 @@ def _root(value: Value) -> Value:
 
 def _rounded(value: Value, places: Value = Fraction(0)) -> Value:
     """Halves away from zero, as taught in schools."""
-    if places != int(places) or abs(places) > 100:
+    if places != int(places) or not -100 <= places <= 100:
         raise CalculatorError("round takes a whole number of places up to 100")
     scale = Fraction(10) ** int(places)
     exact = Fraction(value) * scale

@@ -10,7 +10,7 @@ from typing import Any
 from training.knobs import TrainingError
 from training.tools.calculator import CalculatorError, calculate
 from training.tools.calls import Call, CallError
-from training.verify.sandbox import Limits, Sandbox, SandboxError, shared_sandbox
+from training.verify.sandbox import Limits, Sandbox, SandboxError, cores, shared_sandbox
 
 KINDS: dict[str, tuple[type, ...]] = {
     "string": (str,), "number": (int, float), "integer": (int,), "boolean": (bool,), "array": (list,), "object": (dict,),
@@ -121,7 +121,7 @@ def python_tool(sandbox: Sandbox | None = None, limits: Limits | None = None, al
     """`python(code)`: what a program prints, in the sandbox; each call begins anew."""
 
     def run(code: str) -> str:
-        ran = (sandbox or shared_sandbox(1, allow_unsandboxed)).run(code, limits=limits)
+        ran = (sandbox or shared_sandbox(cores(), allow_unsandboxed)).run(code, limits=limits)
         if ran.ended != "ok":
             raise CallError(f"{ran.detail}; printed before: {ran.stdout}" if ran.stdout else ran.detail)
         return ran.stdout.rstrip("\n") or "(nothing was printed)"
@@ -132,11 +132,11 @@ def python_tool(sandbox: Sandbox | None = None, limits: Limits | None = None, al
     )
 
 
-TOOLS: dict[str, Callable[[], Tool]] = {"calculator": calculator_tool, "python": python_tool}
+NAMES = ("calculator", "python", "search")
 
 
-def toolbox(names: Sequence[str], index: str | None = None) -> Toolbox:
-    """A box of tools by name: calculator, python, and search, which needs the folder of an index (training/tools/retrieval.py)."""
+def toolbox(names: Sequence[str], index: str | None = None, allow_unsandboxed: bool = False) -> Toolbox:
+    """A box of tools by name: calculator; python; search, which needs the folder of an index (training/tools/retrieval.py)."""
     found = []
     for name in names:
         if name == "search":
@@ -147,8 +147,10 @@ def toolbox(names: Sequence[str], index: str | None = None) -> Toolbox:
                     "the tool search needs the folder of an index: python -m training index DOCUMENTS --output FOLDER"
                 )
             found.append(search_tool(Index.load(index)))
-        elif name in TOOLS:
-            found.append(TOOLS[name]())
+        elif name == "python":
+            found.append(python_tool(allow_unsandboxed=allow_unsandboxed))
+        elif name == "calculator":
+            found.append(calculator_tool())
         else:
-            raise TrainingError(f"no tool is called {name!r}; there are {', '.join([*TOOLS, 'search'])}")
+            raise TrainingError(f"no tool is called {name!r}; there are {', '.join(NAMES)}")
     return Toolbox(found)

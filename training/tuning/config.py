@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import model_validator
 
+from training.adapters.config import AdapterConfig
 from training.knobs import RUNTIME_KNOBS, TrainerConfig, knob
 
 
@@ -34,8 +35,21 @@ class TuneConfig(TrainerConfig):
     early_stop: int | None = knob(
         None, "validations without a better figure after which training ends; the best checkpoint is kept", ge=1
     )
+    adapter: AdapterConfig | None = knob(
+        None, "train a few parameters beside the frozen model, such as {kind: lora, rank: 16} (docs/adapters.md)"
+    )
+    merge: bool = knob(False, "leave a whole model, the adapter merged into it, instead of an adapter folder")
     save_every: int = knob(50, "steps between checkpoints to resume from; the last step is always saved", ge=1)
     log_every: int = knob(10, "steps between printed lines; metrics.jsonl has every step", ge=1)
+
+    @model_validator(mode="after")
+    def _adapter_fits(self) -> Any:
+        kind = None if self.adapter is None else self.adapter.kind
+        if self.merge and kind not in ("lora", "qlora"):
+            raise ValueError("merge needs adapter: {kind: lora} or qlora: nothing else can be merged")
+        if self.float8 and kind == "qlora":
+            raise ValueError("float8 and adapter.kind: qlora exclude each other: both say how the weights multiply")
+        return self
 
     @model_validator(mode="after")
     def _early_stop_has_something_to_watch(self) -> Any:

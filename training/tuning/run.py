@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from training.adapters.adapter import add_adapter
+from training.adapters.save import adapter_tensors, save_adapter
 from training.architectures import weights
 from training.checkpoint import FORMAT, checksum, load_model, load_state, save_model, write_json
 from training.device import Place, place, seed_step
@@ -97,14 +99,23 @@ class Task:
         return {}
 
     def save(self, folder: Path, bench: Bench) -> None:
-        """Write the Hugging Face folder; only the first process writes."""
-        tensors = weights(bench.model)
-        if bench.here.rank == 0:
-            save_model(folder, bench.model, bench.folder, bench.end, tensors)
+        """Write the Hugging Face folder, or the adapter's; only the first process writes."""
+        save_trained(folder, bench)
 
     def summary(self) -> dict[str, Any]:
         """What training.json says beside the figures that every kind has."""
         return {}
+
+
+def save_trained(folder: Path, bench: Bench) -> None:
+    """Write the model that was trained: its adapter alone if it has one that is not to be merged. All processes call it."""
+    model, config = bench.model, bench.config
+    apart = config.adapter is not None and not config.merge
+    tensors = adapter_tensors(model) if apart else weights(model)
+    if bench.here.rank == 0 and apart:
+        save_adapter(folder, model, bench.folder, bench.end, tensors)
+    elif bench.here.rank == 0:
+        save_model(folder, model, bench.folder, bench.end, tensors)
 
 
 def tune(
@@ -147,10 +158,18 @@ def tune(
             log, show = silent, None
         model, end = load_model(model_dir, torch.device("cpu"), here.dtype)
         model.train()
+        if config.adapter is not None:
+            add_adapter(model, config.adapter, config.seed, model_dir)
         set_precision(model, config, here.device, here.dtype)
         recompute_layers(model, config)
         torch.manual_seed(config.seed % 2**63)  # for what a task adds: heads, adapters
+        ids = model.config.vocab_size
         module = task.prepare(model, here)
+        if config.adapter is not None and model.config.vocab_size != ids:
+            raise TrainingError(
+                f"{model.config.vocab_size - ids} tokens are new to the model, and beside an adapter their embeddings would "
+                "not be trained: train the model whole first (leave adapter out), or use a template whose tokens it has"
+            )
         kind = distribute(module, config, here)
         if config.head_learning_rate is not None and model.config.tie_embeddings:
             raise TrainingError("head_learning_rate is for an untied output projection, this model's is its embedding")

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from training.chat.format import needed_tokens, own_template
+from training.chat.folder import needed_tokens, own_template
 from training.chat.grow import check_rows, grow_vocabulary, write_chat_tokenizer
 from training.chat.templates import TEMPLATES
 from training.checkpoint import checksum
@@ -84,6 +84,10 @@ class Sft(Task):
         """Rows for new tokens, and noise on the embeddings."""
         self.encode = RowEncoder(self.folder, self.config.template, self.config.add_tokens, 0)
         if self.config.add_tokens:
+            if not all(parameter.requires_grad for parameter in model.parameters()):
+                raise TrainingError(
+                    "add_tokens is for full fine-tuning: the rows of new tokens must learn; leave adapter out"
+                )
             size = self.encode.form.tokenizer.get_vocab_size(with_added_tokens=True)
             self.grown = grow_vocabulary(model, size, self.config.seed)
         if self.config.neftune:

@@ -8,17 +8,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from training.verify.registry import grade, verifier
+    from training.verify.registry import verifier
     from training.verify.verdict import Verdict
 
-__all__ = ["Verdict", "grade", "verifier"]
+__all__ = ["Verdict", "verifier"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("grade", "verifier"):
-        from training.verify import registry
+    if name == "verifier":
+        from training.verify.registry import verifier
 
-        return getattr(registry, name)
+        return verifier
     if name == "Verdict":
         from training.verify.verdict import Verdict
 

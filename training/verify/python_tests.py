@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from training.knobs import TrainingError
-from training.verify.sandbox import Check, Limits, Ran, Sandbox, shared_sandbox
+from training.verify.sandbox import Check, Limits, Ran, Sandbox, cores, shared_sandbox
 from training.verify.verdict import MAX_CHARACTERS, Verdict, Verifier, short
 
 MAX_TESTS = 1000
@@ -60,7 +60,7 @@ def python_tests_verifier(
     wall: float = Limits.wall,
     cpu: float = Limits.cpu,
     memory: int = Limits.memory,
-    workers: int = 1,
+    workers: int | None = None,
     allow_unsandboxed: bool = False,
     sandbox: Sandbox | None = None,
 ) -> Verifier:
@@ -68,10 +68,12 @@ def python_tests_verifier(
 
     partial: the score is the share of tests passed, instead of all or nothing. tolerance: by which floats may differ, relative or
     absolute. function: its name, if the answer names none. wall, cpu, memory: seconds and bytes of a run (all tests of a function
-    together; each input of a program). workers: runs at a time, of callers in several threads. Raises `SandboxError` where code
+    together; each input of a program). workers: runs at a time, of callers in several threads, by default one for each core. Raises `SandboxError` where code
     cannot be walled in, unless `allow_unsandboxed`.
     """
     limits = Limits(wall=wall, cpu=cpu, memory=memory)
+    if workers is not None and workers < 1:
+        raise TrainingError(f"verifier python_tests: workers must be at least 1, got {workers}")
     if not 0 <= tolerance < 1:
         raise TrainingError(f"verifier python_tests: tolerance is at least 0 and below 1, got {tolerance}")
 
@@ -83,7 +85,7 @@ def python_tests_verifier(
         name = asked.function or function or last_function(code)
         if name is None and any(test.arguments is not None for test in asked.tests):
             return Verdict(0.0, "no function is defined")
-        place = sandbox or shared_sandbox(workers, allow_unsandboxed)
+        place = sandbox or shared_sandbox(workers or cores(), allow_unsandboxed)
         passed, problem = _run(place, asked, code, name, limits, tolerance)
         inside = sum(test.inside for test in asked.tests)
         count = len(asked.tests)

@@ -1,18 +1,17 @@
-"""Verifiers by name, and grading many completions at once."""
+"""Verifiers by name."""
 
 from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from typing import Any
 
 from training.knobs import TrainingError
 from training.verify.numbers import integer_verifier, number_verifier
 from training.verify.python_tests import python_tests_verifier
 from training.verify.text import exact_verifier, format_verifier, regex_verifier
-from training.verify.verdict import Verdict, Verifier
+from training.verify.verdict import Verifier
 
 VERIFIERS: dict[str, Callable[..., Verifier]] = {
     "number": number_verifier,
@@ -39,34 +38,3 @@ def verifier(name: str, **options: Any) -> Verifier:
         if option not in parameters and not open_ended:
             raise TrainingError(f"verifier {name}: unknown option {option!r}: expected {', '.join(parameters)}")
     return VERIFIERS[name](**options)
-
-
-def grade(
-    rows: Sequence[tuple[str | None, str, str | None]], options: Mapping[str, Mapping[str, Any]] | None = None, workers: int = 1
-) -> list[Verdict]:  # fmt: skip
-    """Verdicts of (name of the verifier, completion, answer), in order.
-
-    options: those of each verifier by its name. workers: runs of code at a time (verifier python_tests). Raises `TrainingError` for a
-    row without a verifier or answer.
-    """
-    given = dict(options or {})
-    made: dict[str, Verifier] = {}
-    for number, (name, _, answer) in enumerate(rows):
-        if name is None or answer is None:
-            raise TrainingError(
-                f"row {number} has no {'verifier' if name is None else 'answer'}, so nothing can check it"
-            )
-        if name not in made:
-            own = dict(given.get(name, {}))
-            if name == "python_tests":
-                own.setdefault("workers", workers)
-            made[name] = verifier(name, **own)
-
-    def one(row: tuple[str | None, str, str | None]) -> Verdict:
-        name, completion, answer = row
-        return made[str(name)](completion, str(answer))
-
-    if workers > 1 and "python_tests" in made:
-        with ThreadPoolExecutor(workers) as pool:
-            return list(pool.map(one, rows))
-    return [one(row) for row in rows]

@@ -293,6 +293,11 @@ def _ran(answer: dict[str, Any] | None, checks: int, limits: Limits) -> Ran:
     return Ran(ended, answer["stdout"], answer["stderr"], tuple(outcomes), answer["seconds"], answer["cpu"], detail)
 
 
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 _shared: dict[tuple[int, bool], Sandbox] = {}
 _lock = threading.Lock()
 
