@@ -36,7 +36,11 @@ class KeyValueCache:
         self.table: Tensor | None = None  # cosines and sines of all positions, [2, positions, D]
         if config.positions == "rotary":
             frequency, factor = frequencies(
-                config.head_width, config.rope_theta, config.rope_scaling, config.context_length, device
+                config.head_width,
+                config.rope_theta,
+                config.rope_scaling,
+                config.context_length + config.virtual_tokens,
+                device,
             )
             cos, sin = rotary(torch.arange(positions, device=device)[None], frequency, factor, dtype)
             self.table = torch.stack((cos[0, 0], sin[0, 0]))
