@@ -39,13 +39,13 @@ def attend(query: Tensor, key: Tensor, value: Tensor, sight: Sight) -> Tensor:
     if sight.lengths is not None:
         return _by_document(query, key, value, sight.lengths, grouped)
     rows, heads, length, width = query.shape
-    if length == 1:  # one query sees all keys that it may; those of the heads of a group are as several queries of one head
+    if (
+        length == 1
+    ):  # one query sees all keys that it may; those of the heads of a group are as several queries of one head
         folded = query.reshape(rows, key.shape[1], -1, width)
         return F.scaled_dot_product_attention(folded, key, value, attn_mask=sight.mask).view(rows, heads, 1, width)
     causal = sight.mask is None and not sight.everything
-    return F.scaled_dot_product_attention(
-        query, key, value, attn_mask=sight.mask, is_causal=causal, enable_gqa=grouped
-    )
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=sight.mask, is_causal=causal, enable_gqa=grouped)
 
 
 def sight_of_rows(

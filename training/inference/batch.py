@@ -51,7 +51,9 @@ def generate_batch(
     was_training = model.training
     model.eval()
     try:
-        engine = Engine(fused(model), end, tokenizer, max_rows=min(max_rows, len(prompts)), positions=longest, special=special)
+        engine = Engine(
+            fused(model), end, tokenizer, max_rows=min(max_rows, len(prompts)), positions=longest, special=special
+        )
         # the longest first, so that prompts of about equal length are prefilled together; equal ones are neighbours
         order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), tuple(prompts[i]), i))
         for i in order:
