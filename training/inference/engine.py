@@ -30,6 +30,7 @@ from training.model import Decoder
 
 Finish = Literal["stop", "length"]
 PREFILL_TOKENS = 8192  # in one pass, padding included
+FEW_TOKENS = 256  # for which a pass of its own costs more than padding
 
 
 @dataclass(frozen=True)
@@ -292,6 +293,6 @@ def check_prompt(prompt: Sequence[int], positions: int, vocabulary: int) -> None
 
 
 def _fits(prompts: Sequence[Sequence[int]]) -> bool:
-    """Whether prompts go through the model together: padded to the longest they are not too many, nor half padding."""
+    """Whether prompts go through the model together: padded to the longest, they are few or three quarters are real."""
     padded = max(map(len, prompts)) * len(prompts)
-    return padded <= PREFILL_TOKENS and padded <= 2 * sum(map(len, prompts))
+    return padded <= FEW_TOKENS or (padded <= PREFILL_TOKENS and 3 * padded <= 4 * sum(map(len, prompts)))
