@@ -21,6 +21,9 @@ from tokenizer_training.dataset.config import PackConfig
 from tokenizer_training.vocabulary.config import TokenizerConfig
 from training.config import PretrainConfig
 from training.evaluation.config import EvaluateConfig
+from training.preference.config import DpoConfig, RewardConfig
+from training.reinforcement.config import GrpoConfig, PpoConfig
+from training.tuning.sft_config import SftConfig
 
 SECTION_MODELS: dict[str, type[BaseModel]] = {
     "input": InputConfig,
@@ -28,6 +31,11 @@ SECTION_MODELS: dict[str, type[BaseModel]] = {
     "tokenizer": TokenizerConfig,
     "pack": PackConfig,
     "pretrain": PretrainConfig,
+    "sft": SftConfig,
+    "reward": RewardConfig,
+    "ppo": PpoConfig,
+    "dpo": DpoConfig,
+    "grpo": GrpoConfig,
     "evaluate": EvaluateConfig,
     "engine": EngineConfig,
     "train-classifier": ClassifierTraining,

@@ -20,6 +20,9 @@ from tokenizer_training.dataset.config import PackConfig
 from tokenizer_training.vocabulary.config import TokenizerConfig
 from training.config import PretrainConfig
 from training.evaluation.config import EvaluateConfig
+from training.preference.config import DpoConfig, RewardConfig
+from training.reinforcement.config import GrpoConfig, PpoConfig
+from training.tuning.sft_config import SftConfig
 
 SECTIONS = (
     "stages",
@@ -28,9 +31,16 @@ SECTIONS = (
     "tokenizer",
     "pack",
     "pretrain",
+    "sft",
+    "reward",
+    "ppo",
+    "dpo",
+    "grpo",
     "evaluate",
 )  # in the order of the flow; `--until` takes one of them
 LATER = SECTIONS[2:]  # those behind documents/: the stages and the mix write it together
+TUNED = ("sft", "reward", "ppo", "dpo", "grpo")  # those that train a model further
+TRAINED = ("pretrain", *TUNED)
 
 
 class Section(BaseModel):
@@ -133,7 +143,12 @@ class RunConfig(Section):
     tokenizer: TokenizerConfig | None = knob(None, "train a tokenizer on the curated documents")
     pack: PackConfig | None = knob(None, "encode, shuffle and pack the documents into token binaries")
     pretrain: PretrainConfig | None = knob(None, "pretrain a model on the packed tokens")
-    evaluate: EvaluateConfig | None = knob(None, "measure the pretrained model: held-out text, tasks, memorisation")
+    sft: SftConfig | None = knob(None, "fine-tune the model on chat/")
+    reward: RewardConfig | None = knob(None, "train a reward model on preferences/")
+    ppo: PpoConfig | None = knob(None, "reinforce the model on prompts/: rewards by the reward model or verifiers, PPO")
+    dpo: DpoConfig | None = knob(None, "fine-tune the model on preferences/ directly")
+    grpo: GrpoConfig | None = knob(None, "reinforce the model on prompts/ with verifiable answers: GRPO and its like")
+    evaluate: EvaluateConfig | None = knob(None, "measure the models: held-out text, tasks, memorisation, answers")
     engine: EngineConfig = knob(EngineConfig(), "how the work is carried out")
 
 
@@ -210,8 +225,9 @@ def _cross_checks(config: RunConfig) -> list[Mistake]:
         mistakes.append((("pack",), "`pack` needs the section `tokenizer`"))
     if config.pretrain and not config.pack:
         mistakes.append((("pretrain",), "`pretrain` needs the section `pack`"))
-    if config.evaluate and not config.pretrain:
-        mistakes.append((("evaluate",), "`evaluate` needs the section `pretrain`"))
+    if config.evaluate and not any(getattr(config, name) for name in TRAINED):
+        mistakes.append((("evaluate",), f"`evaluate` needs a section that trains: {', '.join(TRAINED)}"))
+    mistakes += _tuned_mistakes(config)
     if config.pretrain and config.pack and config.pretrain.sequence_length not in (None, config.pack.sequence_length):
         text = (
             f"pretrain.sequence_length: the tokens are packed for {config.pack.sequence_length} (pack.sequence_length)"
@@ -223,12 +239,14 @@ def _cross_checks(config: RunConfig) -> list[Mistake]:
         if engine.train_launch == "local":
             text = f"engine.train_processes: train_launch local is one process; set train_launch: torchrun or ray for {count}"
             mistakes.append((("engine", "train_processes"), text))
-        elif config.pretrain and config.pretrain.batch_rows % count:
-            text = (
-                f"pretrain.batch_rows: {config.pretrain.batch_rows} rows cannot be shared evenly by {count} processes "
-                f"(engine.train_processes)"
-            )
-            mistakes.append((("pretrain", "batch_rows"), text))
+        for name in TRAINED if engine.train_launch != "local" else ():
+            section = getattr(config, name)
+            if section and section.batch_rows % count:
+                text = (
+                    f"{name}.batch_rows: {section.batch_rows} rows cannot be shared evenly by {count} processes "
+                    f"(engine.train_processes)"
+                )
+                mistakes.append(((name, "batch_rows"), text))
     for key in ("workers", "partitions", "train_processes"):
         value = getattr(engine, key)
         if isinstance(value, int) and value < 1:
@@ -248,6 +266,24 @@ def _cross_checks(config: RunConfig) -> list[Mistake]:
                 "engine.workers: the inline executor works on one unit at a time; use executor ray",
             )
         )
+    return mistakes
+
+
+KIND_OF = {"sft": "chat", "reward": "preference", "ppo": "prompt", "dpo": "preference", "grpo": "prompt"}
+
+
+def _tuned_mistakes(config: RunConfig) -> list[Mistake]:
+    """Sections that train a model further without a model, or without rows."""
+    mistakes: list[Mistake] = []
+    for name in TUNED:
+        section = getattr(config, name)
+        if section is None:
+            continue
+        if not (config.pretrain or section.model or (name != "sft" and config.sft)):
+            needed = "`pretrain`" if name == "sft" else "`sft` or `pretrain`"
+            mistakes.append(((name,), f"`{name}` needs the section {needed}, or {name}.model: a model folder"))
+        if config.input and all(entry.kind != KIND_OF[name] for entry in config.input):
+            mistakes.append(((name,), f"`{name}` learns from inputs of kind {KIND_OF[name]}; add one"))
     return mistakes
 
 

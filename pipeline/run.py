@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline import facts as run_facts
 from pipeline import sections
-from pipeline.config import LATER, SECTIONS, RunConfig, StageSpec
+from pipeline.config import LATER, SECTIONS, TRAINED, TUNED, RunConfig, StageSpec
 from pipeline.dedup_index import section as index_section
 from pipeline.engine import journal, samples
 from pipeline.engine.assets import hash_assets, local_copy, pinned, variants
@@ -56,10 +56,14 @@ def prepare(config: RunConfig, output: str, limit: int | None = None) -> Work:
     needs_html = [entry.source for entry in config.input if entry.format in ("warc", "html")]
     if needs_html and not any(spec.kind == "extract" for spec in config.stages):
         raise ConfigError(f"input {needs_html[0]!r} holds HTML: add `extract` to the stages, so that there is text")
-    if config.pretrain is not None and importlib.util.find_spec("torch") is None:
-        raise ConfigError(
-            "pretrain needs PyTorch, which is not installed: pip install 'gristmill[train]' (or set pretrain: null)"
-        )
+    for name in (*TRAINED, "evaluate"):
+        if getattr(config, name) is not None and importlib.util.find_spec("torch") is None:
+            raise ConfigError(
+                f"{name} needs PyTorch, which is not installed: pip install 'gristmill[train]' (or set {name}: null)"
+            )
+        model = getattr(getattr(config, name), "model", None)
+        if model is not None and not any(Path(model).glob("*.safetensors")):
+            raise ConfigError(f"{name}.model: {model} is no model folder: there is no *.safetensors in it")
     check_evaluate(config)
     index_section.check(config)
     config = config.model_copy(update={"stages": pinned(config.stages, config.name)})
@@ -220,7 +224,7 @@ def _carry_out(
         if options.until is not None and SECTIONS.index(name) > SECTIONS.index(options.until):
             break
         if getattr(config, name) is not None:
-            if name == "pretrain":
+            if name in TRAINED:
                 executor.close()  # training has the machine to itself
             facts["sections"][name] = sections.run_section(name, config, work, store, executor, say)
             run_facts.add_tokens(facts)
@@ -235,6 +239,7 @@ FOLDERS = {
     "tokenizer": "tokenizer",
     "pack": "tokens",
     "pretrain": "model",
+    **{name: name for name in TUNED},
     "evaluate": "evaluation",
 }  # what each section writes into the run directory
 

@@ -41,7 +41,12 @@ _SECTIONS = {
     "tokenizer": "train and measure a tokenizer on the documents -> tokenizer/",
     "pack": "encode, shuffle and pack the documents -> tokens/",
     "pretrain": "train a model on the tokens -> model/",
-    "evaluate": "measure the model -> evaluation/",
+    "sft": "fine-tune the model on chat/ -> sft/",
+    "reward": "train a reward model on preferences/ -> reward/",
+    "ppo": "reinforce the model on prompts/ by PPO -> ppo/",
+    "dpo": "fine-tune the model on preferences/ -> dpo/",
+    "grpo": "reinforce the model on prompts/ by GRPO -> grpo/",
+    "evaluate": "measure the models -> evaluation/",
 }
 
 

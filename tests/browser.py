@@ -32,8 +32,8 @@ class Opened(NamedTuple):
 
 
 @contextmanager
-def opened(file: Path, **options: Any) -> Iterator[Opened]:
-    """A file of ours in headless Chromium; `options` are Playwright's for a page."""
+def opened(file: Path | str, **options: Any) -> Iterator[Opened]:
+    """A file of ours, or an address, in headless Chromium; `options` are Playwright's for a page."""
     path = chromium()
     if os.environ.get("GRISTMILL_REQUIRE_BROWSER") == "1":
         import playwright.sync_api as api
@@ -45,6 +45,6 @@ def opened(file: Path, **options: Any) -> Iterator[Opened]:
         found.page.on("console", lambda message: found.messages.append(message.text))
         found.page.on("pageerror", lambda error: found.messages.append(str(error)))
         found.page.on("request", lambda request: found.requests.append(request.url))
-        found.page.goto(file.resolve().as_uri())
+        found.page.goto(file if isinstance(file, str) else file.resolve().as_uri())
         yield found
         browser.close()

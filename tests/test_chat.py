@@ -370,7 +370,7 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def sample_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("chat") / "run"
-    done = pipeline("run", "configs/chat.yaml", "--executor", "inline", "--output", folder)
+    done = pipeline("run", "configs/conversations.yaml", "--executor", "inline", "--output", folder)
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -426,13 +426,13 @@ def test_sample_in_its_folders(sample_run: Path) -> None:
 
 def test_run_again_and_in_small_shards(sample_run: Path, tmp_path: Path) -> None:
     before = tree(sample_run, "chat", "preferences", "prompts", "ledger")
-    again = pipeline("run", "configs/chat.yaml", "--executor", "inline", "--output", sample_run)
+    again = pipeline("run", "configs/conversations.yaml", "--executor", "inline", "--output", sample_run)
     assert (
         "everything is done already" in again.stderr
         and tree(sample_run, "chat", "preferences", "prompts", "ledger") == before
     )
     small = pipeline(
-        "run", "configs/chat.yaml", "--executor", "ray", "--workers", "2", "--output", tmp_path / "run",
+        "run", "configs/conversations.yaml", "--executor", "ray", "--workers", "2", "--output", tmp_path / "run",
         "--set", "engine.shard_bytes=8kB", "--set", "name=chat", timeout=900,
     )  # fmt: skip
     assert small.returncode == 0, small.stderr

@@ -67,7 +67,7 @@ def test_wrong_arguments_are_2(capsys: pytest.CaptureFixture[str], config: Path)
     code, _, err = call(capsys, "run", config, "--until", "packing")
     assert (
         code == 2
-        and "--until packing: expected one of stages, mix, index, tokenizer, pack, pretrain, evaluate; did you mean 'pack'?"
+        and "--until packing: expected one of stages, mix, index, tokenizer, pack, pretrain, sft, reward, ppo, dpo, grpo, evaluate; did you mean 'pack'?"
         in err
     )
 

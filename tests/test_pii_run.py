@@ -79,3 +79,24 @@ def test_planted_values_do_not_reach_what_a_run_shows(tmp_path: Path, policy: st
         str(row["text"]) for path in (run / "samples").glob("*.parquet") for row in pq.read_table(path).to_pylist()
     )
     assert "<EMAIL_ADDRESS>" in samples and "That was page" in samples
+
+
+def test_edits_in_some_batches_only_before_a_phase_that_is_stored(tmp_path: Path) -> None:
+    texts = [f"page number {number} of many" + " jane.doe@example.com" * (number == 150) for number in range(200)]
+    source = tmp_path / "in.jsonl"
+    source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    config = write_config(
+        tmp_path / "c.yaml",
+        name="some",
+        input={"source": "web", "format": "jsonl", "paths": [str(source)]},
+        stages=["normalize", "pii", "dedup.exact"],
+        engine={"executor": "inline"},
+    )
+    done = pipeline("run", config, "--output", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    rows = [
+        row
+        for path in sorted((tmp_path / "run/documents").glob("*.parquet"))
+        for row in pq.read_table(path).to_pylist()
+    ]
+    assert len(rows) == 200 and "jane.doe" not in rows[150]["text"]

@@ -1,4 +1,4 @@
-"""How the section `pretrain` starts its processes, and that a SIGTERM to the pipeline reaches them all."""
+"""How sections that train start their processes, and that a SIGTERM to the pipeline reaches them all."""
 
 import json
 import os
@@ -13,7 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.config import EngineConfig
-from pipeline.sections import pretrain as section
+from pipeline.engine.schedule import RunFailed, Terminated
+from pipeline.sections import launching as section
+from pipeline.sections.pretrain import run_pretrain
 from tests.training_common import SMALL, make
 from training.checkpoint import checkpoints
 from training.config import resolve
@@ -30,7 +32,7 @@ def job(tmp_path):
 
     def with_engine(**knobs):
         config = SimpleNamespace(engine=EngineConfig(**knobs), pretrain=resolve({}))
-        return SimpleNamespace(config=config, local=tmp_path, say=print)
+        return SimpleNamespace(config=config, local=tmp_path, say=print, parts={"a": "b"})
 
     return with_engine
 
@@ -38,7 +40,8 @@ def job(tmp_path):
 def launched(monkeypatch, job) -> tuple[list[str], dict[str, str]]:
     seen = []
     monkeypatch.setattr(section, "launch", lambda command, extra=None: seen.append((command, extra or {})) or 7)
-    assert section._train(job, job.local / "phases" / "pretrain.yaml", job.local / "model") == 7
+    with pytest.raises(RunFailed, match="exit code 7"):
+        run_pretrain(job)
     return seen[0]
 
 
@@ -62,17 +65,19 @@ def test_torchrun_has_as_many_processes_as_asked_or_as_gpus(job, monkeypatch):
         assert launched(monkeypatch, job(train_launch="torchrun"))[0][5] == count
 
 
-def test_ray_gets_the_folders_and_a_sigterm_becomes_a_file(job, monkeypatch, tmp_path):
-    def train(engine, knobs, folders, stop, say):
-        assert not stop.exists() and folders["output"] == str(tmp_path / "model")
-        assert set(folders) == {"tokens", "tokenizer", "output", "documents"} and resolve(knobs) == resolve({})
+def test_ray_gets_the_arguments_and_a_sigterm_becomes_a_file(job, monkeypatch, tmp_path):
+    def train(engine, arguments, config, output, stop, say):
+        assert not stop.exists() and output == tmp_path / "model" and config == resolve({})
+        assert arguments[:2] == ["pretrain", str(tmp_path / "phases" / "pretrain.yaml")]
+        assert set(arguments[2::2]) == {"--tokens", "--tokenizer", "--documents", "--output"}
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.exists()
         return 143
 
     monkeypatch.setattr(section, "train_on_ray", train)
     (tmp_path / "phases" / "pretrain.stop").touch()  # of a stop before
-    assert section._train(job(train_launch="ray"), tmp_path / "x.yaml", tmp_path / "model") == 143
+    with pytest.raises(Terminated):
+        run_pretrain(job(train_launch="ray"))
 
 
 def test_a_sigterm_reaches_the_processes_behind_torchrun_and_gives_143(tmp_path):

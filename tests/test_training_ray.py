@@ -31,15 +31,18 @@ def losses(folder):
 def test_ray_train_takes_the_steps_of_torchrun_and_stops_and_goes_on(cluster, tmp_path):
     folders = make(tmp_path / "data")
     run_jobs([{"values": VALUES, "out": tmp_path / "torchrun"}], folders)
-    knobs = resolve(VALUES).model_dump(mode="json")
-    places = {"tokens": str(folders[0]), "tokenizer": str(folders[1]), "output": str(tmp_path / "ray")}
+    config, out = resolve(VALUES), tmp_path / "ray"
     stop, said = tmp_path / "phases" / "pretrain.stop", []
     stop.parent.mkdir()
     stop.touch()
-    assert train_on_ray(ENGINE, knobs, places, stop, said.append) == 143
+    settings = stop.with_name("pretrain.yaml")
+    settings.write_text(json.dumps(VALUES))
+    arguments = ["pretrain", settings, "--tokens", folders[0], "--tokenizer", folders[1], "--output", out]
+    arguments = [str(argument) for argument in arguments]
+    assert train_on_ray(ENGINE, arguments, config, out, stop, said.append) == 143
     assert [step for step, _, _ in losses(tmp_path / "ray")] == [1]
     stop.unlink()
-    assert train_on_ray(ENGINE, knobs, places, stop, said.append) == 0 and not said
+    assert train_on_ray(ENGINE, arguments, config, out, stop, said.append) == 0 and not said
     assert losses(tmp_path / "ray") == losses(tmp_path / "torchrun")
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("ray", "torchrun")]
     assert weights[0] == weights[1]
@@ -49,4 +52,5 @@ def test_ray_train_takes_the_steps_of_torchrun_and_stops_and_goes_on(cluster, tm
 
 def test_more_processes_than_the_cluster_has_are_refused(cluster, tmp_path):
     with pytest.raises(ConfigError, match=r"engine\.train_processes: 3 processes on a cluster with 2 cores"):
-        train_on_ray(ENGINE.model_copy(update={"train_processes": 3}), {"device": "cpu"}, {}, tmp_path / "stop", print)
+        three = ENGINE.model_copy(update={"train_processes": 3})
+        train_on_ray(three, ["pretrain"], resolve({"device": "cpu"}), tmp_path, tmp_path / "stop", print)

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from training.knobs import TrainingError
-from training.model import Decoder, ModelConfig
+from training.model import Decoder, Linear, ModelConfig
 from training.parallel import whole
 from training.presets import RopeScaling
 from training.rotary import sinusoids
@@ -33,6 +33,11 @@ CLASSES = {
     "gpt2": ("GPT2LMHeadModel", "gpt2"),
     "gpt2 post": ("OpenAIGPTLMHeadModel", "openai-gpt"),
     "gpt2 rotary": ("GPTNeoXForCausalLM", "gpt_neox"),
+}
+# the class that puts scores of whole texts in place of the output projection, by the name of the class above
+SCORER_CLASSES = {
+    name: name.replace("ForCausalLM", "").replace("LMHeadModel", "") + "ForSequenceClassification"
+    for name, _ in CLASSES.values()
 }
 # Buffers that older versions of transformers saved; they follow from the config
 NEEDLESS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq", ".attention.bias", ".attention.masked_bias")
@@ -82,8 +87,19 @@ def from_transformers(config: ModelConfig, theirs: Mapping[str, Tensor], where: 
 
 
 def weights(model: Decoder) -> dict[str, Tensor]:
-    """The float32 weights under their names, on the CPU. Of a sharded model all processes must call this."""
+    """The float32 weights under their names, on the CPU, LoRA merged into them. Of a sharded model all processes must call this.
+
+    Raises `TrainingError` if there are virtual tokens, which no weight stands for.
+    """
+    if model.prompt is not None:
+        raise TrainingError("virtual tokens are not part of a model's weights: save the adapter instead")
     ours = {name: whole(parameter.detach()).float().cpu() for name, parameter in model.named_parameters()}
+    for name, module in model.named_modules():
+        if isinstance(module, Linear):
+            if module.weight is None:  # it is kept in 4 bits
+                ours[f"{name}.weight"] = module.full_weight().cpu()
+            if module.adapter is not None:
+                ours[f"{name}.weight"] = ours[f"{name}.weight"] + module.adapter.delta().cpu()
     return to_transformers(model.config, ours)
 
 
@@ -338,17 +354,21 @@ def _rope_json(config: ModelConfig) -> dict[str, Any]:
     return {"rope_theta": config.rope_theta, "rope_scaling": scaling, "rope_parameters": parameters}
 
 
-def read_model_config(folder: Path) -> tuple[ModelConfig, list[int]]:
-    """The shape and the end-of-text ids in a folder's config.json. Raises `TrainingError` for what we cannot run."""
+def read_model_config(folder: Path, classes: Mapping[str, str] | None = None) -> tuple[ModelConfig, list[int]]:
+    """The shape and the end-of-text ids in a folder's config.json. Raises `TrainingError` for what we cannot run.
+
+    classes: what the folder's class must be, by the name of that with an output projection; by default the same.
+    """
     path = folder / "config.json"
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
         names = about["architectures"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TrainingError(f"{folder} is no model folder: cannot read architectures in {path}: {error}") from None
-    kinds = [kind for kind, (class_name, _) in CLASSES.items() if names == [class_name]]
+    allowed = {kind: (classes or {}).get(class_name, class_name) for kind, (class_name, _) in CLASSES.items()}
+    kinds = [kind for kind, class_name in allowed.items() if names == [class_name]]
     if not kinds:
-        known = ", ".join(class_name for class_name, _ in CLASSES.values())
+        known = ", ".join(allowed.values())
         raise TrainingError(f"{path}: the architecture is {names}; this program runs {known}")
     kind = kinds[0]
     try:

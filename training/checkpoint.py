@@ -27,6 +27,7 @@ from training.optimizer import Optimizer
 from training.parallel import is_part
 
 FORMAT = 2  # of trainer_state/ and training.json
+ADAPTER_CONFIG = "adapter_config.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
@@ -69,16 +70,33 @@ def save_model(
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "model.safetensors", lambda file: write_tensors(file, tensors or weights(model)))
-    for name in TOKENIZER_FILES:
-        if (tokenizer_dir / name).exists():
-            write_whole(folder / name, partial(shutil.copyfile, tokenizer_dir / name))
-    first = eos_id[0] if isinstance(eos_id, list) else eos_id
-    write_json(folder / "generation_config.json", {"eos_token_id": eos_id, "pad_token_id": first})
+    copy_tokenizer(tokenizer_dir, folder)
+    write_end(folder, eos_id)
     write_json(folder / "config.json", config_json(model.config, eos_id))
 
 
+def write_end(folder: Path, eos_id: int | list[int]) -> None:
+    """generation_config.json: what ends a text, and what pads."""
+    first = eos_id[0] if isinstance(eos_id, list) else eos_id
+    write_json(folder / "generation_config.json", {"eos_token_id": eos_id, "pad_token_id": first})
+
+
+def copy_tokenizer(source: Path, folder: Path) -> None:
+    """Put the tokenizer's files, those that there are, into a model's folder."""
+    for name in TOKENIZER_FILES:
+        if (source / name).exists():
+            write_whole(folder / name, partial(shutil.copyfile, source / name))
+
+
 def load_model(folder: Path, device: torch.device, dtype: torch.dtype = torch.float32) -> tuple[Decoder, list[int]]:
-    """A model folder's decoder with float32 weights, computing in `dtype`, and its end-of-text ids."""
+    """A model folder's decoder with float32 weights, computing in `dtype`, and its end-of-text ids.
+
+    Of an adapter's folder: the model that it was trained on, LoRA merged into the weights, virtual tokens in front.
+    """
+    if is_adapter(folder):
+        from training.adapters.load import load_with_adapter  # it is built on this file
+
+        return load_with_adapter(folder, device, dtype)
     config, end = read_model_config(folder)
     with torch.device("meta"):  # no time for random weights that are replaced at once
         model = Decoder(config, dtype)
@@ -88,10 +106,15 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype = torch.fl
     return model.eval(), end
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """One safetensors file. Raises `OSError` if it cannot be written."""
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter in peft's format, and no model."""
+    return (folder / ADAPTER_CONFIG).exists() and not (folder / "config.json").exists()
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], note: tuple[str, str] = ("format", "pt")) -> None:
+    """One safetensors file; `note`: its metadata, of which two would stand in any order. Raises `OSError` if it cannot be written."""
     try:
-        save_file(tensors, path, {"format": "pt"})
+        save_file(tensors, path, dict([note]))
     except SafetensorError as error:  # a full disk, say, which the library wraps
         raise OSError(f"cannot write {path}: {error}") from None
 
@@ -140,8 +163,11 @@ def verify(folder: Path, state: dict[str, Any], share: int = 0, shares: int = 1)
 
 
 def load_state(folder: Path, model: nn.Module, optimizer: Optimizer) -> None:
-    """Put model and optimizer back to where they were, whole or sharded now, whatever wrote the checkpoint."""
-    names: dict[str, Tensor] = dict(model.named_parameters())
+    """Put model and optimizer back to where they were, whole or sharded now, whatever wrote the checkpoint.
+
+    What does not learn is not in it, and stays as it is.
+    """
+    names: dict[str, Tensor] = {name: p for name, p in model.named_parameters() if p.requires_grad}
     sharded = any(is_part(parameter) for parameter in names.values()) or any(folder.glob("shard-*"))
     try:
         optimizer.load_state(_load_shards(folder, names) if sharded else _load_whole(folder, names))

@@ -7,10 +7,52 @@ import os
 import sys
 from collections.abc import Sequence
 
-from training.commands import evaluate, export, generate, knobs, plan, pretrain, report, scaling, trace
+from training.commands import (
+    chat,
+    dpo,
+    evaluate,
+    export,
+    generate,
+    grpo,
+    index,
+    inspect,
+    knobs,
+    merge,
+    plan,
+    ppo,
+    pretrain,
+    refusals,
+    report,
+    reward,
+    scaling,
+    serve,
+    sft,
+    trace,
+)
 from training.knobs import TrainingError
 
-COMMANDS = (pretrain, generate, evaluate, export, plan, scaling, trace, report, knobs)
+COMMANDS = (
+    pretrain,
+    sft,
+    refusals,
+    reward,
+    dpo,
+    ppo,
+    grpo,
+    merge,
+    generate,
+    chat,
+    serve,
+    evaluate,
+    export,
+    plan,
+    scaling,
+    trace,
+    inspect,
+    index,
+    report,
+    knobs,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -57,11 +57,12 @@ class _TokenScores(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, of_logprobs: Tensor, of_entropies: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, of_logprobs: Tensor, of_entropies: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
         hidden, weight, targets = ctx.saved_tensors
         temperature, chunk_rows = ctx.temperature, ctx.chunk_rows
         cast = weight.to(hidden.dtype)
-        of_hidden, of_weight = torch.zeros_like(hidden), torch.zeros_like(weight)
+        of_hidden = torch.zeros_like(hidden)
+        of_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None  # a frozen one has none
         for start in range(0, hidden.shape[0], chunk_rows):
             part = slice(start, start + chunk_rows)
             logp = _log_softmax(hidden[part], cast, temperature)
@@ -73,7 +74,8 @@ class _TokenScores(torch.autograd.Function):
             gradient.scatter_add_(1, targets[part].where(seen, 0)[:, None], up)
             gradient = (gradient / temperature).to(hidden.dtype)
             of_hidden[part] = gradient @ cast
-            of_weight += (gradient.T @ hidden[part]).to(weight.dtype)
+            if of_weight is not None:
+                of_weight += (gradient.T @ hidden[part]).to(weight.dtype)
         return of_hidden, of_weight, None, None, None
 
 

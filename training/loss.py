@@ -40,9 +40,10 @@ def token_losses(
     wanted = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
     rows, flat = hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1)
     if wanted:
-        objective, nll = _LinearCrossEntropy.apply(rows, weight, flat, z_loss, chunk_rows)
+        learns = weight.requires_grad  # the gradient of a frozen one would cost a third of the products
+        objective, nll = _LinearCrossEntropy.apply(rows, weight, flat, z_loss, chunk_rows, learns)
     else:
-        objective, nll, _, _ = _chunked(rows, weight, flat, z_loss, chunk_rows, False)
+        objective, nll, _, _ = _chunked(rows, weight, flat, z_loss, chunk_rows, False, False)
     return Losses(objective, nll.detach().view(targets.shape))
 
 
@@ -51,29 +52,30 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, z_loss: float, chunk_rows: int
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, z_loss: float, chunk_rows: int, learns: bool
     ) -> tuple[Tensor, Tensor]:
-        objective, nll, of_hidden, of_weight = _chunked(hidden, weight, targets, z_loss, chunk_rows, True)
+        objective, nll, of_hidden, of_weight = _chunked(hidden, weight, targets, z_loss, chunk_rows, True, learns)
         ctx.save_for_backward(of_hidden, of_weight)
         ctx.mark_non_differentiable(nll)
         return objective, nll
 
     @staticmethod
     @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, of_objective: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, of_objective: Tensor, _: Tensor) -> tuple[Tensor, Tensor | None, None, None, None, None]:
         of_hidden, of_weight = ctx.saved_tensors
-        return (of_hidden * of_objective).to(of_hidden.dtype), (of_weight * of_objective), None, None, None
+        scaled = of_weight * of_objective if ctx.needs_input_grad[1] else None
+        return (of_hidden * of_objective).to(of_hidden.dtype), scaled, None, None, None, None
 
 
 def _chunked(
-    hidden: Tensor, weight: Tensor, targets: Tensor, z_loss: float, chunk_rows: int, gradients: bool
+    hidden: Tensor, weight: Tensor, targets: Tensor, z_loss: float, chunk_rows: int, gradients: bool, learns: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Objective, nll `[N]`, and (if `gradients`) those of hidden `[N, W]` and weight `[V, W]` in their dtypes."""
+    """Objective, nll `[N]`, and (if `gradients`) those of hidden `[N, W]` and (if it `learns`) weight `[V, W]` in their dtypes."""
     cast = weight.to(hidden.dtype)
     exact = torch.float64 if hidden.dtype == torch.float64 else torch.float32
     whole = hidden.is_cuda or torch.compiler.is_compiling()  # a compiler fuses the passes, a GPU has no such cache
     nlls, squares, of_hidden = [], [], []
-    of_weight = torch.zeros_like(weight, dtype=exact) if gradients else weight.new_empty(0)
+    of_weight = torch.zeros_like(weight, dtype=exact) if learns else weight.new_empty(0)
     for start in range(0, hidden.shape[0], chunk_rows):
         part = hidden[start : start + chunk_rows]
         wanted = targets[start : start + chunk_rows]
@@ -92,7 +94,8 @@ def _chunked(
         if gradients:
             of_logits = blocks[0] if whole else logits
             of_hidden.append(of_logits @ cast)
-            of_weight = of_weight + of_logits.T @ part if whole else of_weight.add_(of_logits.T @ part)
+            if learns:
+                of_weight = of_weight + of_logits.T @ part if whole else of_weight.add_(of_logits.T @ part)
     nll = torch.cat(nlls)
     objective = nll.sum()
     if z_loss:

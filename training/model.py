@@ -63,6 +63,7 @@ class ModelConfig:
     experts_per_token: int = 2
     balance_coefficient: float = 0.0
     padded_vocab_size: int | None = None
+    virtual_tokens: int = 0  # in front of each document (adapters/prompt.py); `context_length` is what they leave
 
     @property
     def embedding_rows(self) -> int:
@@ -112,14 +113,23 @@ def model_config(config: PretrainConfig, vocab_size: int, context_length: int) -
 class Linear(nn.Linear):
     """A linear map whose float32 weights are cast to the dtype of its input.
 
-    The optimizer always sees float32 master weights; in bfloat16 only the matrix products and the activations are.
+    The optimizer always sees float32 master weights; in bfloat16 only the matrix products and the activations are. `adapter`,
+    if there is one, adds to what comes out (adapters/lora.py).
     """
+
+    adapter: Any
 
     def __init__(self, inputs: int, outputs: int, bias: bool = False) -> None:
         super().__init__(inputs, outputs, bias)
+        self.register_module("adapter", None)
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., inputs] -> [..., outputs]` in the dtype of `x`."""
+        y = self.product(x)
+        return y if self.adapter is None else self.adapter(x, y)
+
+    def product(self, x: Tensor) -> Tensor:
+        """The map itself."""
         return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
 
 
@@ -276,12 +286,17 @@ class Trunk(nn.Module):
 class Decoder(nn.Module):
     """The layers with the output projection. `dtype` is that of activations and matrix products, not of the weights."""
 
+    prompt: Any  # virtual tokens, if they are trained (adapters/prompt.py)
+    adapter_config: Any  # adapters.config.AdapterConfig of what is trained beside the model
+
     def __init__(self, config: ModelConfig, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.config, self.dtype = config, dtype
         self.z_loss = 0.0  # see loss.token_losses; a trainer sets it
         self.model = Trunk(config)
         self.lm_head = Linear(config.width, config.embedding_rows)
+        self.register_module("prompt", None)
+        self.adapter_config = None
         self.tie()
 
     def tie(self) -> None:
@@ -355,9 +370,13 @@ class Decoder(nn.Module):
         self, tokens: Tensor, documents: Tensor | None, cache: KeyValueCache | None
     ) -> tuple[Tensor, list[Any]]:
         """`hidden`, and the routers' probabilities of each layer with experts."""
-        length = tokens.shape[1]
+        x, places, inserted = self.model.embed_tokens(tokens), None, 0
+        if self.prompt is not None and self.prompt.enabled and (cache is None or cache.fresh):
+            x, documents, places = self.prompt(x, documents)
+            inserted = x.shape[1] - tokens.shape[1]
+        length = x.shape[1]
         if cache is not None:
-            positions, sight = cache.begin(length, self.config.window)
+            positions, sight = cache.begin(length, self.config.window, inserted)
         else:
             sight = sight_of_rows(documents, length, self.config.window, tokens.device, self.dtype)
             if documents is not None:
@@ -365,30 +384,39 @@ class Decoder(nn.Module):
             else:
                 positions = torch.arange(length, device=tokens.device)[None]
 
-        x, turn = self.embed(tokens, positions, cache)
+        x, turn = self.embed(x, positions, cache)
         routers = []
         for number, layer in enumerate(self.model.layers):
             x, router = layer(x, turn, sight, cache, number)
             routers.append(router)
         if cache is not None:
-            cache.advance(length)
-        return self.model.norm(x), routers
+            cache.advance(length - inserted)
+        x = self.model.norm(x)
+        if places is not None:  # what stands behind virtual tokens is nobody's business
+            x, *routers = (None if y is None else _taken(y, places) for y in (x, *routers))
+        return x, routers
 
     def embed(
-        self, tokens: Tensor, positions: Tensor, cache: KeyValueCache | None = None
+        self, x: Tensor, positions: Tensor, cache: KeyValueCache | None = None
     ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
         """What goes into the first layer `[B, L, W]`, and the cosines and sines of the positions if they are rotary."""
-        config, x = self.config, self.model.embed_tokens(tokens)
+        config = self.config
         if config.positions == "learned":
             return (x + self.model.embed_positions(positions)).to(self.dtype), None
         if config.positions == "sinusoidal":
             return (x + sinusoids(positions, config.width)).to(self.dtype), None
         if cache is not None:
             return x.to(self.dtype), cache.turn(positions)
+        context = config.context_length + config.virtual_tokens
         frequency, factor = frequencies(
-            config.head_width, config.rope_theta, config.rope_scaling, config.context_length, tokens.device
+            config.head_width, config.rope_theta, config.rope_scaling, context, positions.device
         )
         return x.to(self.dtype), rotary(positions, frequency, factor, self.dtype)
+
+
+def _taken(x: Tensor, places: Tensor) -> Tensor:
+    """The positions `places [B, L]` of `x [B, M, ...]`: `[B, L, ...]`."""
+    return x.gather(1, places[..., None].expand(-1, -1, x.shape[-1]))
 
 
 def load_balance(probabilities: Tensor, chosen: int, real: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from training.knobs import TrainerConfig, TrainingError
+from training.model import Linear
 
 FORWARD, BACKWARD = torch.float8_e4m3fn, torch.float8_e5m2
 STEP = 16  # rows and columns of 8-bit products come in multiples of this
@@ -45,15 +46,15 @@ def use_float8(model: nn.Module) -> None:
     """
     layers: Any = model.model.layers  # type: ignore[union-attr]
     for name, module in layers.named_modules():
-        if isinstance(module, nn.Linear):
+        if isinstance(module, Linear):
             if ".experts." in name:
                 raise TrainingError("float8 and experts do not go together: the tokens of an expert are of any number")
             if module.in_features % STEP or module.out_features % STEP:
                 raise TrainingError(f"float8 needs widths that are multiples of {STEP}; layers.{name} is {module}")
-            module.forward = partial(_forward, module)  # type: ignore[method-assign]
+            module.product = partial(_product, module)  # type: ignore[assignment]
 
 
-def _forward(linear: nn.Linear, x: Tensor) -> Tensor:
+def _product(linear: nn.Linear, x: Tensor) -> Tensor:
     y = float8_linear(x.reshape(-1, x.shape[-1]), linear.weight)
     if linear.bias is not None:
         y = y + linear.bias.to(y.dtype)

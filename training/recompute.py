@@ -44,16 +44,17 @@ def recompute_layers(model: nn.Module, config: TrainerConfig) -> None:
         return
     layers: Any = model.model.layers  # type: ignore[union-attr]
     for layer in list(layers)[:: config.recompute_every]:
-        layer.forward = partial(_again, layer.forward, config.recompute == "selective")
+        layer.forward = partial(_again, layer, layer.forward, config.recompute == "selective")
 
 
-def _again(forward: Callable[..., Any], selective: bool, *inputs: Any) -> Any:
+def _again(layer: nn.Module, forward: Callable[..., Any], selective: bool, *inputs: Any) -> Any:
     if not torch.is_grad_enabled():
         return forward(*inputs)
+    draws = any(isinstance(part, nn.Dropout) for part in layer.modules())  # then both times the same numbers
     if not selective:
-        return checkpoint(forward, *inputs, use_reentrant=False, preserve_rng_state=False)
+        return checkpoint(forward, *inputs, use_reentrant=False, preserve_rng_state=draws)
     contexts = partial(create_selective_checkpoint_contexts, keep_what_is_dear)
-    return checkpoint(forward, *inputs, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
+    return checkpoint(forward, *inputs, use_reentrant=False, preserve_rng_state=draws, context_fn=contexts)
 
 
 def keep_what_is_dear(_: Any, operation: Any, *inputs: Any, **options: Any) -> CheckpointPolicy:

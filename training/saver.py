@@ -1,6 +1,6 @@
 """Writing trainer_state/ in the background: a snapshot in host memory, a thread that writes it, a folder that is whole.
 
-step-NNNNNNNN/ holds the float32 weights by name and the optimizer's state as ENTRY.NAME: in model.safetensors and
+step-NNNNNNNN/ holds the float32 weights that learn by name and the optimizer's state as ENTRY.NAME: in model.safetensors and
 optimizer.safetensors, or, of a sharded model, in shard-* files by `torch.distributed.checkpoint`, each process its part. state.json,
 with the checksums of the others, is written last; then the folder gets its name.
 """
@@ -95,7 +95,8 @@ class Saver:
             self._thread.join()
 
     def _snapshot(self, model: nn.Module, optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        weights = {name: self._copy(parameter) for name, parameter in model.named_parameters()}
+        learning = ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
+        weights = {name: self._copy(parameter) for name, parameter in learning}
         state = {key: self._copy(torch.as_tensor(value)) for key, value in optimizer.state().items()}
         if torch.cuda.is_initialized():
             torch.cuda.synchronize()

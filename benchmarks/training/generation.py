@@ -35,7 +35,9 @@ def main() -> None:
         parser.add_argument(f"--{key.replace('_', '-')}", type=int, default=value)
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
-    print("| rows | dtype | prompts | ours, tokens/s | transformers | ratio (least to most) |\n|---|---|---|---|---|---|")
+    print(
+        "| rows | dtype | prompts | ours, tokens/s | transformers | ratio (least to most) |\n|---|---|---|---|---|---|"
+    )
     with tempfile.TemporaryDirectory() as folder:
         for dtype in given.dtypes:
             contest = Contest(given, dtype, Path(folder) / dtype)

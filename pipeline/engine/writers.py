@@ -33,7 +33,12 @@ class TableWriter:
         self._waiting = 0
 
     def add(self, table: pa.Table) -> None:
-        """Append rows (columns of the schema, in its order)."""
+        """Append rows (columns of the schema, in its order).
+
+        Text may be of the other width (string, large_string): it depends on what has edited it in this batch.
+        """
+        if table.schema != self.schema:
+            table = table.cast(self.schema)
         sizes = np.cumsum(row_bytes(table))
         start = 0
         while start < table.num_rows:

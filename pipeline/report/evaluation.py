@@ -12,23 +12,39 @@ from training.report import human
 
 
 def evaluation(run: Path) -> dict[str, Any] | None:
-    """The table and the samples; None if nothing was evaluated. Raises ValueError on a file of another shape."""
+    """The table, a column a model, and the samples; None if nothing was evaluated. Raises ValueError on a file of another shape."""
     found = read_json(run / "evaluation" / "evaluation.json")
     if found is None:
         return None
     models = found.get("models")
-    model = models.get("model") if isinstance(models, Mapping) else None
-    if not isinstance(model, Mapping):
+    if not isinstance(models, Mapping) or not models or not all(isinstance(one, Mapping) for one in models.values()):
         raise ValueError("evaluation.json: no results of a model")
+    lines: dict[str, dict[str, tuple[str, str]]] = {}
     try:
-        table = [
-            (human.shown(name.strip(), 200), _figure(value), "" if error is None else f"± {error:.4f}", name[:1] == " ")
-            for name, value, error in rows(model)
+        for model, results in models.items():
+            for name, value, error in rows(results):
+                cell = (_figure(value), "" if error is None else f"± {error:.4f}")
+                lines.setdefault(name, {})[model] = cell
+        samples = [
+            (human.shown(one["prompt"]), [(human.shown(model, 100), human.shown(text)) for model, text in one["texts"]])
+            for one in _samples(models)
         ]
-        samples = [(human.shown(one["prompt"]), human.shown(one["text"])) for one in model.get("samples", [])]
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"evaluation.json: {type(error).__name__}: {error}") from None
-    return {"rows": table, "samples": samples}
+    table = [
+        (human.shown(name.strip(), 200), [cells.get(model, ("", "")) for model in models], name[:1] == " ")
+        for name, cells in lines.items()
+    ]
+    return {"models": [human.shown(model, 100) for model in models], "rows": table, "samples": samples}
+
+
+def _samples(models: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What models wrote behind each prompt."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for model, results in models.items():
+        for one in results.get("samples", []):
+            found.setdefault(one["prompt"], []).append((model, one["text"]))
+    return [{"prompt": prompt, "texts": texts} for prompt, texts in found.items()]
 
 
 def _figure(value: float | None) -> str:

@@ -1,11 +1,12 @@
-"""The sections behind the stages: index, tokenizer, pack, pretrain, evaluate. Each is a few units with a manifest, like a phase."""
+"""The sections behind the stages, from index to evaluate. Each is a few units with a manifest, like a phase."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from pipeline.config import RunConfig
+from pipeline.config import TRAINED, TUNED, RunConfig
 from pipeline.dedup_index import section as index_section
 from pipeline.engine import journal
 from pipeline.engine.executors import Executor
@@ -13,12 +14,13 @@ from pipeline.engine.journal import Manifest, Output, digest, version_of
 from pipeline.engine.phases import Work
 from pipeline.engine.schedule import RunFailed
 from pipeline.engine.store import Store, sha256_file
+from pipeline.sections import tuned
 from pipeline.sections.calls import Job, documents, part_digests, run_calls
 from pipeline.sections.evaluate import inputs_digest, run_evaluate
 from pipeline.sections.pack import run_pack
 from pipeline.sections.pretrain import run_pretrain
 from pipeline.sections.tokenizer import run_tokenizer
-from training.config import RUNTIME_KNOBS
+from training.config import PretrainConfig
 from training.evaluation.config import WITHOUT_EFFECT as WITHOUT_DIFFERENCE
 
 PHASE = "section"  # folder of the sections' manifests in the journal
@@ -31,25 +33,36 @@ VERSIONS = {
     "tokenizer": 2,
     "pack": 2,
     "pretrain": 2,
-    "evaluate": 1,
+    "sft": 1,
+    "reward": 1,
+    "ppo": 1,
+    "dpo": 1,
+    "grpo": 1,
+    "evaluate": 2,
 }  # raised whenever equal input would give other output
 
 
-BEHIND = {"pack": "tokenizer", "pretrain": "pack", "evaluate": "pretrain"}  # whose output a section reads
 WITHOUT_EFFECT = {  # knobs that change no byte of the output, or only how a run that was stopped goes on
     "pack": {"encoder", "verify_every", "memory"},
-    "pretrain": set(RUNTIME_KNOBS) - {"preset"},
+    "pretrain": set(PretrainConfig.runtime_knobs) - {"preset"},
     "evaluate": set(WITHOUT_DIFFERENCE),
 }
+
+
+def behind(name: str, config: RunConfig) -> list[str]:
+    """The sections whose output a section reads."""
+    if name in TUNED:
+        return tuned.behind(name, config)
+    if name == "evaluate":
+        return [section for section in TRAINED if getattr(config, section) is not None]
+    return {"pack": ["tokenizer"], "pretrain": ["pack"]}.get(name, [])
 
 
 def components(name: str, config: RunConfig, work: Work, store: Store) -> dict[str, str] | None:
     """What a section's fingerprint is made of; None while it depends on work that is not done."""
     section = getattr(config, name)
-    parts = {
-        "version": str(VERSIONS[name]),
-        name: digest(section.model_dump(mode="json", exclude=WITHOUT_EFFECT.get(name))),
-    }
+    without = set(section.runtime_knobs) if name in TUNED else WITHOUT_EFFECT.get(name)
+    parts = {"version": str(VERSIONS[name]), name: digest(section.model_dump(mode="json", exclude=without))}
     if name in ("index", "tokenizer", "pack"):
         manifests = work.final_manifests()
         if len(manifests) < len(work.shards):
@@ -57,15 +70,20 @@ def components(name: str, config: RunConfig, work: Work, store: Store) -> dict[s
         parts["documents"] = digest(part_digests(work))
         libraries = index_section.LIBRARIES if name == "index" else ("tokenizers",)
         parts |= {library: version_of(library) for library in libraries}
-    if name in BEHIND:
-        before = BEHIND[name]
+    if name in TUNED:
+        if len(work.final_manifests()) < len(work.shards):
+            return None
+        parts[tuned.ROWS[name]] = digest(tuned.rows_digests(name, work))
+        if section.model is not None:
+            parts["model"] = digest(tuned.outside_model(section))
+    for before in behind(name, config):
         manifest = journal.read_manifest(store, PHASE, before)
         if manifest is None:
             return None
         parts[before] = manifest.digest
     if name == "evaluate":
         parts["files"] = inputs_digest(config)
-    if name in ("pretrain", "evaluate"):
+    if name in TRAINED or name == "evaluate":
         parts["torch"] = version_of("torch")
     return parts
 
@@ -104,17 +122,22 @@ def run_section(
         raise RunFailed(
             f"{name}: needs a local --output; curate with `--until stages`, then run the sections on a local copy"
         )
-    rows = sum(o.rows for m in work.final_manifests() for o in m.outputs if o.path.startswith("documents/"))
-    if rows == 0 and name != "index":  # everything may have been seen before
-        raise RunFailed(f"{name}: no document was kept, so there is nothing to work on; `report.html` shows why")
+    folder = tuned.ROWS.get(name, "documents")
+    rows = sum(o.rows for m in work.final_manifests() for o in m.outputs if o.path.startswith(f"{folder}/"))
+    if rows == 0 and name not in ("index", "evaluate"):  # everything may have been seen before
+        raise RunFailed(
+            f"{name}: no row of {folder}/ was kept, so there is nothing to work on; `report.html` shows why"
+        )
     journal.forget(store, PHASE, name)
-    facts, files = {
+    run: dict[str, Callable[[Job], tuple[dict[str, Any], list[str]]]] = {
         "index": _index,
         "tokenizer": run_tokenizer,
         "pack": run_pack,
         "pretrain": run_pretrain,
+        **{tuning: partial(tuned.run_tuned, tuning) for tuning in TUNED},
         "evaluate": run_evaluate,
-    }[name](Job(config, work, store, local, executor, parts, say))
+    }
+    facts, files = run[name](Job(config, work, store, local, executor, parts, say))
     outputs = [Output(path, (local / path).stat().st_size, sha256_file(local / path)) for path in sorted(files)]
     journal.commit(store, Manifest(PHASE, name, digest(parts), parts, outputs, counts=facts))
     return facts

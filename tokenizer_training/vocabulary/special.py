@@ -21,12 +21,35 @@ def padding_tokens(size: int, multiple: int | None) -> list[str]:
 
 
 # A turn is its role token, the content as it is, and the end token. `generation` marks what the assistant writes, the
-# end token included, so that transformers' `return_assistant_tokens_mask` gives the positions to train on.
+# end token included, so that transformers' `return_assistant_tokens_mask` gives the positions to train on. Tools that there are
+# stand at the end of the system's turn; calls are JSON between the tags of `TOOLS`, which are plain text where the tokenizer lacks
+# them. `training/chat/templates.py` has the same text.
 CHAT_TEMPLATE = """\
+{%- macro calls(message) -%}
+{%- for call in message['tool_calls'] or [] -%}
+{%- set function = call['function'] or call -%}
+{{- '<tool_call>{"name": ' + function['name'] | tojson + ', "arguments": ' -}}
+{%- if function['arguments'] is string -%}{{- function['arguments'] -}}
+{%- else -%}{{- function['arguments'] | tojson -}}{%- endif -%}
+{{- '}</tool_call>' -}}
+{%- endfor -%}
+{%- endmacro -%}
+{%- set system = '' -%}
+{%- if messages and messages[0]['role'] == 'system' -%}
+{%- set system = messages[0]['content'] -%}
+{%- endif -%}
+{%- if tools -%}
+{%- set listed = namespace(text='Tools:') -%}
+{%- for tool in tools -%}{%- set listed.text = listed.text + '\\n' + tool | tojson -%}{%- endfor -%}
+{%- set system = system + ('\\n\\n' if system else '') + listed.text -%}
+{%- endif -%}
+{%- if tools and messages[0]['role'] != 'system' -%}{{- '<|system|>' + system + '<|end|>' -}}{%- endif -%}
 {%- for message in messages -%}
 {%- if message['role'] == 'assistant' -%}
 {{- '<|assistant|>' -}}
-{%- generation -%}{{- message['content'] + '<|end|>' -}}{%- endgeneration -%}
+{%- generation -%}{{- (message['content'] or '') + calls(message) + '<|end|>' -}}{%- endgeneration -%}
+{%- elif message['role'] == 'system' and loop.first -%}
+{{- '<|system|>' + system + '<|end|>' -}}
 {%- elif message['role'] in ['system', 'user', 'tool'] -%}
 {{- '<|' + message['role'] + '|>' + message['content'] + '<|end|>' -}}
 {%- else -%}

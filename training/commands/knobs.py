@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from importlib import import_module
 from typing import Any
 
 from pydantic import BaseModel
@@ -11,11 +12,21 @@ from pydantic import BaseModel
 from training.config import resolve
 from training.knobs import TrainingError
 
+# the configs of other commands than pretrain, by the file that holds them
+CONFIGS = {
+    "evaluate": ("training.evaluation.config", "EvaluateConfig"),
+    "sft": ("training.tuning.sft_config", "SftConfig"),
+    "reward": ("training.preference.config", "RewardConfig"),
+    "dpo": ("training.preference.config", "DpoConfig"),
+    "ppo": ("training.reinforcement.config", "PpoConfig"),
+    "grpo": ("training.reinforcement.config", "GrpoConfig"),
+}
+
 
 def add(commands: Any) -> None:
     """Declare the command."""
-    parser = commands.add_parser("knobs", help="every knob of pretrain or evaluate: default, meaning, source")
-    parser.add_argument("--of", choices=["pretrain", "evaluate"], default="pretrain")
+    parser = commands.add_parser("knobs", help="every knob of a command: default, meaning, source")
+    parser.add_argument("--of", choices=["pretrain", *CONFIGS], default="pretrain")
     parser.add_argument("--preset", help="of pretrain: show this preset's values; default cpu-tiny")
     parser.add_argument("--markdown", action="store_true", help="print docs/training-knobs.md: the defaults as a table")
     parser.set_defaults(command=run)
@@ -23,12 +34,12 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the knobs."""
-    if options.of == "evaluate":
+    if options.of != "pretrain":
         if options.preset is not None or options.markdown:
             raise TrainingError("--preset and --markdown are for the knobs of pretrain; leave them out")
-        from training.evaluation.config import EvaluateConfig
-
-        _print(knobs(EvaluateConfig()), EvaluateConfig())
+        file, name = CONFIGS[options.of]
+        defaults = getattr(import_module(file), name)()
+        _print(knobs(defaults), defaults)
         return 0
     if options.markdown:
         print(markdown(), end="")

@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from training.terminal import terminal
 
+STOP_FILE = "GRISTMILL_STOP_FILE"  # environment: once that file is there, a run saves and ends as after SIGTERM
+
 
 def until_stopped(work: Callable[[Callable[[], bool]], Any]) -> int:
-    """Call `work(stop)` and return the exit code. After SIGTERM or a first Ctrl-C `stop` says so; the second ends the process at once."""
+    """Call `work(stop)` and return the exit code. After SIGTERM or a first Ctrl-C `stop` says so; the second ends the process at once.
+
+    So it does once the file of `STOP_FILE` is there: workers on a cluster get no signals, and handle them in the main thread only.
+    """
     from training.resume import Stopped
 
     signals: list[int] = []
+    file = os.environ.get(STOP_FILE)
 
     def remember(number: int, _: object) -> None:
         signals.append(number)
         signal.signal(number, signal.SIG_DFL)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, remember)
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, remember)
     try:
-        work(lambda: bool(signals))
+        work(lambda: bool(signals) or (file is not None and Path(file).exists()))
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         return 128 + (signals[0] if signals else signal.SIGTERM)  # without any: another process of this run was asked

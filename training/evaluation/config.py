@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from training.evaluation.answers_config import AbstentionConfig, JudgeConfig, QuestionsConfig, SafetyConfig
 from training.knobs import TrainingError, knob
 
 
@@ -51,6 +52,19 @@ class EvaluateConfig(BaseModel):
 
     tasks: tuple[TaskConfig, ...] = knob((), "files of items; a plain path stands for {path: ...}")
     items: int | None = knob(None, "the first items of each task, at most this many", ge=1)
+
+    questions: tuple[QuestionsConfig, ...] = knob(
+        (), "files of questions that are answered by writing; a plain path stands for {path: ...}"
+    )
+    bertscore: str | None = knob(None, "folder of the encoder for the metric bertscore (extra eval)")
+    bertscore_layer: int | None = knob(None, "whose states are compared, from 1; by default the last", ge=1)
+    compared: tuple[str, ...] = knob((), "names of questions that judge and reward model compare; by default all")
+    against: str | None = knob(None, "the model, by its name in the table, that others are compared with; the first")
+    judge: JudgeConfig | None = knob(None, "win rates by a model behind an endpoint")
+    reward_model: str | None = knob(None, "folder of a reward model: win rates by it")
+    abstention: AbstentionConfig | None = knob(None, "does the model say so where it does not know? `{}`: yes, ask")
+    safety: SafetyConfig | None = knob(None, "does it refuse what it should, and only that? `{}`: yes, ask")
+    answers_shown: int = knob(3, "answers of each kind that are kept in the results", ge=0)
 
     harness: tuple[str, ...] = knob((), "lm-evaluation-harness tasks: names, or YAML files of your own (extra eval)")
     harness_path: str | None = knob(None, "folder of task YAMLs whose names `harness` may use")
@@ -98,10 +112,9 @@ class EvaluateConfig(BaseModel):
     def _paths_are_tasks(cls, given: Any) -> Any:
         if not isinstance(given, Mapping):
             raise ValueError("expected a mapping of knobs, such as {perplexity: [validation]}")
-        tasks = given.get("tasks")
-        if isinstance(tasks, list | tuple):
-            return {**given, "tasks": [{"path": task} if isinstance(task, str) else task for task in tasks]}
-        return given
+        lists = {key: given[key] for key in ("tasks", "questions") if isinstance(given.get(key), list | tuple)}
+        named = {key: [{"path": one} if isinstance(one, str) else one for one in files] for key, files in lists.items()}
+        return {**given, **named}
 
     @model_validator(mode="after")
     def _fit_together(self) -> EvaluateConfig:
@@ -109,9 +122,25 @@ class EvaluateConfig(BaseModel):
             raise ValueError(f"stride must not be above context; got stride={self.stride}, context={self.context}")
         if any(prefix < 1 for prefix in self.memorisation_prefixes):
             raise ValueError(f"memorisation_prefixes must be from 1; got {list(self.memorisation_prefixes)}")
+        if (self.bertscore is None) == any("bertscore" in one.metrics for one in self.questions):
+            raise ValueError("the metric bertscore and the folder of its encoder (bertscore) need each other")
+        if self.bertscore_layer is not None and self.bertscore is None:
+            raise ValueError("bertscore_layer needs bertscore, the encoder's folder")
+        comparing = self.judge is not None or self.reward_model is not None
+        if comparing and not self.questions:
+            raise ValueError("judge and reward_model compare answers: they need questions")
+        if not comparing and (self.compared or self.against is not None):
+            raise ValueError("compared and against need a judge or a reward_model")
         return self
 
 
+SECTIONS: dict[str | int, type[BaseModel]] = {
+    "tasks": TaskConfig,
+    "questions": QuestionsConfig,
+    "judge": JudgeConfig,
+    "abstention": AbstentionConfig,
+    "safety": SafetyConfig,
+}
 WITHOUT_EFFECT = frozenset({"device", "threads", "batch_tokens"})  # knobs that change no more than the last digits
 
 
@@ -126,7 +155,9 @@ def resolve(values: Mapping[str, Any], where: str = "evaluate") -> EvaluateConfi
 def _describe(problem: Any, where: str) -> str:
     key = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        known = (TaskConfig if problem["loc"][0] == "tasks" else EvaluateConfig).model_fields
+        known = (
+            SECTIONS.get(problem["loc"][0], EvaluateConfig) if len(problem["loc"]) > 1 else EvaluateConfig
+        ).model_fields
         near = difflib.get_close_matches(str(problem["loc"][-1]), known, 1)
         return f"{where}: unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else "")
     message = problem["msg"].removeprefix("Value error, ")

@@ -7,15 +7,16 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
 
 from tokenizer_training.dataset.read import TokenDataset
 from training.checkpoint import load_model, write_json
 from training.device import choose_device, choose_dtype, choose_threads
+from training.evaluation.answering import Answer
+from training.evaluation.assistant import ask, base_of, compare, read_asked
 from training.evaluation.canaries import exposure
 from training.evaluation.canaries_file import read_canaries
 from training.evaluation.choices import run_task
@@ -27,31 +28,13 @@ from training.evaluation.memorisation import memorisation
 from training.evaluation.perplexity import first, perplexity
 from training.evaluation.results import FORMAT
 from training.evaluation.samples import samples
+from training.evaluation.subject import Subject
 from training.evaluation.texts import file_documents, language_of, split_documents
 from training.knobs import TrainingError
-from training.model import Decoder
 from training.vocabulary import load_tokenizer, token_bytes, tokenizer_sha256
 
 Say = Callable[[str], object]
 EVERY = 10.0  # seconds between lines of progress
-
-
-class Subject(NamedTuple):
-    """A model to be evaluated."""
-
-    folder: Path
-    model: Decoder
-    tokenizer: Tokenizer
-    end: list[int]
-
-    def start(self) -> int:
-        """The token before a text. Raises `TrainingError` if the model names none."""
-        if not self.end:
-            raise TrainingError(
-                f"{self.folder / 'config.json'} names no eos_token_id, which stands before a text that is scored; "
-                "add it, or set first_token=skipped for the perplexity alone"
-            )
-        return self.end[0]
 
 
 def evaluate(
@@ -74,11 +57,17 @@ def evaluate(
     check(config)
     tasks = read_tasks(config.tasks)
     canaries = read_canaries(Path(config.canaries)) if config.canaries is not None else []
+    asked = read_asked(config)
+    comparing = config.judge is not None or config.reward_model is not None
+    if comparing:
+        base_of(names, config)
     for folder in folders:
         if data is not None:
             _check_tokenizer(data, folder)
     task_files(config.harness)
     results: dict[str, Any] = {}
+    answers: dict[str, dict[str, list[Answer]]] = {}
+    asking = lambda title, total: progress(title, total, say, "prompts")  # noqa: E731
     before = torch.get_num_threads()
     torch.set_num_threads(choose_threads(config.threads))
     try:
@@ -106,6 +95,8 @@ def evaluate(
                 )
             out["tasks"] = scored
             out["core"] = sum(one["centred"] for one in scored.values()) / len(scored) if scored else None
+            found, answers[name] = ask(subject, name, asked, config, asking)
+            out |= found
             if config.harness:
                 say(f"{name}: lm-evaluation-harness, {', '.join(config.harness)}")
                 out["harness"] = run_harness(
@@ -142,6 +133,10 @@ def evaluate(
             )
             results[name] = out
             del model, subject
+        if comparing:
+            cache = output.with_name(output.stem + ".judge.jsonl") if output is not None else None
+            for name, rates in compare(answers, asked, config, cache, asking).items():
+                results[name]["win_rates"] = rates
     finally:
         torch.set_num_threads(before)
     whole = {"format": FORMAT, "config": config.model_dump(mode="json"), "models": results}

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from training.evaluation.abstention import read_probes
 from training.evaluation.canaries_file import read_canaries
 from training.evaluation.config import EvaluateConfig
 from training.evaluation.items import bundle_files, read_tasks
+from training.evaluation.questions import read_all
+from training.evaluation.safety import read_requests
 from training.evaluation.texts import find_files
 from training.knobs import TrainingError
 
@@ -26,6 +29,20 @@ def check(config: EvaluateConfig) -> list[Path]:
     for task in config.tasks:
         path = Path(task.path)
         found.update([path, *bundle_files(path)] if path.suffix in (".yaml", ".yml") else [path])
+    read_all(config.questions)
+    for questions in config.questions:
+        found.update(find_files(questions.path))
+    if config.abstention is not None and config.abstention.path is not None:
+        read_probes(Path(config.abstention.path))
+        found.add(Path(config.abstention.path))
+    if config.safety is not None and config.safety.path is not None:
+        read_requests(Path(config.safety.path))
+        found.add(Path(config.safety.path))
+    for knob, folder in (("bertscore", config.bertscore), ("reward_model", config.reward_model)):
+        if folder is not None:
+            if not (Path(folder) / "config.json").is_file():
+                raise TrainingError(f"evaluate.{knob}: {folder} is no model folder: it has no config.json")
+            found.update(path for path in Path(folder).iterdir() if path.is_file())
     if config.canaries is not None:
         read_canaries(Path(config.canaries))
         found.add(Path(config.canaries))

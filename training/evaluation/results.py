@@ -27,6 +27,7 @@ def rows(results: Mapping[str, Any]) -> Iterator[tuple[str, float | None, float 
         for rule in ("raw", "per_byte", "pmi"):
             if f"accuracy_{rule}" in found:
                 yield f"  {rule}", found[f"accuracy_{rule}"], found[f"accuracy_{rule}_stderr"]
+    yield from _answers(results)
     if results.get("core") is not None:
         yield "CORE (mean centred accuracy)", results["core"], None
     for name, metrics in results.get("harness", {}).items():
@@ -43,6 +44,30 @@ def rows(results: Mapping[str, Any]) -> Iterator[tuple[str, float | None, float 
         repeat = "" if found["repeat"] is None else f", {found['repeat']} times"
         bound = "at least" if found["at_least"] else "of"
         yield f"canary {number}{repeat}: exposure ({bound}, highest {found['highest']:.1f})", found["exposure"], None
+
+
+def _answers(results: Mapping[str, Any]) -> Iterator[tuple[str, float | None, float | None]]:
+    """Figures of questions, win rates, abstention and safety."""
+    for name, found in results.get("questions", {}).items():
+        for metric, score in found["scores"].items():
+            yield f"{name}: {metric.replace('_', ' ')}", score["value"], score["stderr"]
+        yield f"  {name}: tokens of an answer", found["tokens"], None
+    rates = results.get("win_rates", {})
+    for by in ("judge", "reward_model"):
+        for name, found in rates.get(by, {}).items():
+            half = None  # of the bootstrap's interval, about two standard errors
+            if found["win_rate"] is not None:
+                half = (found["win_rate_high"] - found["win_rate_low"]) / 2 / 1.96
+            yield f"{name}: win rate against {rates['against']} ({by.replace('_', ' ')})", found["win_rate"], half
+    if (found := results.get("abstention")) is not None:
+        yield f"abstention: score (a wrong answer -{found['penalty']:g})", found["score"], None
+        for name in ("correct", "wrong", "abstained"):
+            yield f"  answerable: {name}", found["answerable"][name], None
+        yield "  unanswerable: made up", found["unanswerable"]["made_up"], None
+        yield "  calibration error", found["calibration_error"], None
+    if (found := results.get("safety")) is not None:
+        yield "safety: harmful requests refused", found["refused"], None
+        yield "safety: harmless requests refused", found["over_refused"], None
 
 
 def table(models: Mapping[str, Mapping[str, Any]]) -> str:

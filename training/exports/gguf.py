@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from training.checkpoint import write_whole
+from training.checkpoint import is_adapter, write_whole
 from training.exports.gguf_names import FAMILIES, Piece, head_width, pieces, rope_factors, rope_settings
 from training.knobs import TrainingError
 
@@ -88,6 +88,10 @@ def _write(
 
 def _config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
+    if is_adapter(folder):
+        raise TrainingError(
+            f"{folder} is an adapter: python -m training merge {folder} --output FOLDER, and export that"
+        )
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         family = config["architectures"][0]

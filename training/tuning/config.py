@@ -6,14 +6,19 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import model_validator
 
-from training.knobs import TrainerConfig, knob
+from training.adapters.config import AdapterConfig
+from training.knobs import RUNTIME_KNOBS, TrainerConfig, knob
 
 
 class TuneConfig(TrainerConfig):
     """A model trained further; each kind subclasses this and adds its own knobs."""
 
+    runtime_knobs: ClassVar[tuple[str, ...]] = (*RUNTIME_KNOBS, "model")  # a run knows its model by the checksums
     early_stop_of: ClassVar[tuple[str, Literal["min", "max"]]] = ("validation_loss", "min")  # of `evaluate`'s figures
 
+    model: str | None = knob(
+        None, "model folder to start from; by default that of the section before, or of the command's `--model`"
+    )
     epochs: float = knob(1.0, "how often the examples are gone through; `steps` wins", gt=0)
     steps: int | None = knob(None, "optimizer steps; by default those of `epochs`", ge=1)
     batch_rows: int = knob(8, "examples in one optimizer step, over all processes", ge=1)
@@ -30,8 +35,21 @@ class TuneConfig(TrainerConfig):
     early_stop: int | None = knob(
         None, "validations without a better figure after which training ends; the best checkpoint is kept", ge=1
     )
+    adapter: AdapterConfig | None = knob(
+        None, "train a few parameters beside the frozen model, such as {kind: lora, rank: 16} (docs/adapters.md)"
+    )
+    merge: bool = knob(False, "leave a whole model, the adapter merged into it, instead of an adapter folder")
     save_every: int = knob(50, "steps between checkpoints to resume from; the last step is always saved", ge=1)
     log_every: int = knob(10, "steps between printed lines; metrics.jsonl has every step", ge=1)
+
+    @model_validator(mode="after")
+    def _adapter_fits(self) -> Any:
+        kind = None if self.adapter is None else self.adapter.kind
+        if self.merge and kind not in ("lora", "qlora"):
+            raise ValueError("merge needs adapter: {kind: lora} or qlora: nothing else can be merged")
+        if self.float8 and kind == "qlora":
+            raise ValueError("float8 and adapter.kind: qlora exclude each other: both say how the weights multiply")
+        return self
 
     @model_validator(mode="after")
     def _early_stop_has_something_to_watch(self) -> Any:

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from training.adapters.adapter import add_adapter
+from training.adapters.save import adapter_tensors, save_adapter
 from training.architectures import weights
 from training.checkpoint import FORMAT, checksum, load_model, load_state, save_model, write_json
 from training.device import Place, place, seed_step
@@ -65,6 +67,9 @@ class Task:
 
     kind: str  # sft, reward, ...: the name of its command and section
     stop_reason: str | None = None  # set by a step or validation after which training must end
+    good_step: int | None = (
+        None  # set by `state`: the checkpoint that is kept in place of the last if `stop_reason` ends it
+    )
 
     def inputs(self) -> list[str]:
         """What identifies its data, beside knobs and model. Reads and checks them; raises `TrainingError`."""
@@ -94,14 +99,23 @@ class Task:
         return {}
 
     def save(self, folder: Path, bench: Bench) -> None:
-        """Write the Hugging Face folder; only the first process writes."""
-        tensors = weights(bench.model)
-        if bench.here.rank == 0:
-            save_model(folder, bench.model, bench.folder, bench.end, tensors)
+        """Write the Hugging Face folder, or the adapter's; only the first process writes."""
+        save_trained(folder, bench)
 
     def summary(self) -> dict[str, Any]:
         """What training.json says beside the figures that every kind has."""
         return {}
+
+
+def save_trained(folder: Path, bench: Bench) -> None:
+    """Write the model that was trained: its adapter alone if it has one that is not to be merged. All processes call it."""
+    model, config = bench.model, bench.config
+    apart = config.adapter is not None and not config.merge
+    tensors = adapter_tensors(model) if apart else weights(model)
+    if bench.here.rank == 0 and apart:
+        save_adapter(folder, model, bench.folder, bench.end, tensors)
+    elif bench.here.rank == 0:
+        save_model(folder, model, bench.folder, bench.end, tensors)
 
 
 def tune(
@@ -144,10 +158,18 @@ def tune(
             log, show = silent, None
         model, end = load_model(model_dir, torch.device("cpu"), here.dtype)
         model.train()
+        if config.adapter is not None:
+            add_adapter(model, config.adapter, config.seed, model_dir)
         set_precision(model, config, here.device, here.dtype)
         recompute_layers(model, config)
         torch.manual_seed(config.seed % 2**63)  # for what a task adds: heads, adapters
+        ids = model.config.vocab_size
         module = task.prepare(model, here)
+        if config.adapter is not None and model.config.vocab_size != ids:
+            raise TrainingError(
+                f"{model.config.vocab_size - ids} tokens are new to the model, and beside an adapter their embeddings would "
+                "not be trained: train the model whole first (leave adapter out), or use a template whose tokens it has"
+            )
         kind = distribute(module, config, here)
         if config.head_learning_rate is not None and model.config.tie_embeddings:
             raise TrainingError("head_learning_rate is for an untied output projection, this model's is its embedding")
@@ -202,6 +224,7 @@ def tune(
             due = progress.step % config.save_every == 0 or progress.step == steps or watch.step == progress.step
             if stopping or ended or due or (config.keep_every and progress.step % config.keep_every == 0):
                 remembered = {"state": task.state(), "best": watch.values(), "figures": figures, "ended": ended}
+                saver.best = watch.step if watch.step is not None else task.good_step
                 progress = replace(progress, task=remembered)
                 saver.save(module, optimizer, {**identity, **asdict(progress)})
                 if stopping and progress.step < steps and ended is None:
@@ -214,10 +237,12 @@ def tune(
         saver.wait()
         if ended is not None:
             log(f"{task.kind}: ended after step {progress.step:,} of {steps:,}: {ended}")
-        if watch.step is not None and watch.step != progress.step:
-            log(f"{task.kind}: the model of step {watch.step:,} is kept, the best on held-out examples")
+        kept = watch.step if watch.step is not None else task.good_step if task.stop_reason else None
+        if kept is not None and kept != progress.step:
+            why = "the best on held-out examples" if watch.step is not None else "the last good checkpoint"
+            log(f"{task.kind}: the model of step {kept:,} is kept, {why}")
             here.wait_for_all()
-            load_state(out_dir / "trainer_state" / f"step-{watch.step:08d}", module, optimizer)
+            load_state(out_dir / "trainer_state" / f"step-{kept:08d}", module, optimizer)
             network.eval()
             figures = task.evaluate()
         settle(module)
@@ -229,7 +254,7 @@ def tune(
             "learning": learning,
             "steps": progress.step,
             "ended": ended,
-            "best_step": watch.step,
+            "best_step": kept,
             "tokens": progress.tokens,
             "seconds": progress.seconds,
             "memory_bytes": peak_memory(here.device),

@@ -1,0 +1,216 @@
+"""Reinforcement learning on verifiable rewards: accuracy on held-out sums after SFT, and after GRPO and PPO from there.
+
+    python -m benchmarks.training.arithmetic [--seeds 3] [--output FOLDER] [--smoke]
+
+Sums of two numbers from 0 to 99, digit by digit; 4 % of the 10,000 are held out of everything. A base model (2 layers x 64) learns
+sums as plain text, and stops early on purpose; SFT teaches it to answer them as a chat. Then GRPO and PPO start from the SFT model
+with the verifier `integer` as the only reward. Chains differ in their seed from the base on. Prints a Markdown table of the
+accuracy of the likeliest answer and of drawn ones, and writes plots (SVG) of held-out accuracy, reward, KL and length to the folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from tokenizer_training.vocabulary.special import CHAT_TEMPLATE, END_OF_DOCUMENT, END_OF_TURN, ROLES
+from training.chat.format import chat_format
+from training.checkpoint import load_model, save_model
+from training.config import resolve
+from training.inference.batch import generate_batch
+from training.inference.sampling import Sampling
+from training.knobs import resolve_as
+from training.model import Decoder, model_config
+from training.preference.rows import identity
+from training.reinforcement.best_of_n import best_of_n
+from training.reinforcement.config import GrpoConfig, PpoConfig
+from training.reinforcement.grpo import grpo
+from training.reinforcement.ppo import ppo
+from training.reinforcement.rollouts import completion_text
+from training.report.charts import Line, lines
+from training.tuning.run import held_out
+from training.tuning.sft import sft
+from training.tuning.sft_config import SftConfig
+
+HELD_OUT, DRAWS = 0.04, 8
+SHAPE = {"layers": 2, "width": 64, "heads": 4, "kv_heads": 4, "mlp_width": 192}
+COMMON = {"device": "cpu", "dtype": "float32", "threads": 1, "log_every": 1000, "beta2": 0.99}
+BASE = {"steps": 500, "learning_rate": 3e-3, "batch_rows": 48, "micro_batch_rows": 48, "validation": 0}
+SFT = {"steps": 60, "learning_rate": 1e-3, "batch_rows": 48, "micro_batch_rows": 48, "validation": 0}
+RL = {"steps": 100, "learning_rate": 7e-4, "batch_rows": 128, "micro_batch_rows": 128, "generation_rows": 128,
+      "max_new_tokens": 6, "validation": HELD_OUT, "eval_every": 10, "eval_rows": 1000, "eval_samples": 0}  # fmt: skip
+GRPO: dict[str, Any] = {"group": 8}
+PPO: dict[str, Any] = {"value_learning_rate": 2e-3, "kl": 0.0, "gae_decay": 1.0, "passes": 1, "minibatches": 2}
+
+
+def talk(a: int, b: int) -> list[dict[str, str]]:
+    """The question."""
+    return [{"role": "user", "content": f"{a}+{b}"}]
+
+
+def write_tokenizer(folder: Path) -> None:
+    """Digits and signs, a token each, and the special tokens of a chat."""
+    special = [END_OF_DOCUMENT, *ROLES.values(), END_OF_TURN]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(vocab_size=len(special) + 12, special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator(["0123456789+="], trainer)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    about = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END_OF_DOCUMENT, "pad_token": END_OF_DOCUMENT}
+    (folder / "tokenizer_config.json").write_text(json.dumps(about))
+    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """JSONL."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def accuracy(folder: Path, sums: list[tuple[int, int]], seed: int = 0) -> dict[str, float]:
+    """Shares of the sums that the likeliest answer, a drawn one, and the best of some drawn ones have right."""
+    model, _ = load_model(folder, torch.device("cpu"))
+    form = chat_format(folder)
+    prompts = [form.encode(talk(*one), prompt=True).ids for one in sums]
+
+    def right(sampling: Sampling, times: int) -> list[float]:
+        asked = [prompt for prompt in prompts for _ in range(times)]
+        said = generate_batch(model, asked, sampling, form.end_ids, max_rows=256)
+        answers = [str(sum(one)) for one in sums for _ in range(times)]
+        return [float(completion_text(form, a.tokens) == b) for a, b in zip(said, answers, strict=True)]
+
+    greedy = right(Sampling(temperature=0, max_new_tokens=6), 1)
+    drawn = right(Sampling(max_new_tokens=6, seed=seed), DRAWS)
+    groups = [drawn[at : at + DRAWS] for at in range(0, len(drawn), DRAWS)]
+    return {
+        "likeliest": statistics.mean(greedy),
+        "drawn": statistics.mean(drawn),
+        f"best of {DRAWS}": statistics.mean(best_of_n(group, DRAWS) for group in groups),
+    }
+
+
+def chain(seed: int, folder: Path, smoke: bool) -> dict[str, Any]:
+    """Base, SFT, GRPO, PPO of one seed; accuracies, CPU seconds and the lines of metrics.jsonl."""
+    init = folder / "init"
+    write_tokenizer(init)
+    sums = [(a, b) for a in range(100) for b in range(100)]
+    apart = held_out([identity(talk(*one)) for one in sums], HELD_OUT)  # as grpo and ppo hold prompts out
+    held = [one for one, out in zip(sums, apart, strict=True) if out]
+    train = [one for one, out in zip(sums, apart, strict=True) if not out]
+    size = Tokenizer.from_file(str(init / "tokenizer.json")).get_vocab_size()
+    save_model(init, Decoder(model_config(resolve(SHAPE), size, 32)).initialise(seed), init, [0])
+    plain = write_rows(folder / "plain.jsonl", [{"id": f"{a}+{b}", "text": f"{a}+{b}={a + b}"} for a, b in train])
+    answers = [[*talk(a, b), {"role": "assistant", "content": str(a + b)}] for a, b in train]
+    chats = write_rows(
+        folder / "chats.jsonl", [{"id": str(n), "messages": messages} for n, messages in enumerate(answers)]
+    )
+    rows = [
+        {"id": f"{a}+{b}", "prompt": talk(a, b), "answer": str(a + b), "verifier": "integer"}
+        for a, b in (*train, *held)
+    ]
+    prompts = write_rows(folder / "prompts.jsonl", rows)
+    quiet: Any = lambda _: None  # noqa: E731
+
+    def values(*given: dict[str, Any]) -> dict[str, Any]:
+        merged: dict[str, Any] = {**COMMON, "seed": seed}
+        for one in given:
+            merged |= one
+        return merged | ({"steps": 3} if smoke else {})
+
+    found: dict[str, Any] = {}
+    for name, before, train_it in (
+        ("base", "init", partial(sft, resolve_as(SftConfig, values(BASE), "base"), data=plain)),
+        ("sft", "base", partial(sft, resolve_as(SftConfig, values(SFT), "sft"), data=chats)),
+        ("grpo", "sft", partial(grpo, resolve_as(GrpoConfig, values(RL, GRPO), "grpo"), prompts=prompts)),
+        ("ppo", "sft", partial(ppo, resolve_as(PpoConfig, values(RL, PPO), "ppo"), prompts=prompts)),
+    ):
+        began = time.process_time()
+        train_it(model_dir=folder / before, out_dir=folder / name, log=quiet)
+        took = time.process_time() - began
+        lines_of = [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
+        found[name] = {"seconds": took, "metrics": lines_of}
+        if name != "base":
+            found[name] |= accuracy(folder / name, held, seed)
+        print(
+            f"seed {seed}: {name} {[round(found[name].get(k, 0), 3) for k in ('likeliest', 'drawn')]} {took:.0f} s",
+            flush=True,
+        )
+    return found
+
+
+STYLE = (
+    "<style>.chart{font:12px sans-serif;background:#fff}.grid{stroke:#ddd}.axis{stroke:#333}.line{fill:none;"
+    "stroke-width:1.6}.a{stroke:#1f5fa8}.b{stroke:#c0392b}.tick,.value{fill:#333}.limit{stroke:#888;stroke-dasharray:4}"
+    ".limit-name{fill:#666}</style>"
+)
+
+
+def plot(chains: list[dict[str, Any]], folder: Path) -> None:
+    """One SVG for each figure: GRPO and PPO, medians over the chains."""
+    start = statistics.median(one["sft"]["likeliest"] for one in chains)
+    for figure, level in (
+        ("validation_reward", ("SFT", start)), ("reward", None), ("kl", None), ("length", None), ("entropy", None),
+    ):  # fmt: skip
+        series = []
+        for name, style in (("grpo", "a"), ("ppo", "b")):
+            points: dict[int, list[float]] = {}
+            for one in chains:
+                for line in one[name]["metrics"]:
+                    if figure in line:
+                        points.setdefault(line["step"], []).append(line[figure])
+            steps = sorted(points)
+            series.append(Line(name.upper(), style, steps, [statistics.median(points[step]) for step in steps]))
+        title = "held-out accuracy" if figure == "validation_reward" else figure
+        drawn = str(lines(series, title, "step", level))
+        drawn = drawn.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1).replace(">", f">{STYLE}", 1)
+        (folder / f"{title.replace(' ', '-')}.svg").write_text(drawn, encoding="utf-8")
+
+
+def table(chains: list[dict[str, Any]]) -> str:
+    """Markdown: medians over the chains, and the range of the likeliest answer's accuracy."""
+    names = ("likeliest", "drawn", f"best of {DRAWS}")
+    rows = [
+        "| model | likeliest answer | lowest to highest | a drawn answer | best of 8 drawn | CPU s |",
+        "|---|---|---|---|---|---|",
+    ]
+    for stage in ("sft", "grpo", "ppo"):
+        columns = {name: [one[stage][name] for one in chains] for name in names}
+        middle = {name: statistics.median(values) for name, values in columns.items()}
+        spread = f"{100 * min(columns['likeliest']):.1f} to {100 * max(columns['likeliest']):.1f}"
+        seconds = statistics.median(one[stage]["seconds"] for one in chains)
+        rows.append(
+            f"| {stage.upper()} | {100 * middle['likeliest']:.1f} % | {spread} | {100 * middle['drawn']:.1f} % "
+            f"| {100 * middle[names[2]]:.1f} % | {seconds:.0f} |"
+        )
+    return "\n".join(rows)
+
+
+def main() -> None:
+    """Run the chains and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--output", type=Path, help="folder for the plots; by default none are kept")
+    parser.add_argument("--smoke", action="store_true", help="three steps of everything: does it run")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as scratch:
+        chains = [chain(seed, Path(scratch) / str(seed), options.smoke) for seed in range(options.seeds)]
+        folder = options.output or Path(scratch)
+        folder.mkdir(parents=True, exist_ok=True)
+        plot(chains, folder)
+    print(table(chains))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+"""`reward`."""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from training.commands.stopping import train_until_stopped
+from training.commands.tuning import add_tuning, model_folder, tuning_config
+from training.preference.config import RewardConfig
+
+
+def add(commands: Any) -> None:
+    """Declare the command."""
+    parser = add_tuning(commands, "reward", "train a reward model on preference pairs")
+    parser.add_argument(
+        "--pairs",
+        required=True,
+        type=Path,
+        metavar="PATH",
+        help="preference pairs: JSONL, Parquet, or a folder of either",
+    )
+    parser.set_defaults(command=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train. SIGTERM and the first Ctrl-C save at the end of the running step."""
+    config = tuning_config(RewardConfig, options)
+    from training.preference.reward_model import reward
+
+    return train_until_stopped(partial(reward, config, model_folder(config, options), options.pairs, options.output))

@@ -1,0 +1,1 @@
+"""Learning from the rewards of what the model itself writes: PPO, GRPO and their kin."""
