@@ -46,6 +46,8 @@ EVALUATION = -1  # in place of a step in the seeds of held-out completions, so t
 class RolloutTask(Task):
     """Reinforcement learning from sampled completions; PPO and GRPO say how they are credited and what is minimised."""
 
+    shown = ("reward", "judge", "length", "kl", "entropy", "loss")
+
     def __init__(self, config: RolloutConfig, model_dir: Path, prompts: Path, rewards: Rewards) -> None:
         self.config, self.model_dir, self.path, self.rewards = config, model_dir, prompts, rewards
         self.watch = Watch(config)
