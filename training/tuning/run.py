@@ -163,13 +163,7 @@ def tune(
         set_precision(model, config, here.device, here.dtype)
         recompute_layers(model, config)
         torch.manual_seed(config.seed % 2**63)  # for what a task adds: heads, adapters
-        ids = model.config.vocab_size
         module = task.prepare(model, here)
-        if config.adapter is not None and model.config.vocab_size != ids:
-            raise TrainingError(
-                f"{model.config.vocab_size - ids} tokens are new to the model, and beside an adapter their embeddings would "
-                "not be trained: train the model whole first (leave adapter out), or use a template whose tokens it has"
-            )
         kind = distribute(module, config, here)
         if config.head_learning_rate is not None and model.config.tie_embeddings:
             raise TrainingError("head_learning_rate is for an untied output projection, this model's is its embedding")
