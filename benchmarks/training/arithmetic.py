@@ -163,8 +163,8 @@ def chain(seed: int, folder: Path, data: Data, smoke: bool) -> dict[str, Any]:
     began, before, steps = time.process_time(), init, FIRST
     while True:
         after = folder / f"sft-{steps}"
-        size = {"steps": FIRST if before == init else STRETCH}
-        sft(resolve_as(SftConfig, knobs(SFT, size), "sft"), before, data.chats, after, log=quiet)
+        stretch = {"steps": FIRST if before == init else STRETCH}
+        sft(resolve_as(SftConfig, knobs(SFT, stretch), "sft"), before, data.chats, after, log=quiet)
         note("sft", after, began)
         if smoke or found["sft"]["likeliest"] >= ENOUGH:
             break
