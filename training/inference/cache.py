@@ -36,7 +36,11 @@ class KeyValueCache:
         self.table: Tensor | None = None  # cosines and sines of all positions, [2, positions, D]
         if config.positions == "rotary":
             frequency, factor = frequencies(
-                config.head_width, config.rope_theta, config.rope_scaling, config.context_length, device
+                config.head_width,
+                config.rope_theta,
+                config.rope_scaling,
+                config.context_length + config.virtual_tokens,
+                device,
             )
             cos, sin = rotary(torch.arange(positions, device=device)[None], frequency, factor, dtype)
             self.table = torch.stack((cos[0, 0], sin[0, 0]))
@@ -54,6 +58,14 @@ class KeyValueCache:
         self.keys[:, target, :, :length] = self.keys[:, source, :, :length]
         self.values[:, target, :, :length] = self.values[:, source, :, :length]
         self.lengths[target], self.front[target] = self.lengths[source], self.front[source]
+
+    def reorder(self, sources: list[int]) -> None:
+        """Make row i what row `sources[i]` was."""
+        order = torch.tensor(sources)
+        end, place = int(self.lengths.max()), order.to(self.keys.device)
+        for table in (self.keys, self.values):
+            table[:, :, :, :end] = table[:, place, :, :end]
+        self.lengths.copy_(self.lengths[order])
 
     # what the decoder calls
 
