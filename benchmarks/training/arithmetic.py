@@ -2,9 +2,9 @@
 
     python -m benchmarks.training.arithmetic [--seeds 3] [--output FOLDER] [--smoke]
 
-Sums of two numbers from 0 to 99, digit by digit; 4 % of the 10,000 are held out of everything. A base model (2 layers x 64) learns
-sums as plain text, and stops early on purpose; SFT teaches it to answer them as a chat. Then GRPO and PPO start from the SFT model
-with the verifier `integer` as the only reward. Chains differ in their seed from the base on. Prints a Markdown table of the
+Sums of two numbers from 0 to 99, digit by digit; 4 % of the 10,000 are held out of everything. SFT teaches a model of random weights
+(2 layers x 64) to answer them as a chat, and stops early on purpose. Then GRPO and PPO start from the SFT model with the verifier
+`integer` as the only reward. Prints a Markdown table of the
 accuracy of the likeliest answer and of drawn ones, and writes plots (SVG) of held-out accuracy, reward, KL and length to the folder.
 """
 
@@ -17,7 +17,7 @@ import tempfile
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -44,8 +44,7 @@ from training.tuning.sft_config import SftConfig
 HELD_OUT, DRAWS = 0.04, 8
 SHAPE = {"layers": 2, "width": 64, "heads": 4, "kv_heads": 4, "mlp_width": 192}
 COMMON = {"device": "cpu", "dtype": "float32", "threads": 1, "log_every": 1000, "beta2": 0.99}
-BASE = {"steps": 500, "learning_rate": 3e-3, "batch_rows": 48, "micro_batch_rows": 48, "validation": 0}
-SFT = {"steps": 60, "learning_rate": 1e-3, "batch_rows": 48, "micro_batch_rows": 48, "validation": 0}
+SFT = {"steps": 600, "learning_rate": 3e-3, "batch_rows": 48, "micro_batch_rows": 48, "validation": 0}
 RL = {"steps": 100, "learning_rate": 7e-4, "batch_rows": 128, "micro_batch_rows": 128, "generation_rows": 128,
       "max_new_tokens": 6, "validation": HELD_OUT, "eval_every": 10, "eval_rows": 1000, "eval_samples": 0}  # fmt: skip
 GRPO: dict[str, Any] = {"group": 8}
@@ -100,17 +99,20 @@ def accuracy(folder: Path, sums: list[tuple[int, int]], seed: int = 0) -> dict[s
     }
 
 
-def chain(seed: int, folder: Path, smoke: bool) -> dict[str, Any]:
-    """Base, SFT, GRPO, PPO of one seed; accuracies, CPU seconds and the lines of metrics.jsonl."""
-    init = folder / "init"
-    write_tokenizer(init)
+class Data(NamedTuple):
+    """Where the rows are, and the sums that are held out."""
+
+    chats: Path
+    prompts: Path
+    held: list[tuple[int, int]]
+
+
+def write_data(folder: Path) -> Data:
+    """The sums as chats, and as prompts with answers; those held out are in the last alone."""
     sums = [(a, b) for a in range(100) for b in range(100)]
     apart = held_out([identity(talk(*one)) for one in sums], HELD_OUT)  # as grpo and ppo hold prompts out
     held = [one for one, out in zip(sums, apart, strict=True) if out]
     train = [one for one, out in zip(sums, apart, strict=True) if not out]
-    size = Tokenizer.from_file(str(init / "tokenizer.json")).get_vocab_size()
-    save_model(init, Decoder(model_config(resolve(SHAPE), size, 32)).initialise(seed), init, [0])
-    plain = write_rows(folder / "plain.jsonl", [{"id": f"{a}+{b}", "text": f"{a}+{b}={a + b}"} for a, b in train])
     answers = [[*talk(a, b), {"role": "assistant", "content": str(a + b)}] for a, b in train]
     chats = write_rows(
         folder / "chats.jsonl", [{"id": str(n), "messages": messages} for n, messages in enumerate(answers)]
@@ -119,34 +121,44 @@ def chain(seed: int, folder: Path, smoke: bool) -> dict[str, Any]:
         {"id": f"{a}+{b}", "prompt": talk(a, b), "answer": str(a + b), "verifier": "integer"}
         for a, b in (*train, *held)
     ]
-    prompts = write_rows(folder / "prompts.jsonl", rows)
-    quiet: Any = lambda _: None  # noqa: E731
+    return Data(chats, write_rows(folder / "prompts.jsonl", rows), held)
 
-    def values(*given: dict[str, Any]) -> dict[str, Any]:
-        merged: dict[str, Any] = {**COMMON, "seed": seed}
-        for one in given:
-            merged |= one
-        return merged | ({"steps": 3} if smoke else {})
 
+def values(seed: int, smoke: bool, *given: dict[str, Any]) -> dict[str, Any]:
+    """Knobs, the later over the earlier."""
+    merged: dict[str, Any] = {**COMMON, "seed": seed}
+    for one in given:
+        merged |= one
+    return merged | ({"steps": 3} if smoke else {})
+
+
+def chain(seed: int, folder: Path, data: Data, smoke: bool) -> dict[str, Any]:
+    """SFT, GRPO, PPO of one seed; accuracies, CPU seconds and the lines of metrics.jsonl."""
+    init = folder / "init"
+    write_tokenizer(init)
+    size = Tokenizer.from_file(str(init / "tokenizer.json")).get_vocab_size()
+    save_model(init, Decoder(model_config(resolve(SHAPE), size, 32)).initialise(seed), init, [0])
+    knobs = partial(values, seed, smoke)
     found: dict[str, Any] = {}
     for name, before, train_it in (
-        ("base", "init", partial(sft, resolve_as(SftConfig, values(BASE), "base"), data=plain)),
-        ("sft", "base", partial(sft, resolve_as(SftConfig, values(SFT), "sft"), data=chats)),
-        ("grpo", "sft", partial(grpo, resolve_as(GrpoConfig, values(RL, GRPO), "grpo"), prompts=prompts)),
-        ("ppo", "sft", partial(ppo, resolve_as(PpoConfig, values(RL, PPO), "ppo"), prompts=prompts)),
+        ("sft", init, partial(sft, resolve_as(SftConfig, knobs(SFT), "sft"), data=data.chats)),
+        ("grpo", folder / "sft", partial(grpo, resolve_as(GrpoConfig, knobs(RL, GRPO), "grpo"), prompts=data.prompts)),
+        ("ppo", folder / "sft", partial(ppo, resolve_as(PpoConfig, knobs(RL, PPO), "ppo"), prompts=data.prompts)),
     ):
         began = time.process_time()
-        train_it(model_dir=folder / before, out_dir=folder / name, log=quiet)
+        train_it(model_dir=before, out_dir=folder / name, log=quiet)
         took = time.process_time() - began
         lines_of = [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
-        found[name] = {"seconds": took, "metrics": lines_of}
-        if name != "base":
-            found[name] |= accuracy(folder / name, held, seed)
+        found[name] = {"seconds": took, "metrics": lines_of, **accuracy(folder / name, data.held, seed)}
         print(
-            f"seed {seed}: {name} {[round(found[name].get(k, 0), 3) for k in ('likeliest', 'drawn')]} {took:.0f} s",
+            f"seed {seed}: {name} {found[name]['likeliest']:.3f}, drawn {found[name]['drawn']:.3f}, {took:.0f} CPU s",
             flush=True,
         )
     return found
+
+
+def quiet(_: object) -> None:
+    """Say nothing."""
 
 
 STYLE = (
@@ -205,7 +217,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
-        chains = [chain(seed, Path(scratch) / str(seed), options.smoke) for seed in range(options.seeds)]
+        data = write_data(Path(scratch))
+        chains = [chain(seed, Path(scratch) / str(seed), data, options.smoke) for seed in range(options.seeds)]
         folder = options.output or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
         plot(chains, folder)

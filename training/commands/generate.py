@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # they need torch
     from training.inference.sampling import Sampling
 
 CHANCE = ("temperature", "top_k", "top_p", "min_p", "typical_p", "seed")  # what changes nothing where greedy
+SHOWN = 5  # candidates of a step
 PENALTIES = ("repetition_penalty", "frequency_penalty", "presence_penalty")
 
 
@@ -47,6 +48,22 @@ def add(commands: Any) -> None:
     parser.add_argument("--seed", type=int, metavar="S", help="default 0; sample i of a prompt draws with S + i")
     parser.add_argument("--json", action="store_true", help="a JSON line per continuation, with tokens and logprobs")
     parser.add_argument("--top-logprobs", type=positive, metavar="K", help="with --json: the K likeliest of each step")
+    parser.add_argument("--beams", type=positive, metavar="N", help="beam search; the --samples best are printed")
+    parser.add_argument("--length-penalty", type=float, metavar="X", help="with --beams: exponent of length, default 1")
+    parser.add_argument("--early-stopping", choices=["true", "false", "never"], help="with --beams, default false")
+    parser.add_argument("--draft", type=Path, metavar="DIR", help="a small model that proposes tokens")
+    parser.add_argument("--draft-tokens", type=positive, metavar="N", help="with --draft: at a time, default 4")
+    parser.add_argument("--quantize", choices=["int8", "int4"], help="weights of the layers in so many bits")
+    parser.add_argument(
+        "--quantize-text", type=Path, metavar="FILE", help="print what that costs in bits per byte of it"
+    )
+    parser.add_argument(
+        "--show",
+        nargs="?",
+        const=True,
+        metavar="FILE.html",
+        help="print the candidates of each step; with a file also as a page with attention maps",
+    )
     parser.add_argument("--rows", type=positive, default=32, metavar="N", help="continuations side by side, at most")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--dtype", choices=["auto", "float32", "bfloat16"], default="float32")
@@ -55,16 +72,44 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print each prompt with its continuations, as they grow."""
+    _check(options)
     sampling = sampling_from(options)
-    if options.top_logprobs and not options.json:
-        raise TrainingError("--top-logprobs are printed with --json: give that too")
     prompts = [options.prompt] if options.prompts is None else read_prompts(options.prompts)
+    measured = None if options.quantize_text is None else read_text(options.quantize_text)
     from training.device import choose_device, choose_dtype
     from training.inference.load import load
 
     device = choose_device(options.device)
-    loaded = load(options.model, device, choose_dtype(options.dtype, device))
+    dtype = choose_dtype(options.dtype, device)
+    loaded = load(options.model, device, dtype, plain=bool(options.show or options.quantize))
+    if options.quantize:
+        _quantise(options, loaded, measured)
+    if options.beams:
+        return _beams(options, loaded, prompts, sampling)
+    if options.draft:
+        return _speculate(options, loaded, load(options.draft, device, dtype), prompts, sampling)
     return _stream(options, loaded, prompts, sampling)
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Raise `TrainingError` for options that would change nothing."""
+    for name, needs in (
+        ("top_logprobs", "json"),
+        ("length_penalty", "beams"),
+        ("early_stopping", "beams"),
+        ("draft_tokens", "draft"),
+        ("quantize_text", "quantize"),
+    ):
+        if getattr(options, name) is not None and not getattr(options, needs):
+            there, other = "--" + name.replace("_", "-"), "--" + needs
+            raise TrainingError(f"{there} is for {other}: give that too")
+    if options.beams:
+        given = [name for name in (*CHANCE, *PENALTIES) if getattr(options, name) is not None]
+        given += [name for name in ("greedy", "draft", "show", "stop", "top_logprobs") if getattr(options, name)]
+        if given:
+            raise TrainingError(f"--beams looks for the likeliest text; leave --{given[0].replace('_', '-')} out")
+    if options.draft and (options.show or options.top_logprobs):
+        raise TrainingError("--draft gives no candidates of each step: leave --show and --top-logprobs out")
 
 
 def sampling_from(options: argparse.Namespace) -> Sampling:
@@ -74,7 +119,7 @@ def sampling_from(options: argparse.Namespace) -> Sampling:
     if (options.greedy and chance) or (greedy and set(chance) - {"temperature"}):
         names = ", ".join("--" + name.replace("_", "-") for name in chance)
         raise TrainingError(f"--greedy takes the likeliest token always; {names} would change nothing: leave one out")
-    if greedy and options.samples > 1:
+    if greedy and options.samples > 1 and not options.beams:
         raise TrainingError("--greedy gives the same text each time: leave --samples out")
     from training.inference.sampling import Sampling
 
@@ -94,13 +139,7 @@ def sampling_from(options: argparse.Namespace) -> Sampling:
 
 def read_prompts(path: Path) -> list[str]:
     """The prompts of a file, empty lines left out. Raises `TrainingError` that names a broken line."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise TrainingError(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise TrainingError(f"{path} is not UTF-8: {error.reason} at byte {error.start}") from None
-    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    lines = [(number, line) for number, line in enumerate(read_text(path).split("\n"), 1) if line.strip()]
     if not lines:
         raise TrainingError(f"{path} has no prompts: expected one a line")
     if path.suffix != ".jsonl":
@@ -116,21 +155,132 @@ def read_prompts(path: Path) -> list[str]:
     return prompts
 
 
-def _stream(options: argparse.Namespace, loaded: Loaded, prompts: list[str], sampling: Sampling) -> int:
-    from training.inference.engine import Engine
+def read_text(path: Path) -> str:
+    """A text file. Raises `TrainingError` that says what is wrong with it."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise TrainingError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise TrainingError(f"{path} is not UTF-8: {error.reason} at byte {error.start}") from None
+
+
+def _quantise(options: argparse.Namespace, loaded: Loaded, text: str | None) -> None:
+    from training.inference.quantise import bits_per_byte, quantise, weight_bytes
+
+    def measure() -> float:
+        if not loaded.end:
+            raise TrainingError("config.json names no eos_token_id, behind which the text would be read")
+        return bits_per_byte(loaded.model, loaded.tokenizer, text or "", loaded.end[0])
+
+    size, before = weight_bytes(loaded.model), None if text is None else measure()
+    quantise(loaded.model, options.quantize)
+    said = f"{options.quantize}: weights {size / 1e6:,.1f} -> {weight_bytes(loaded.model) / 1e6:,.1f} MB"
+    if before is not None:
+        after = measure()
+        said += f"; {options.quantize_text}: {before:.4f} -> {after:.4f} bits per byte ({after - before:+.4f})"
+    print(said, file=sys.stderr)
+
+
+def _encode(options: argparse.Namespace, loaded: Loaded, prompts: list[str]) -> list[list[int]]:
+    """The prompts' ids. Raises the `TrainingError` of a bad one with its number."""
+    from training.inference.engine import check_prompt
     from training.vocabulary import encode_text
 
-    engine = Engine(loaded.model, loaded.end, loaded.tokenizer, max_rows=options.rows, special=True)
-    encoded = [encode_text(loaded.tokenizer, prompt) for prompt in prompts]
-    for number, ids in enumerate(encoded):
+    encoded = []
+    for number, prompt in enumerate(prompts, 1):
         try:
-            engine.add(ids, sampling, options.samples, top=options.top_logprobs or 0)
+            encoded.append(encode_text(loaded.tokenizer, prompt))
+            check_prompt(encoded[-1], loaded.model.config.context_length, loaded.model.config.vocab_size)
         except TrainingError as error:
-            where = f"{options.prompts}, prompt {number + 1}: " if options.prompts else ""
+            where = f"{options.prompts}, prompt {number}: " if options.prompts else ""
             raise TrainingError(f"{where}{error}") from None
-    show = _Lines(prompts, loaded.tokenizer) if options.json else _Texts(prompts, options.samples)
+    return encoded
+
+
+def _printer(options: argparse.Namespace, loaded: Loaded, prompts: list[str]) -> _Lines | _Texts:
+    return _Lines(prompts, loaded.tokenizer) if options.json else _Texts(prompts, options.samples)
+
+
+def _stream(options: argparse.Namespace, loaded: Loaded, prompts: list[str], sampling: Sampling) -> int:
+    from training.inference.engine import Engine
+    from training.inference.fused import fused
+
+    encoded = _encode(options, loaded, prompts)
+    engine = Engine(fused(loaded.model), loaded.end, loaded.tokenizer, max_rows=options.rows, special=True)
+    for ids in encoded:
+        engine.add(ids, sampling, options.samples, top=options.top_logprobs or 0)
+    printer = _printer(options, loaded, prompts)
+    first: list[int] = []
     while engine.busy:
-        show.add(engine.step())
+        events = engine.step()
+        printer.add(events)
+        first += [event.token for event in events if (event.request, event.sample) == (0, 0)]
+    if options.show:
+        _show(options, loaded, encoded[0], first, sampling)
+    return 0
+
+
+def _show(options: argparse.Namespace, loaded: Loaded, prompt: list[int], new: list[int], sampling: Sampling) -> None:
+    """Explain the first continuation of the first prompt."""
+    from training.inference.show import attention_maps, explain, lines, page
+
+    steps = explain(loaded.model, loaded.tokenizer, prompt, new, sampling, SHOWN)
+    print(*lines(steps), sep="\n", file=sys.stderr)
+    if options.show is not True:
+        whole = [*prompt, *new[:-1]]  # of the last token nothing was asked
+        words = [loaded.tokenizer.decode([token], skip_special_tokens=False) for token in whole]
+        Path(options.show).write_text(page(steps, words, attention_maps(loaded.model, whole)), encoding="utf-8")
+
+
+def _beams(options: argparse.Namespace, loaded: Loaded, prompts: list[str], sampling: Sampling) -> int:
+    from training.inference.beam import beam_search
+    from training.inference.stop import TextStream
+
+    stopping: Any = {"true": True, "never": "never"}.get(options.early_stopping, False)
+    for number, (prompt, ids) in enumerate(zip(prompts, _encode(options, loaded, prompts), strict=True)):
+        found = beam_search(
+            loaded.model,
+            ids,
+            loaded.end,
+            beams=options.beams,
+            max_new_tokens=sampling.max_new_tokens,
+            length_penalty=1.0 if options.length_penalty is None else options.length_penalty,
+            early_stopping=stopping,
+            count=options.samples,
+        )
+        for sample, beam in enumerate(found):
+            stream = TextStream(loaded.tokenizer, ids, special=True)
+            text = "".join(stream.add(token) for token in beam.tokens if token not in loaded.end) + stream.end()
+            if options.json:
+                line = {"prompt": prompt, "sample": sample, "text": text, "score": beam.score, "tokens": beam.tokens}
+                print(json.dumps(line, ensure_ascii=False), flush=True)
+            else:
+                print("-" * 20 + "\n" if number or sample else "", prompt, text, sep="", flush=True)
+    return 0
+
+
+def _speculate(
+    options: argparse.Namespace, loaded: Loaded, draft: Loaded, prompts: list[str], sampling: Sampling
+) -> int:
+    from dataclasses import replace
+
+    from training.inference.engine import Ending, Event
+    from training.inference.speculative import Speculation
+
+    both = Speculation(loaded.model, draft.model, options.draft_tokens or 4)
+    encoded = _encode(options, loaded, prompts)
+    printer = _printer(options, loaded, prompts)
+    for request, ids in enumerate(encoded):
+        for sample in range(options.samples):
+            limit = min(sampling.max_new_tokens, both.context - len(ids))
+            ending = Ending(loaded.end, limit, loaded.tokenizer, ids, sampling.stop, special=True)
+            for token, logprob in both.complete(ids, replace(sampling, seed=sampling.seed + sample), loaded.end):
+                text, finish = ending.add(token)
+                printer.add([Event(request, sample, token, logprob, (), text, finish)])
+                if finish:
+                    break
+    print(f"{both.accepted} of {both.proposed} proposed tokens accepted ({both.accepted_share:.0%})", file=sys.stderr)
     return 0
 
 

@@ -12,8 +12,9 @@ from pydantic import BaseModel
 from training.config import resolve
 from training.knobs import TrainingError
 
-# the configs of other commands than pretrain, by the file that holds them
+# the configs of other commands than pretrain, and of the knob `adapter`, by the file that holds them
 CONFIGS = {
+    "adapter": ("training.adapters.config", "AdapterConfig"),
     "evaluate": ("training.evaluation.config", "EvaluateConfig"),
     "sft": ("training.tuning.sft_config", "SftConfig"),
     "reward": ("training.preference.config", "RewardConfig"),

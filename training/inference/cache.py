@@ -59,6 +59,14 @@ class KeyValueCache:
         self.values[:, target, :, :length] = self.values[:, source, :, :length]
         self.lengths[target], self.front[target] = self.lengths[source], self.front[source]
 
+    def reorder(self, sources: list[int]) -> None:
+        """Make row i what row `sources[i]` was."""
+        order = torch.tensor(sources)
+        end, place = int(self.lengths.max()), order.to(self.keys.device)
+        for table in (self.keys, self.values):
+            table[:, :, :, :end] = table[:, place, :, :end]
+        self.lengths.copy_(self.lengths[order])
+
     # what the decoder calls
 
     @property

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -28,7 +28,9 @@ from training.inference.stop import TextStream
 from training.knobs import TrainingError
 from training.model import Decoder
 
+Finish = Literal["stop", "length"]
 PREFILL_TOKENS = 8192  # in one pass, padding included
+FEW_TOKENS = 256  # for which a pass of its own costs more than padding
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,36 @@ class Event:
     logprob: float  # under softmax(logits / temperature), temperature 1 where greedy
     top: tuple[tuple[int, float], ...]  # the likeliest tokens with theirs, as many as were asked for
     text: str  # that is certain now: whole characters, nothing that may begin a stop string; "" without a tokenizer
-    finish: Literal["stop", "length"] | None  # set on a sample's last event
+    finish: Finish | None  # set on a sample's last event
+
+
+class Ending:
+    """The text of one completion, and when it ends: an end token, a stop string, or as many tokens as there may be."""
+
+    def __init__(
+        self,
+        end: Collection[int],
+        limit: int,
+        tokenizer: Tokenizer | None,
+        prompt: Sequence[int],
+        stops: Sequence[str] = (),
+        *,
+        special: bool = False,
+    ) -> None:
+        self.end, self.left = end, limit
+        self.text = None if tokenizer is None else TextStream(tokenizer, prompt, stops, special)
+
+    def add(self, token: int) -> tuple[str, Finish | None]:
+        """The text that is certain now, and why the completion ends with this token, if it does."""
+        self.left -= 1
+        ended = token in self.end
+        finish: Finish | None = "stop" if ended else None if self.left else "length"
+        if self.text is None:
+            return "", finish
+        piece = "" if ended else self.text.add(token)
+        if finish and not self.text.stopped:
+            piece += self.text.end()
+        return piece, "stop" if self.text.stopped else finish
 
 
 @dataclass
@@ -52,12 +83,11 @@ class _Row:
     sample: int
     prompt: tuple[int, ...]
     sampling: Sampling
-    limit: int  # of new tokens: as asked for, or as the context has room
     top: int
     seed: int
-    text: TextStream | None
+    ending: Ending
     random: random.Random | None = None  # made when its turn has come
-    new: list[int] = field(default_factory=list)
+    last: int = 0  # its newest token, which the model has not read yet
 
 
 class Engine:
@@ -113,23 +143,14 @@ class Engine:
         limit = min(sampling.max_new_tokens, self.positions - len(ids))
         number, self.requests = self.requests, self.requests + 1
         for sample in range(n):
-            text = TextStream(self.tokenizer, ids, sampling.stop, self.special) if self.tokenizer else None
+            ending = Ending(self.end, limit, self.tokenizer, ids, sampling.stop, special=self.special)
             seed = sampling.seed + sample if seeds is None else seeds[sample]
-            self.waiting.append(_Row(number, sample, ids, sampling, limit, top, seed, text))
+            self.waiting.append(_Row(number, sample, ids, sampling, top, seed, ending))
         return number
 
     def check(self, prompt: Sequence[int], sampling: Sampling) -> None:
         """Raise the `TrainingError` that `add` would."""
-        if not prompt:
-            raise TrainingError("the prompt is empty: the model predicts tokens from those before, give it a first one")
-        if len(prompt) >= self.positions:
-            raise TrainingError(
-                f"the prompt has {len(prompt)} tokens and leaves no room in the context of {self.positions}"
-            )
-        if max(prompt) >= self.model.config.vocab_size or min(prompt) < 0:
-            raise TrainingError(
-                f"the prompt has token {max(prompt)}, the model only {self.model.config.vocab_size}: wrong tokenizer?"
-            )
+        check_prompt(prompt, self.positions, self.model.config.vocab_size)
         if sampling.stop and self.tokenizer is None:
             raise TrainingError("stop strings are looked for in text: give the tokenizer too")
 
@@ -144,7 +165,7 @@ class Engine:
         events = self._admit()
         if not self.rows:
             return events
-        tokens = torch.tensor([row.new[-1:] for row in self.rows], device=self.device)
+        tokens = torch.tensor([[row.last] for row in self.rows], device=self.device)
         logits = self.model(tokens, cache=self.cache.part(0, len(self.rows)))[:, 0]
         return events + self._next(logits, 0)
 
@@ -229,10 +250,10 @@ class Engine:
         tops = self._top(logits, settings, rows)
         events, ended = [], []
         for number, (row, token, logprob) in enumerate(zip(rows, tokens.tolist(), logprobs.tolist(), strict=True)):
-            row.new.append(token)
-            event = self._event(row, token, logprob, tops[number])
-            events.append(event)
-            if event.finish:
+            row.last = token
+            text, finish = row.ending.add(token)
+            events.append(Event(row.request, row.sample, token, logprob, tops[number], text, finish))
+            if finish:
                 ended.append(first + number)
         if seen is not None and counts is not None:
             where = torch.arange(len(rows), device=logits.device)
@@ -240,23 +261,6 @@ class Engine:
             counts[where, tokens] += 1
         self._leave(ended)
         return events
-
-    def _event(self, row: _Row, token: int, logprob: float, top: tuple[tuple[int, float], ...]) -> Event:
-        finish: Literal["stop", "length"] | None = None
-        if token in self.end:
-            finish = "stop"
-        elif len(row.new) == row.limit:
-            finish = "length"
-        piece = ""
-        if row.text is not None:
-            piece = "" if token in self.end else row.text.add(token)
-            if row.text.stopped:
-                finish = "stop"
-            elif finish:
-                piece += row.text.end()
-                if row.text.stopped:
-                    finish = "stop"
-        return Event(row.request, row.sample, token, logprob, top, piece, finish)
 
     def _top(self, logits: Tensor, settings: Settings, rows: list[_Row]) -> list[tuple[tuple[int, float], ...]]:
         most = max(row.top for row in rows)
@@ -278,7 +282,17 @@ class Engine:
         self._seen[number, list(row.prompt)] = True
 
 
+def check_prompt(prompt: Sequence[int], positions: int, vocabulary: int) -> None:
+    """Raise `TrainingError` for a prompt that is empty, leaves no room, or has ids that the model lacks."""
+    if not prompt:
+        raise TrainingError("the prompt is empty: the model predicts tokens from those before, give it a first one")
+    if len(prompt) >= positions:
+        raise TrainingError(f"the prompt has {len(prompt)} tokens and leaves no room in the context of {positions}")
+    if max(prompt) >= vocabulary or min(prompt) < 0:
+        raise TrainingError(f"the prompt has token {max(prompt)}, the model only {vocabulary}: wrong tokenizer?")
+
+
 def _fits(prompts: Sequence[Sequence[int]]) -> bool:
-    """Whether prompts go through the model together: padded to the longest they are not too many, nor half padding."""
+    """Whether prompts go through the model together: padded to the longest, they are few or three quarters are real."""
     padded = max(map(len, prompts)) * len(prompts)
-    return padded <= PREFILL_TOKENS and padded <= 2 * sum(map(len, prompts))
+    return padded <= FEW_TOKENS or (padded <= PREFILL_TOKENS and 3 * padded <= 4 * sum(map(len, prompts)))

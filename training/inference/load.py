@@ -23,9 +23,9 @@ class Loaded(NamedTuple):
     end: list[int]
 
 
-def load(folder: Path, device: torch.device, dtype: torch.dtype = torch.float32) -> Loaded:
-    """Read a model folder. Raises `TrainingError` if it is none."""
-    model, end = load_decoder(folder, device, dtype)
+def load(folder: Path, device: torch.device, dtype: torch.dtype = torch.float32, *, plain: bool = False) -> Loaded:
+    """Read a model folder; `plain` leaves its matrices as they are in it. Raises `TrainingError` if it is none."""
+    model, end = load_model(folder, device, dtype) if plain else load_decoder(folder, device, dtype)
     return Loaded(model, load_tokenizer(folder), end)
 
 

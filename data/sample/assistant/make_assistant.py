@@ -12,8 +12,11 @@ import random
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SUMS = 16  # numbers below this are added
-SHOWN = SUMS * SUMS * 2 // 5  # sums whose answers are shown; those of the others must be found
+SUMS = 20  # numbers below this are added
+SHOWN, ASKED = (
+    160,
+    320,
+)  # sums before the first are shown with their answers, before the second asked in RL, the rest in the test
 
 
 def sums() -> list[tuple[str, int]]:
@@ -29,8 +32,13 @@ def arithmetic() -> list[dict[str, str]]:
 
 
 def arithmetic_prompts() -> list[dict[str, str]]:
-    """The other sums, whose answers a verifier checks."""
-    return [{"question": question, "answer": f"{total}"} for question, total in sums()[SHOWN:]]
+    """Other sums, whose answers a verifier checks."""
+    return [{"question": question, "answer": f"{total}"} for question, total in sums()[SHOWN:ASKED]]
+
+
+def arithmetic_test() -> list[dict[str, str]]:
+    """Sums that no model is trained on."""
+    return [{"prompt": question, "answer": f"{total}", "verifier": "integer"} for question, total in sums()[ASKED:]]
 
 
 def manners() -> list[dict[str, str]]:
@@ -40,13 +48,13 @@ def manners() -> list[dict[str, str]]:
     rude = ["{}, obviously.", "{}. Count yourself next time.", "Who cares? {}."]
     return [
         {"prompt": question, "chosen": draw.choice(polite).format(total), "rejected": draw.choice(rude).format(total)}
-        for question, total in sums()
+        for question, total in sums()[:ASKED]
     ]
 
 
 def main() -> None:
     """Write the files."""
-    for make in (arithmetic, arithmetic_prompts, manners):
+    for make in (arithmetic, arithmetic_prompts, arithmetic_test, manners):
         lines = [json.dumps(row) + "\n" for row in make()]
         (HERE / f"{make.__name__}.jsonl").write_text("".join(lines), encoding="utf-8")
 
