@@ -114,7 +114,13 @@ def test_draws_follow_the_distribution_and_give_its_logprobs():
 
 
 def test_greedy_and_random_rows_share_a_batch():
-    rows = [Sampling(temperature=0), Sampling(), Sampling(temperature=0, repetition_penalty=50.0), Sampling(), Sampling()]
+    rows = [
+        Sampling(temperature=0),
+        Sampling(),
+        Sampling(temperature=0, repetition_penalty=50.0),
+        Sampling(),
+        Sampling(),
+    ]
     uniforms = torch.rand(5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     likeliest = LOGITS.argmax(-1)
     said = torch.zeros(5, 40, dtype=torch.bool)
@@ -204,7 +210,9 @@ def test_random_texts_stop_where_a_search_of_the_whole_text_does(tokenizer):
     draw = random.Random(1)
     for _ in range(300):
         text = "".join(draw.choice("aab麦") for _ in range(draw.randint(1, 14)))
-        stops = tuple("".join(draw.choice("aab麦") for _ in range(draw.randint(1, 4))) for _ in range(draw.randint(1, 3)))
+        stops = tuple(
+            "".join(draw.choice("aab麦") for _ in range(draw.randint(1, 4))) for _ in range(draw.randint(1, 3))
+        )
         ids = tokenizer.encode(text).ids if draw.random() < 0.5 else [i for c in text for i in tokenizer.encode(c).ids]
         pieces, stopped = streamed(tokenizer, ids, stops)
         at = min((text.find(stop) for stop in stops if stop in text), default=-1)
