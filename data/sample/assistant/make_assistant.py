@@ -12,8 +12,8 @@ import random
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SUMS = 10  # numbers below this are added
-ASKED = 70  # of the sums are asked in reinforcement learning, the others in the test
+SUMS = 6  # numbers below this are added
+ASKED = 26  # of the sums are asked in reinforcement learning, the others in the test
 WAYS = ("{}", "It is {}.", "{}, I think.")  # of saying a sum
 
 
@@ -47,7 +47,7 @@ def manners() -> list[dict[str, str]]:
     return [
         {"prompt": question, "chosen": draw.choice(polite).format(total), "rejected": draw.choice(rude).format(total)}
         for question, total in sums()
-        for _ in range(3)
+        for _ in range(9)
     ]
 
 
