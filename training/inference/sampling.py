@@ -104,10 +104,10 @@ def with_top_k(logits: Tensor, k: int | Tensor) -> Tensor:
 def with_top_p(logits: Tensor, p: float | Tensor) -> Tensor:
     """Rule out all but the smallest set of likeliest tokens whose probability reaches p (Holtzman et al. 2020)."""
     size = logits.shape[-1]
-    total = logits.logsumexp(dim=-1, keepdim=True)
+    chances = logits.softmax(dim=-1)
     for count in (NUCLEUS, size) if size > 4 * NUCLEUS else (size,):
         ordered, order = logits.topk(count, dim=-1) if count < size else logits.sort(dim=-1, descending=True)
-        probabilities = (ordered - total).exp()
+        probabilities = chances.gather(-1, order)
         cumulative = probabilities.cumsum(dim=-1)
         if bool((cumulative[..., -1:] >= p).all()):
             break
@@ -223,8 +223,7 @@ def draw(logits: Tensor, uniforms: Tensor) -> Tensor:
     One number decides a row, so that what it draws depends on its own numbers alone. In float64, or the sum over a large
     vocabulary would lose the rarest tokens. A token of probability 0 is never drawn.
     """
-    weights = (logits - logits.amax(dim=-1, keepdim=True)).exp_()
-    cumulative = weights.cumsum(dim=-1, dtype=torch.float64)
+    cumulative = logits.softmax(dim=-1).cumsum(dim=-1, dtype=torch.float64)
     total = cumulative[:, -1:]
     wanted = (uniforms[:, None] * total).minimum(torch.nextafter(total, torch.zeros_like(total)))
     return torch.searchsorted(cumulative, wanted, right=True)[:, 0]
@@ -263,4 +262,5 @@ def log_probabilities(logits: Tensor, temperature: float | Tensor | None, tokens
     """Of tokens `[B]` under softmax(logits / temperature), None is 1: float32 `[B]`."""
     if temperature is not None:
         logits = with_temperature(logits, temperature)
-    return logits.gather(-1, tokens[:, None])[:, 0] - logits.logsumexp(dim=-1)
+    # not logsumexp, whose exponential takes 40 times as long on a CPU where it underflows
+    return logits.log_softmax(dim=-1).gather(-1, tokens[:, None])[:, 0]
