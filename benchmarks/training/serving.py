@@ -72,6 +72,11 @@ def main() -> None:
                 for name, (process, address, called) in running.items():
                     requests = 1 if number < 0 else options.requests
                     figures = asyncio.run(load(address, called, options.clients, requests, options.tokens, process))
+                    print(
+                        f"round {number + 1} of {options.rounds}, {name}: {figures['rate']:.2f}/s",
+                        file=sys.stderr,
+                        flush=True,
+                    )
                     if number >= 0:
                         found.setdefault(name, []).append(figures)
         finally:
