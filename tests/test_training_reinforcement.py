@@ -18,8 +18,8 @@ from training.reinforcement.config import GrpoConfig, PpoConfig
 from training.reinforcement.grpo import GrpoTask, grpo
 from training.reinforcement.losses import Counts
 from training.reinforcement.ppo import Judged, PpoTask, ppo
-from training.reinforcement.prompts import encode_prompts, read_prompts
-from training.reinforcement.rewards import Rewards
+from training.reinforcement.prompts import Prompt, encode_prompts, read_prompts
+from training.reinforcement.rewards import RewardModel, Rewards
 from training.reinforcement.rollouts import Rollout, collate, row_seed, sampling_of
 from training.reinforcement.watch import Watch, repetition_share
 from training.resume import Stopped
@@ -220,6 +220,25 @@ def test_reward_models_reward_and_judge(base, reward_model, prompts, tmp_path):
     grpo(both, base, prompts, tmp_path / "both", reward_models=[reward_model], log=quiet)
     grpo(both, base, prompts, tmp_path / "rule", log=quiet)
     assert steps(tmp_path / "both")[0]["reward"] != steps(tmp_path / "rule")[0]["reward"]
+
+
+def test_a_reward_model_scores_what_ended_with_its_end_token_and_what_did_not_without(reward_model):
+    model, form = RewardModel(reward_model, HERE, 2), chat_format(reward_model)
+    asked = Prompt([{"role": "user", "content": "say"}], None, None, "x")
+    ids = form.encode([*asked.messages, {"role": "assistant", "content": "seven"}]).ids
+    assert ids[-1] == form.end_ids[0]
+    with torch.no_grad():
+        expected = [float(model.scorer(torch.tensor([one]))[0, -1]) for one in (ids, ids[:-1], ids)]
+    assert model.score([asked] * 3, ["seven"] * 3, [True, False, True]) == pytest.approx(expected, abs=1e-5)
+    assert expected[0] != expected[1]
+
+
+def test_verifiers_get_the_options_of_their_name():
+    asked = [Prompt([], "7", "number", "x")] * 2
+    texts = ["it is 7", r"it is \boxed{7}"]
+    found = {name: Rewards([], None, options).score(asked, texts, [True] * 2) for name, options in (
+        ("any", {}), ("boxed", {"number": {"marker": "boxed"}, "integer": {"marker": "any"}}))}  # fmt: skip
+    assert found == {"any": [1.0, 1.0], "boxed": [0.0, 1.0]}
 
 
 # rollouts and credit
