@@ -159,7 +159,9 @@ def test_the_end_token_counts_and_is_not_text(tmp_path):
     assert len(found.logprobs) == len(found.tokens)
     assert found.text == tokenizer.decode(prompt + free.tokens[:first])[len(tokenizer.decode(prompt)) :]
     stop = next(text for text in (free.text[at : at + 2] for at in range(2, 9)) if "\ufffd" not in text)
-    cut = generate_batch(model, [prompt], Sampling(temperature=0, max_new_tokens=12, stop=(stop,)), [], tokenizer=tokenizer)
+    cut = generate_batch(
+        model, [prompt], Sampling(temperature=0, max_new_tokens=12, stop=(stop,)), [], tokenizer=tokenizer
+    )
     assert cut[0].text == free.text[: free.text.index(stop)] and cut[0].finish == "stop"
     assert free.tokens[: len(cut[0].tokens)] == cut[0].tokens
 

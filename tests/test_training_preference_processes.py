@@ -51,7 +51,10 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     model = write_model(folder / "base", noise=False)
     rows = [{"prompt": f"say {n}", "answer": "a", "verifier": "regex"} for n in range(30)]
-    data = {"prompts": write_rows(folder / "prompts.jsonl", rows), "pairs": write_rows(folder / "pairs.jsonl", pair_rows(40))}
+    data = {
+        "prompts": write_rows(folder / "prompts.jsonl", rows),
+        "pairs": write_rows(folder / "pairs.jsonl", pair_rows(40)),
+    }
 
     def job(kind, out, **more):
         paired = kind in ("dpo", "reward")

@@ -3,7 +3,7 @@
     python -m benchmarks.training.preferences PAIRS [--seeds 3] [--smoke]
 
 PAIRS: JSONL (`.xz` too) with `instruction`, `chosen`, `rejected`, and perhaps `input`. A fifth of the instructions is held out of
-everything. A tokenizer of 1,000 tokens and a base model (4 layers x 128) are made from the other rows; SFT learns the chosen answers;
+everything. A tokenizer of 1,000 tokens and a base model (2 layers x 64) are made from the other rows; SFT learns the chosen answers;
 reward model and DPO start from the SFT model. Prints a Markdown table: medians over the seeds, and lowest to highest.
 """
 
@@ -37,8 +37,8 @@ from training.tuning.run import held_out
 from training.tuning.sft import sft
 from training.tuning.sft_config import SftConfig
 
-HELD_OUT, CONTEXT = 0.2, 384
-SHAPE = {"layers": 4, "width": 128, "heads": 4, "kv_heads": 4, "mlp_width": 384}
+HELD_OUT, CONTEXT = 0.2, 256
+SHAPE = {"layers": 2, "width": 64, "heads": 4, "kv_heads": 4, "mlp_width": 192}
 COMMON = {
     "device": "cpu",
     "dtype": "float32",
@@ -47,11 +47,11 @@ COMMON = {
     "eval_every": 10_000,
     "save_every": 10_000,
 }
-BASE = {"steps": 200, "learning_rate": 3e-3, "batch_rows": 8, "validation": 0}
-SFT = {"epochs": 3, "learning_rate": 1e-3, "batch_rows": 8, "validation": 0}
+BASE = {"steps": 100, "learning_rate": 4e-3, "batch_rows": 8, "validation": 0}
+SFT = {"epochs": 2, "learning_rate": 2e-3, "batch_rows": 8, "validation": 0}
 PAIRED = {"batch_rows": 16, "micro_batch_rows": 16, "validation": HELD_OUT, "eval_rows": 1000, "epochs": 3}
-REWARD = {**PAIRED, "learning_rate": 3e-4}
-DPO = {**PAIRED, "learning_rate": 1e-4, "beta": 0.1}
+REWARD = {**PAIRED, "learning_rate": 1e-3}
+DPO = {**PAIRED, "learning_rate": 3e-4, "beta": 0.1}
 
 
 def asked(row: dict[str, Any]) -> list[dict[str, str]]:

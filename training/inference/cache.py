@@ -62,10 +62,11 @@ class KeyValueCache:
     def reorder(self, sources: list[int]) -> None:
         """Make row i what row `sources[i]` was."""
         order = torch.tensor(sources)
-        end, place = int(self.lengths.max()), order.to(self.keys.device)
+        end, place = int((self.lengths + self.front).max()), order.to(self.keys.device)
         for table in (self.keys, self.values):
             table[:, :, :, :end] = table[:, place, :, :end]
         self.lengths.copy_(self.lengths[order])
+        self.front.copy_(self.front[order])
 
     # what the decoder calls
 

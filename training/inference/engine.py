@@ -266,7 +266,8 @@ class Engine:
         most = max(row.top for row in rows)
         if not most:
             return [()] * len(rows)
-        scores, ids = (logits / settings.temperature).log_softmax(dim=-1).topk(min(most, logits.shape[-1]), dim=-1)
+        scores = logits if settings.temperature is None else logits / settings.temperature
+        scores, ids = scores.log_softmax(dim=-1).topk(min(most, logits.shape[-1]), dim=-1)
         return [
             tuple(zip(of_ids[: row.top], of_scores[: row.top], strict=True))
             for row, of_ids, of_scores in zip(rows, ids.tolist(), scores.tolist(), strict=True)

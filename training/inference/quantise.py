@@ -46,7 +46,8 @@ def quantise(model: Decoder, kind: Literal["int8", "int4"]) -> Decoder:
         packed: Any = quantization.Int4WeightOnlyConfig(group_size=GROUP, int4_packing_format="tile_packed_to_4d")
         quantization.quantize_(layers, packed)
     else:
-        spread = quantization.IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=quantization.PerGroup(GROUP))
+        bits: Any = torch.int4  # type: ignore[attr-defined]
+        spread = quantization.IntxWeightOnlyConfig(weight_dtype=bits, granularity=quantization.PerGroup(GROUP))
         quantization.quantize_(layers, spread)
     return model
 

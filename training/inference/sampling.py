@@ -16,6 +16,8 @@ from torch import Tensor
 
 from training.knobs import TrainingError
 
+NUCLEUS = 256  # tokens among which top-p looks first; sorting a whole vocabulary takes several times as long
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -101,14 +103,18 @@ def with_top_k(logits: Tensor, k: int | Tensor) -> Tensor:
 
 def with_top_p(logits: Tensor, p: float | Tensor) -> Tensor:
     """Rule out all but the smallest set of likeliest tokens whose probability reaches p (Holtzman et al. 2020)."""
-    ordered, order = logits.sort(dim=-1, descending=True)
-    probabilities = ordered.softmax(dim=-1)
-    before = probabilities.cumsum(dim=-1) - probabilities
-    out = (before >= p) & torch.ones_like(before).mul(p).lt(
-        1
-    )  # of p = 1 nothing is left out, whatever the sum rounds to
+    size = logits.shape[-1]
+    chances = logits.softmax(dim=-1)
+    for count in (NUCLEUS, size) if size > 4 * NUCLEUS else (size,):
+        ordered, order = logits.topk(count, dim=-1) if count < size else logits.sort(dim=-1, descending=True)
+        probabilities = chances.gather(-1, order)
+        cumulative = probabilities.cumsum(dim=-1)
+        if bool((cumulative[..., -1:] >= p).all()):
+            break
+    # of p = 1 nothing is left out, whatever the sum rounds to
+    out = (cumulative - probabilities >= p) & torch.ones_like(ordered).mul(p).lt(1)
     out[..., 0] = False
-    return logits.masked_fill(torch.zeros_like(out).scatter(-1, order, out), -torch.inf)
+    return torch.full_like(logits, -torch.inf).scatter(-1, order, ordered.masked_fill(out, -torch.inf))
 
 
 def with_min_p(logits: Tensor, p: float | Tensor) -> Tensor:
@@ -140,7 +146,7 @@ def with_typical(logits: Tensor, mass: float | Tensor) -> Tensor:
 class Settings(NamedTuple):
     """The settings of the rows of a batch as tensors `[B, 1]`; None where no row has any."""
 
-    temperature: Tensor  # 1 where greedy
+    temperature: Tensor | None  # 1 where greedy; None if it is 1 in all
     greedy: Tensor | None  # bool [B]
     top_k: Tensor | None
     top_p: Tensor | None
@@ -162,6 +168,8 @@ def settings_of(rows: Sequence[Sampling], vocabulary: int, device: torch.device)
 
     def column(name: str, neutral: float, kind: torch.dtype = torch.float32) -> Tensor | None:
         found = [getattr(row, name) for row in rows]
+        if name == "temperature":
+            found = [value or 1.0 for value in found]
         if all(value is None or value == neutral for value in found):
             return None
         return torch.tensor([[neutral if value is None else value] for value in found], dtype=kind, device=device)
@@ -172,7 +180,7 @@ def settings_of(rows: Sequence[Sampling], vocabulary: int, device: torch.device)
         frequency = torch.zeros(len(rows), 1, device=device) if frequency is None else frequency
         presence = torch.zeros(len(rows), 1, device=device) if presence is None else presence
     return Settings(
-        temperature=torch.tensor([[row.temperature or 1.0] for row in rows], device=device),
+        temperature=column("temperature", 1.0),
         greedy=torch.tensor(greedy, device=device) if any(greedy) else None,
         top_k=column("top_k", vocabulary, torch.int64),
         top_p=column("top_p", 1.0),
@@ -196,7 +204,8 @@ def penalised(logits: Tensor, settings: Settings, seen: Tensor | None, counts: T
 
 def truncated(logits: Tensor, settings: Settings) -> Tensor:
     """Logits behind temperature and the rules that leave tokens out."""
-    logits = with_temperature(logits, settings.temperature)
+    if settings.temperature is not None:
+        logits = with_temperature(logits, settings.temperature)
     if settings.top_k is not None:
         logits = with_top_k(logits, settings.top_k)
     if settings.top_p is not None:
@@ -214,8 +223,7 @@ def draw(logits: Tensor, uniforms: Tensor) -> Tensor:
     One number decides a row, so that what it draws depends on its own numbers alone. In float64, or the sum over a large
     vocabulary would lose the rarest tokens. A token of probability 0 is never drawn.
     """
-    weights = (logits - logits.amax(dim=-1, keepdim=True)).exp_()
-    cumulative = weights.cumsum(dim=-1, dtype=torch.float64)
+    cumulative = logits.softmax(dim=-1).cumsum(dim=-1, dtype=torch.float64)
     total = cumulative[:, -1:]
     wanted = (uniforms[:, None] * total).minimum(torch.nextafter(total, torch.zeros_like(total)))
     return torch.searchsorted(cumulative, wanted, right=True)[:, 0]
@@ -235,15 +243,24 @@ def choose(
     """
     scores = penalised(logits, settings, seen, counts) if settings.counts else logits
     if settings.all_greedy or uniforms is None:
-        tokens = scores.argmax(dim=-1)
+        tokens = likeliest(scores)
     else:
         tokens = draw(truncated(scores, settings), uniforms)
         if settings.greedy is not None:
-            tokens = torch.where(settings.greedy, scores.argmax(dim=-1), tokens)
+            tokens = torch.where(settings.greedy, likeliest(scores), tokens)
     return tokens, log_probabilities(logits, settings.temperature, tokens)
 
 
-def log_probabilities(logits: Tensor, temperature: float | Tensor, tokens: Tensor) -> Tensor:
-    """Of tokens `[B]` under softmax(logits / temperature): float32 `[B]`."""
-    logits = with_temperature(logits, temperature)
-    return logits.gather(-1, tokens[:, None])[:, 0] - logits.logsumexp(dim=-1)
+def likeliest(logits: Tensor) -> Tensor:
+    """The likeliest token of each row, int64 `[B]`; the first of equal ones on a CPU."""
+    if logits.is_cuda:
+        return logits.argmax(dim=-1)
+    return torch.from_numpy(logits.detach().numpy().argmax(-1))  # torch takes 10 to 25 times as long there
+
+
+def log_probabilities(logits: Tensor, temperature: float | Tensor | None, tokens: Tensor) -> Tensor:
+    """Of tokens `[B]` under softmax(logits / temperature), None is 1: float32 `[B]`."""
+    if temperature is not None:
+        logits = with_temperature(logits, temperature)
+    # not logsumexp, whose exponential takes 40 times as long on a CPU where it underflows
+    return logits.log_softmax(dim=-1).gather(-1, tokens[:, None])[:, 0]

@@ -1,6 +1,6 @@
 """What sampling did, for who learns: the candidates of each step with their chances, and who looked at whom.
 
-Read afterwards from one pass over the whole text, which gives the same logits as the cache did.
+Read afterwards from one pass over the whole text, which gives the same logits as the cache did, up to rounding.
 """
 
 from __future__ import annotations
