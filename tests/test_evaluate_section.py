@@ -56,7 +56,7 @@ def test_the_model_is_measured_and_only_again_for_a_reason(config: Path, tmp_pat
     assert run_toy(config, out, debug=True)[0] == 0
     found = json.loads((out / "evaluation" / "evaluation.json").read_text())["models"]["model"]
     facts = json.loads((out / "run.json").read_text())["sections"]["evaluate"]
-    assert facts == {key: value for key, value in found.items() if key != "samples"}
+    assert facts == {"models": {"model": {key: value for key, value in found.items() if key != "samples"}}}
     assert found["perplexity"]["validation"]["bits_per_byte"] > 0 and found["tasks"]["mill"]["items"] == 3
     assert list(found["perplexity"]["validation"]["by_source"]) == ["toy"] and found["memorisation"]["train"]
     page = write_report(out).read_text()
@@ -76,7 +76,10 @@ def test_the_model_is_measured_and_only_again_for_a_reason(config: Path, tmp_pat
     assert parts() != same
     code, said = run_toy(config, out, debug=True)
     assert code == 0 and "pretrain: done already" in said and "evaluate: done already" not in said
-    assert json.loads((out / "run.json").read_text())["sections"]["evaluate"]["tasks"]["mill"]["items"] == 4
+    assert (
+        json.loads((out / "run.json").read_text())["sections"]["evaluate"]["models"]["model"]["tasks"]["mill"]["items"]
+        == 4
+    )
     assert run_toy(config, out, "evaluate=null", debug=True)[0] == 0
     assert not (out / "evaluation").exists() and (out / "model" / "model.safetensors").exists()
     assert "Evaluation</h2>" not in write_report(out).read_text()
@@ -91,7 +94,7 @@ def test_mistakes_are_found_before_the_first_record(config: Path, tmp_path: Path
     ):
         with pytest.raises(ConfigError, match=words):
             prepare(read_config(config, [override]), str(tmp_path / "out"))
-    with pytest.raises(ConfigError, match="`evaluate` needs the section `pretrain`"):
+    with pytest.raises(ConfigError, match="`evaluate` needs a section that trains"):
         read_config(config, ["pretrain=null"])
     with pytest.raises(ConfigError, match="did you mean 'prompts'"):
         read_config(config, ["evaluate.promts=[a]"])
