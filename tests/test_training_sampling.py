@@ -48,7 +48,9 @@ def test_rules_are_those_of_transformers(rule, oracle, values):
 
 def test_top_p_of_a_large_vocabulary_is_that_of_a_sort():
     """Most rows are decided by their first tokens; one that is flat, or p near 1, needs all of them."""
-    logits = torch.randn(4, 3000, generator=torch.Generator().manual_seed(2)) * torch.tensor([[4.0], [2.0], [1.0], [6.0]])
+    logits = torch.randn(4, 3000, generator=torch.Generator().manual_seed(2)) * torch.tensor(
+        [[4.0], [2.0], [1.0], [6.0]]
+    )
     for p in (0.3, 0.9, 0.999):
         assert torch.equal(ours.with_top_p(logits[::3], p), theirs.TopPLogitsWarper(p)(None, logits[::3]))
         assert torch.equal(ours.with_top_p(logits, p), theirs.TopPLogitsWarper(p)(None, logits))
