@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 FEW = [
     "input.0.paths=['data/sample/crawl-00002.warc.gz']", "tokenizer.vocab_size=600", "pack.sequence_length=64", "pretrain.steps=4",
     "pretrain.sample_prompts=[]", "sft.steps=3", "reward.steps=3", "ppo.steps=2", "ppo.batch_rows=8", "ppo.micro_batch_rows=8",
-    "ppo.max_new_tokens=4", "ppo.eval_rows=4", "dpo.steps=2", "grpo.steps=2", "grpo.batch_rows=8", "grpo.max_new_tokens=4",
+    "ppo.max_new_tokens=4", "ppo.eval_rows=4", "dpo.steps=2", "grpo.steps=2", "grpo.entropy_bonus=0.1", "grpo.batch_rows=8", "grpo.max_new_tokens=4",
     "grpo.eval_rows=4", "evaluate.documents=3", "evaluate.sample_tokens=4",
 ]  # fmt: skip
 MODELS = ("model", "sft", "reward", "ppo", "dpo", "grpo")

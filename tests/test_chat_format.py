@@ -5,7 +5,7 @@ import json
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, processors
 from transformers import AutoTokenizer
 
 from tests.chat_common import (
@@ -312,6 +312,23 @@ def test_a_special_token_that_takes_whitespace_along(pieces, tmp_path):
     ours = chat_format(folder).encode([USER, ASSISTANT]).ids
     made = AutoTokenizer.from_pretrained(folder).apply_chat_template([USER, ASSISTANT], return_dict=True)
     assert ours == made["input_ids"]
+
+
+def test_an_answer_that_begins_with_a_space_is_trained_where_the_tokenizer_trims_offsets(folder, tmp_path):
+    """Where transformers finds no token for the block's first character and gives an empty mask."""
+    template = (
+        "{% for m in messages %}{% if m.role == 'user' %}Q: {{ m.content }}\n{% else %}A:"
+        "{% generation %}{{ ' ' + m.content + '<|end|>' }}{% endgeneration %}{% endif %}{% endfor %}"
+    )
+    made = with_template(folder, tmp_path, template)
+    tokenizer = Tokenizer.from_file(str(made / "tokenizer.json"))
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
+    tokenizer.save(str(made / "tokenizer.json"))
+    form = chat_format(made)
+    assert stretches(form.encode([USER, ASSISTANT]), form.tokenizer) == [
+        (False, "Q: the miller\nA:"),
+        (True, " grinds the corn. 🥖<|end|>"),
+    ]
 
 
 def test_a_template_runs_in_a_sandbox(folder, tmp_path):

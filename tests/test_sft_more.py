@@ -16,7 +16,8 @@ from tests.tokens_chat import conversations as packed_conversations
 from tests.training_processes import finish, start_pair
 from training import cli
 from training.chat.format import chat_format
-from training.checkpoint import save_model
+from training.chat.templates import TEMPLATES
+from training.checkpoint import load_model, save_model
 from training.evaluation.abstention import fate
 from training.inference.sampling import Sampling
 from training.knobs import TrainingError
@@ -174,3 +175,15 @@ def test_refusals_by_the_command(taught, tmp_path, capsys):
     ):
         assert run(*extra) == 2
         assert words in capsys.readouterr().err
+
+
+def test_an_adapter_is_trained_and_keeps_template_and_ends(folder, data, tmp_path):
+    knobs = {"adapter": {"kind": "lora", "rank": 4}, "template": "alpaca", "steps": 12, "learning_rate": 1e-2}
+    sft(config_of(**knobs), folder, data, tmp_path / "out", log=QUIET)
+    found = losses(tmp_path / "out")
+    assert found[-1] < found[0] and not (tmp_path / "out" / "model.safetensors").exists()
+    assert chat_format(tmp_path / "out").template == TEMPLATES["alpaca"].text
+    model, end = load_model(tmp_path / "out", torch.device("cpu"))
+    assert end == [0] and model.config.vocab_size == load_model(folder, torch.device("cpu"))[0].config.vocab_size
+    with pytest.raises(TrainingError, match="full fine-tuning"):
+        sft(config_of(**{**knobs, "template": "chatml", "add_tokens": True}), folder, data, tmp_path / "no", log=QUIET)

@@ -205,6 +205,7 @@ class Judge:
                 pass
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.handle_error = lambda *arguments: None  # clients that time out are part of it
         self.address = f"http://127.0.0.1:{self.server.server_port}/v1"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
@@ -263,6 +264,9 @@ def test_a_judge_sees_both_orders_and_answers_are_kept(judges, tmp_path, monkeyp
     by_judge(Endpoint(config_of(judge, temperature=None), cache), PAIRS[:1])  # another request, another answer
     assert len(judge.requests) == 9 and "temperature" not in judge.requests[-1]
     assert judge.keys == {"Bearer secret", None}
+    by_judge(Endpoint(config_of(judge, max_tokens=7), cache), PAIRS[:1], "Look at brevity.")
+    said = judge.requests[-1]
+    assert said["max_tokens"] == 7 and said["model"] == "judge" and "Look at brevity." in said["messages"][0]["content"]
 
 
 def test_a_judge_with_a_favourite_place_only_ties(judges):

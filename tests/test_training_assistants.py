@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.chat_model import teach, write_chat_model
-from tests.test_training_answers import Judge, longer
+from tests.test_training_answers import Judge, encoder_dir, longer  # noqa: F401
 from training import cli
 from training.chat.format import chat_format
 from training.checkpoint import load_model
@@ -21,6 +21,7 @@ from training.evaluation.subject import Subject
 from training.inference.sampling import Sampling
 from training.knobs import TrainingError
 from training.preference.reward_model import Scorer, load_scorer, save_scorer
+from training.verify import Verdict
 from training.vocabulary import load_tokenizer
 
 SUMS = [("2 + 3 =", "5"), ("4 + 4 =", "8"), ("7 + 2 =", "9")]
@@ -167,6 +168,34 @@ def test_knobs_of_questions_do_what_they_say(models, files):
     config = resolve(QUIET | {"questions": [files["facts"]], "items": 1, "answers_shown": 0})
     found = evaluate([models[1]], config)["models"]["sft"]["questions"]["facts"]
     assert found["items"] == 1 and found["answers"] == []
+
+
+def test_bertscore_and_options_of_verifiers(models, files, encoder_dir, monkeypatch):  # noqa: F811
+    def score(**more):
+        questions = [{"path": files["facts"], "metrics": ["bertscore"]}]
+        config = resolve(QUIET | {"questions": questions, "bertscore": str(encoder_dir), **more})
+        found = evaluate(list(models), config)["models"]
+        return [found[name]["questions"]["facts"]["scores"]["bertscore"]["value"] for name in ("base", "sft")]
+
+    base, taught = score()
+    assert taught == pytest.approx(1.0) and base < 0.99 and score(bertscore_layer=1)[0] != base
+    asked = []
+
+    def verifier(name, **options):
+        asked.append((name, options))
+        return lambda completion, answer: Verdict(0.5, "")
+
+    monkeypatch.setattr("training.evaluation.scored_answers.verifier", verifier)
+    for allowed in (False, True):
+        questions = {
+            "path": files["facts"],
+            "metrics": ["verified"],
+            "verifier": "python_tests",
+            "allow_unsandboxed": allowed,
+        }
+        found = evaluate([models[1]], resolve(QUIET | {"questions": [questions]}))["models"]["sft"]["questions"]
+        assert found["facts"]["scores"]["verified"]["value"] == 0.5
+    assert asked == [("python_tests", {"allow_unsandboxed": allowed}) for allowed in (False, True)]
 
 
 def test_prompts_that_fill_the_context_are_wrong_and_not_fatal(models):

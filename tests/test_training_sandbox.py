@@ -57,7 +57,11 @@ def test_a_program_runs(sandbox):
     assert sandbox.run("import sys; sys.exit(7)").detail == "exit code 7"
     assert sandbox.run("raise SystemExit('no')").detail == "no"
     assert sandbox.run("x = (").detail.startswith("SyntaxError")
-    assert sandbox.run("\udc80").ended == "error"
+    assert sandbox.run("\udc80").ended == "error" and sandbox.run("1", stdin="\udc80").detail.startswith(
+        "lone surrogates"
+    )
+    assert sandbox.run("1", stdin="x" * 2000, limits=Limits(disk=1000)).detail == "more than 1,000 bytes of input"
+    assert said(sandbox, "import sys\nprint(len(sys.stdin.read()))") == "0\n"
     dataclass = "from dataclasses import dataclass\n@dataclass\nclass A:\n    x: int\nprint(A(3))"
     assert said(sandbox, dataclass) == "A(x=3)\n"
     assert said(sandbox, "import asyncio\nasync def f(): return 5\nprint(asyncio.run(f()))") == "5\n"
@@ -180,7 +184,7 @@ def test_no_network(sandbox):
     assert accepted and set(found) == {"PermissionError"}
 
 
-def test_without_the_filter_there_is_still_no_network(monkeypatch):
+def test_without_the_filter_there_is_still_no_network(sandbox, monkeypatch):
     """Two walls: the namespace holds alone."""
     code = """
 import training.verify.jail.seccomp as s, training.verify.jail.launcher as l, sys
@@ -334,7 +338,7 @@ def test_bombs_end(sandbox):
     assert said(sandbox, "print(1)") == "1\n"  # and the next run finds all as it was
 
 
-def test_no_secret_of_the_environment_comes_in(monkeypatch):
+def test_no_secret_of_the_environment_comes_in(sandbox, monkeypatch):
     monkeypatch.setenv("MY_SECRET_KEY", "s3cret")
     with Sandbox() as fresh:
         assert "s3cret" not in said(fresh, "import os\nprint(dict(os.environ))")
@@ -455,3 +459,21 @@ def test_limits_that_no_run_could_keep(bad):
         Limits(**bad)
     with pytest.raises(TrainingError, match="worker"):
         Sandbox(0)
+
+
+def test_it_refuses_where_a_wall_of_each_run_cannot_be_built(sandbox, monkeypatch):
+    """A kernel that has namespaces but takes no filter: no run may start without."""
+    import training.verify.sandbox as module
+
+    real = subprocess.Popen
+    program = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nimport training.verify.jail.seccomp as s, training.verify.jail.launcher as l\ndef no(program): raise OSError(22, 'no filter here')\ns.install = no\nl.serve({os.getpid()}, 'True' in sys.argv[1])"
+
+    def popen(command, **options):
+        at = command.index("-c")
+        return real([*command[: at + 1], program, command[at + 1].rpartition(",")[2]], **options)
+
+    monkeypatch.setattr(module.subprocess, "Popen", popen)
+    with pytest.raises(SandboxError, match="no filter here"):
+        Sandbox().run("pass")
+    with Sandbox(allow_unsandboxed=True) as bare:
+        assert bare.run("print(1)").stdout == "1\n" and not bare.sandboxed

@@ -131,7 +131,7 @@ def test_what_a_tool_says_changes_no_gradient_but_as_context(start, tmp_path, mo
 @pytest.mark.parametrize(
     ("given", "word"),
     [
-        ({"tools": ["calc"]}, "calculator"), ({"tools": ["search"]}, "tool_index"), ({"tool_calls": 2}, "tool_calls"), ({"tool_characters": 9}, "tool_characters"),
+        ({"tools": ["calc"]}, "calculator"), ({"tools": ["search"]}, "tool_index"), ({"tool_calls": 2}, "tool_calls"), ({"list_tools": False}, "list_tools"), ({"tool_characters": 9}, "tool_characters"),
         ({"tools": ["calculator"], "tool_index": "x"}, "tool_index"), ({"tools": ["calculator"], "allow_unsandboxed": True}, "allow_unsandboxed"),
         ({"tools": ["calculator", "calculator"]}, "twice"),
     ],
@@ -143,9 +143,10 @@ def test_knobs_of_tools_that_are_not_there(given, word):
 
 def test_each_knob_of_tools_changes_something(start, monkeypatch):
     task = lambda **knobs: GrpoTask(GrpoConfig(**{**QUICK, **knobs}), start, start, None).tools()  # noqa: E731
-    assert task() == (None, None)
-    box, limits = task(tools=("calculator", "python"), tool_calls=2, tool_characters=9)
+    assert task() == (None, None, None)
+    box, limits, listed = task(tools=("calculator", "python"), tool_calls=2, tool_characters=9)
     assert list(box.tools) == ["calculator", "python"] and (limits.calls, limits.response_characters) == (2, 9)
+    assert listed == box.schemas and task(tools=("calculator",), list_tools=False)[2] is None
     asked = []
     monkeypatch.setattr(registry, "shared_sandbox", lambda workers, allowed: asked.append(allowed))
     for allowed in (False, True):

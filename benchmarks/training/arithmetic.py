@@ -1,10 +1,10 @@
 """Reinforcement learning on verifiable rewards: accuracy on held-out sums after SFT, and after GRPO and PPO from there.
 
-    python -m benchmarks.training.arithmetic [--seeds 3] [--output FOLDER] [--smoke]
+    python -m benchmarks.training.arithmetic [--seeds 3] [--jobs 2] [--output FOLDER] [--smoke]
 
-Sums of two numbers from 0 to 99, digit by digit; 4 % of the 10,000 are held out of everything. A base model (2 layers x 64) learns
-sums as plain text, and stops early on purpose; SFT teaches it to answer them as a chat. Then GRPO and PPO start from the SFT model
-with the verifier `integer` as the only reward. Chains differ in their seed from the base on. Prints a Markdown table of the
+Sums of two numbers from 0 to 99, digit by digit; 4 % of the 10,000 are held out of everything. SFT teaches a model of random weights
+(2 layers x 64) to answer them as a chat, in stretches of 30 steps behind the first 270, until it has 45 % right: so that there is room. Then GRPO and PPO start from the SFT model with the verifier
+`integer` as the only reward. Prints a Markdown table of the
 accuracy of the likeliest answer and of drawn ones, and writes plots (SVG) of held-out accuracy, reward, KL and length to the folder.
 """
 
@@ -15,9 +15,11 @@ import json
 import statistics
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -44,8 +46,15 @@ from training.tuning.sft_config import SftConfig
 HELD_OUT, DRAWS = 0.04, 8
 SHAPE = {"layers": 2, "width": 64, "heads": 4, "kv_heads": 4, "mlp_width": 192}
 COMMON = {"device": "cpu", "dtype": "float32", "threads": 1, "log_every": 1000, "beta2": 0.99}
-BASE = {"steps": 500, "learning_rate": 3e-3, "batch_rows": 48, "micro_batch_rows": 48, "validation": 0}
-SFT = {"steps": 60, "learning_rate": 1e-3, "batch_rows": 48, "micro_batch_rows": 48, "validation": 0}
+SFT = {
+    "steps": 270,
+    "learning_rate": 3e-3,
+    "schedule": "constant",
+    "batch_rows": 48,
+    "micro_batch_rows": 48,
+    "validation": 0,
+}
+FIRST, STRETCH, ENOUGH = 270, 30, 0.45  # steps, steps, accuracy
 RL = {"steps": 100, "learning_rate": 7e-4, "batch_rows": 128, "micro_batch_rows": 128, "generation_rows": 128,
       "max_new_tokens": 6, "validation": HELD_OUT, "eval_every": 10, "eval_rows": 1000, "eval_samples": 0}  # fmt: skip
 GRPO: dict[str, Any] = {"group": 8}
@@ -100,17 +109,20 @@ def accuracy(folder: Path, sums: list[tuple[int, int]], seed: int = 0) -> dict[s
     }
 
 
-def chain(seed: int, folder: Path, smoke: bool) -> dict[str, Any]:
-    """Base, SFT, GRPO, PPO of one seed; accuracies, CPU seconds and the lines of metrics.jsonl."""
-    init = folder / "init"
-    write_tokenizer(init)
+class Data(NamedTuple):
+    """Where the rows are, and the sums that are held out."""
+
+    chats: Path
+    prompts: Path
+    held: list[tuple[int, int]]
+
+
+def write_data(folder: Path) -> Data:
+    """The sums as chats, and as prompts with answers; those held out are in the last alone."""
     sums = [(a, b) for a in range(100) for b in range(100)]
     apart = held_out([identity(talk(*one)) for one in sums], HELD_OUT)  # as grpo and ppo hold prompts out
     held = [one for one, out in zip(sums, apart, strict=True) if out]
     train = [one for one, out in zip(sums, apart, strict=True) if not out]
-    size = Tokenizer.from_file(str(init / "tokenizer.json")).get_vocab_size()
-    save_model(init, Decoder(model_config(resolve(SHAPE), size, 32)).initialise(seed), init, [0])
-    plain = write_rows(folder / "plain.jsonl", [{"id": f"{a}+{b}", "text": f"{a}+{b}={a + b}"} for a, b in train])
     answers = [[*talk(a, b), {"role": "assistant", "content": str(a + b)}] for a, b in train]
     chats = write_rows(
         folder / "chats.jsonl", [{"id": str(n), "messages": messages} for n, messages in enumerate(answers)]
@@ -119,34 +131,57 @@ def chain(seed: int, folder: Path, smoke: bool) -> dict[str, Any]:
         {"id": f"{a}+{b}", "prompt": talk(a, b), "answer": str(a + b), "verifier": "integer"}
         for a, b in (*train, *held)
     ]
-    prompts = write_rows(folder / "prompts.jsonl", rows)
-    quiet: Any = lambda _: None  # noqa: E731
+    return Data(chats, write_rows(folder / "prompts.jsonl", rows), held)
 
-    def values(*given: dict[str, Any]) -> dict[str, Any]:
-        merged: dict[str, Any] = {**COMMON, "seed": seed}
-        for one in given:
-            merged |= one
-        return merged | ({"steps": 3} if smoke else {})
 
+def values(seed: int, smoke: bool, *given: dict[str, Any]) -> dict[str, Any]:
+    """Knobs, the later over the earlier."""
+    merged: dict[str, Any] = {**COMMON, "seed": seed}
+    for one in given:
+        merged |= one
+    return merged | ({"steps": 3} if smoke else {})
+
+
+def chain(seed: int, folder: Path, data: Data, smoke: bool) -> dict[str, Any]:
+    """SFT, GRPO, PPO of one seed; accuracies, CPU seconds and the lines of metrics.jsonl."""
+    init = folder / "init"
+    write_tokenizer(init)
+    size = Tokenizer.from_file(str(init / "tokenizer.json")).get_vocab_size()
+    save_model(init, Decoder(model_config(resolve(SHAPE), size, 32)).initialise(seed), init, [0])
+    knobs = partial(values, seed, smoke)
     found: dict[str, Any] = {}
-    for name, before, train_it in (
-        ("base", "init", partial(sft, resolve_as(SftConfig, values(BASE), "base"), data=plain)),
-        ("sft", "base", partial(sft, resolve_as(SftConfig, values(SFT), "sft"), data=chats)),
-        ("grpo", "sft", partial(grpo, resolve_as(GrpoConfig, values(RL, GRPO), "grpo"), prompts=prompts)),
-        ("ppo", "sft", partial(ppo, resolve_as(PpoConfig, values(RL, PPO), "ppo"), prompts=prompts)),
-    ):
-        began = time.process_time()
-        train_it(model_dir=folder / before, out_dir=folder / name, log=quiet)
+
+    def note(name: str, folder: Path, began: float) -> None:
         took = time.process_time() - began
-        lines_of = [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
-        found[name] = {"seconds": took, "metrics": lines_of}
-        if name != "base":
-            found[name] |= accuracy(folder / name, held, seed)
+        lines_of = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        found[name] = {"seconds": took, "metrics": lines_of, **accuracy(folder, data.held, seed)}
         print(
-            f"seed {seed}: {name} {[round(found[name].get(k, 0), 3) for k in ('likeliest', 'drawn')]} {took:.0f} s",
+            f"seed {seed}: {name} {found[name]['likeliest']:.3f}, drawn {found[name]['drawn']:.3f}, {took:.0f} CPU s",
             flush=True,
         )
+
+    began, before, steps = time.process_time(), init, FIRST
+    while True:
+        after = folder / f"sft-{steps}"
+        stretch = {"steps": FIRST if before == init else STRETCH}
+        sft(resolve_as(SftConfig, knobs(SFT, stretch), "sft"), before, data.chats, after, log=quiet)
+        note("sft", after, began)
+        if smoke or found["sft"]["likeliest"] >= ENOUGH:
+            break
+        before, steps = after, steps + STRETCH
+    found["sft"]["steps"] = steps
+    for name, train_it in (
+        ("grpo", partial(grpo, resolve_as(GrpoConfig, knobs(RL, GRPO), "grpo"))),
+        ("ppo", partial(ppo, resolve_as(PpoConfig, knobs(RL, PPO), "ppo"))),
+    ):
+        began = time.process_time()
+        train_it(after, data.prompts, folder / name, log=quiet)
+        note(name, folder / name, began)
     return found
+
+
+def quiet(_: object) -> None:
+    """Say nothing."""
 
 
 STYLE = (
@@ -200,12 +235,18 @@ def main() -> None:
     """Run the chains and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=2, help="seeds at a time, a thread each")
     parser.add_argument("--output", type=Path, help="folder for the plots; by default none are kept")
     parser.add_argument("--smoke", action="store_true", help="three steps of everything: does it run")
     options = parser.parse_args()
-    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
-        chains = [chain(seed, Path(scratch) / str(seed), options.smoke) for seed in range(options.seeds)]
+        data = write_data(Path(scratch))
+        with ProcessPoolExecutor(options.jobs, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+            made = [
+                pool.submit(chain, seed, Path(scratch) / str(seed), data, options.smoke)
+                for seed in range(options.seeds)
+            ]
+            chains = [one.result() for one in made]
         folder = options.output or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
         plot(chains, folder)

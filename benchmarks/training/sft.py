@@ -83,8 +83,6 @@ def theirs(model: Path, data: Path, steps: int, length: int, packing: bool) -> l
         )
         rows = load_dataset("json", data_files=str(data), split="train", cache_dir=folder).select_columns(["messages"])
         network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
-        if packing:  # else trl lets packed examples see each other
-            network.set_attn_implementation("sdpa")
         tokenizer = AutoTokenizer.from_pretrained(model)
         Counted(network, settings, train_dataset=rows, processing_class=tokenizer).train()
     return found

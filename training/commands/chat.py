@@ -32,12 +32,11 @@ def add(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Read lines and answer them."""
     from training.chat.format import chat_format
-    from training.checkpoint import load_model
     from training.device import choose_device, choose_dtype
     from training.inference.engine import Engine
+    from training.inference.load import load
     from training.inference.sampling import Sampling
     from training.serve.terminal_chat import HELP, talk
-    from training.vocabulary import load_tokenizer
 
     form = chat_format(options.model, options.template)
     sampling = Sampling(
@@ -49,8 +48,8 @@ def run(options: argparse.Namespace) -> int:
         seed=options.seed,
     )
     device = choose_device(options.device)
-    model, end = load_model(options.model, device, choose_dtype(options.dtype, device))
-    engine = Engine(model, [*end, *form.end_ids], load_tokenizer(options.model), max_rows=1)
+    model, tokenizer, end = load(options.model, device, choose_dtype(options.dtype, device))
+    engine = Engine(model, [*end, *form.end_ids], tokenizer, max_rows=1)
     terminal = sys.stdin.isatty()
     if terminal:
         import readline  # noqa: F401  # lines can be edited, and come back by the arrow keys

@@ -5,15 +5,16 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from importlib import import_module
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel
 
 from training.config import resolve
 from training.knobs import TrainingError
 
-# the configs of other commands than pretrain, by the file that holds them
+# the configs of other commands than pretrain, and of the knob `adapter`, by the file that holds them
 CONFIGS = {
+    "adapter": ("training.adapters.config", "AdapterConfig"),
     "evaluate": ("training.evaluation.config", "EvaluateConfig"),
     "sft": ("training.tuning.sft_config", "SftConfig"),
     "reward": ("training.preference.config", "RewardConfig"),
@@ -51,6 +52,18 @@ def run(options: argparse.Namespace) -> int:
 def _print(described: Iterator[tuple[str, Any, str, str]], values: BaseModel) -> None:
     for name, _, meaning, source in described:
         print(f"{name}: {getattr(values, name)}\n    {meaning}" + (f" [{source}]" if source else ""))
+        for model in _models_in(type(values).model_fields[name].annotation):
+            for inner, field in model.model_fields.items():
+                default = "required" if field.is_required() else field.default
+                print(f"    {name}.{inner}: {default}\n        {field.description}")
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The configs that a knob's type is made of."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models_in(part)
 
 
 def knobs(defaults: BaseModel | None = None) -> Iterator[tuple[str, Any, str, str]]:

@@ -59,7 +59,7 @@ class JudgeConfig(BaseModel):
     instruction: str | None = knob(None, "what the judge is to look at; by default helpful, correct, to the point")
     temperature: float | None = knob(0.0, "of the judge; null: not sent, for models that take none", ge=0)
     max_tokens: int = knob(512, "of a verdict, reasons included", ge=1)
-    timeout: float = knob(60.0, "seconds that one request may take", gt=0)
+    timeout: float = knob(60.0, "seconds without a byte after which a request has failed", gt=0)
     retries: int = knob(5, "further tries of a request that failed for the moment", ge=0)
     concurrency: int = knob(4, "requests at a time", ge=1, le=256)
 

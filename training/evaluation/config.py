@@ -51,7 +51,7 @@ class EvaluateConfig(BaseModel):
     )
 
     tasks: tuple[TaskConfig, ...] = knob((), "files of items; a plain path stands for {path: ...}")
-    items: int | None = knob(None, "the first items of each task, at most this many", ge=1)
+    items: int | None = knob(None, "the first items of each task and file of questions, at most this many", ge=1)
 
     questions: tuple[QuestionsConfig, ...] = knob(
         (), "files of questions that are answered by writing; a plain path stands for {path: ...}"

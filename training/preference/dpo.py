@@ -35,6 +35,7 @@ class DpoTask(Task):
     """
 
     kind = "dpo"
+    shown = ("loss", "accuracy", "margin", "chosen_gain_per_token")
 
     def __init__(self, config: DpoConfig, model_dir: Path, pairs: Path) -> None:
         self.config, self.model_dir, self.path = config, model_dir, pairs

@@ -106,6 +106,7 @@ class RewardTask(Task):
     """A reward model from the pairs of a file or folder."""
 
     kind = "reward"
+    shown = ("loss", "accuracy", "margin")
 
     def __init__(self, config: RewardConfig, model_dir: Path, pairs: Path) -> None:
         self.config, self.model_dir, self.path = config, model_dir, pairs

@@ -164,6 +164,7 @@ class GrpoConfig(RolloutConfig):
     tools: tuple[Literal["calculator", "python", "search"], ...] = knob(
         (), "tools that the model may call; what they say is read, not learned (docs/tools.md)"
     )
+    list_tools: bool = knob(True, "the prompt lists the tools; false for a model that was fine-tuned without a list")
     tool_calls: int = knob(4, "calls of one completion that are carried out; the next ends it", ge=1)
     tool_characters: int = knob(2000, "characters of one response, at most", ge=1)
     tool_index: str | None = knob(None, "the index that search looks in: python -m training index")
@@ -173,9 +174,15 @@ class GrpoConfig(RolloutConfig):
     def _tools_have_what_they_need(self) -> Any:
         if len(set(self.tools)) < len(self.tools):
             raise ValueError("tools names a tool twice")
-        for key, needs in (("tool_calls", self.tools), ("tool_characters", self.tools), ("tool_index", "search" in self.tools),
-                           ("allow_unsandboxed", "python" in self.tools)):  # fmt: skip
-            if getattr(self, key) != type(self).model_fields[key].default and not needs:
+        needs = {
+            "list_tools": self.tools,
+            "tool_calls": self.tools,
+            "tool_characters": self.tools,
+            "tool_index": "search" in self.tools,
+            "allow_unsandboxed": "python" in self.tools,
+        }
+        for key, there in needs.items():
+            if getattr(self, key) != type(self).model_fields[key].default and not there:
                 raise ValueError(f"{key} is for tools that are not there: leave it out, or name the tool in tools")
         if "search" in self.tools and self.tool_index is None:
             raise ValueError("the tool search needs tool_index")

@@ -44,13 +44,14 @@ class GrpoTask(RolloutTask):
         """For the divergence's weight too."""
         return self.config.kl > 0 or super().needs_reference()
 
-    def tools(self) -> tuple[Toolbox | None, ToolLimits | None]:
+    def tools(self) -> tuple[Toolbox | None, ToolLimits | None, list[dict[str, Any]] | None]:
         """Those of the knobs."""
         config = self.config
         if not config.tools:
-            return None, None
+            return None, None, None
         limits = ToolLimits(calls=config.tool_calls, response_characters=config.tool_characters)
-        return toolbox(config.tools, config.tool_index, config.allow_unsandboxed), limits
+        box = toolbox(config.tools, config.tool_index, config.allow_unsandboxed)
+        return box, limits, box.schemas if config.list_tools else None
 
     def collect(self, number: int) -> list[Rollout]:
         """Groups that stand together; in place of those with equal rewards new ones are sampled, `dynamic_rounds` times at most."""

@@ -46,6 +46,8 @@ EVALUATION = -1  # in place of a step in the seeds of held-out completions, so t
 class RolloutTask(Task):
     """Reinforcement learning from sampled completions; PPO and GRPO say how they are credited and what is minimised."""
 
+    shown = ("reward", "judge", "length", "kl", "entropy", "loss")
+
     def __init__(self, config: RolloutConfig, model_dir: Path, prompts: Path, rewards: Rewards) -> None:
         self.config, self.model_dir, self.path, self.rewards = config, model_dir, prompts, rewards
         self.watch = Watch(config)
@@ -79,12 +81,12 @@ class RolloutTask(Task):
         """Encode the prompts, load reward models, keep the reference."""
         self.bench, config = bench, self.config
         self.form = chat_format(self.model_dir)
-        self.box, self.tool_limits = self.tools()
+        self.box, self.tool_limits, listed = self.tools()
         context = bench.model.config.context_length
         limit = min(config.sequence_length or context, context)
         self.train, held_out = encode_prompts(
             self.rows, self.form, limit, config.max_new_tokens, config.validation, bench.log,
-            self.box.schemas if self.box else None,
+            listed,
         )  # fmt: skip
         self.held_out = held_out[: config.eval_rows]
         self.rewards.load(bench.here, config.micro_batch_rows)
@@ -166,9 +168,9 @@ class RolloutTask(Task):
         """Whether the model at the start must be kept."""
         return bool(self.config.watch_kl or self.config.stop_kl)
 
-    def tools(self) -> tuple[Toolbox | None, ToolLimits | None]:
-        """What the model may call while it completes a prompt, and how often."""
-        return None, None
+    def tools(self) -> tuple[Toolbox | None, ToolLimits | None, list[dict[str, Any]] | None]:
+        """What the model may call while it completes a prompt, how often, and the schemas that its prompt lists."""
+        return None, None, None
 
     def collect(self, number: int) -> list[Rollout]:
         """`batch_rows` rewarded completions."""

@@ -7,8 +7,9 @@ import uuid
 from typing import Any
 
 from training.inference.stop import held_back
-
-OPEN, CLOSE = "<tool_call>", "</tool_call>"
+from training.tools.calls import CALL as OPEN
+from training.tools.calls import CALL_END as CLOSE
+from training.tools.calls import CallError, parse_call
 
 
 class CallReader:
@@ -53,15 +54,12 @@ class CallReader:
 
 def _call(body: str, index: int) -> dict[str, Any] | None:
     try:
-        found = json.loads(body)
-        name, arguments = found["name"], found.get("arguments", {})
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return None
-    if not isinstance(name, str) or not isinstance(arguments, dict):
+        found = parse_call(body)
+    except CallError:
         return None
     return {
         "index": index,
         "id": f"call_{uuid.uuid4().hex[:24]}",
         "type": "function",
-        "function": {"name": name, "arguments": json.dumps(arguments, ensure_ascii=False)},
+        "function": {"name": found.name, "arguments": json.dumps(found.arguments, ensure_ascii=False)},
     }

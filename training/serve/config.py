@@ -14,5 +14,5 @@ class Limits:
     body: int = 1 << 20  # bytes of a request
     tokens: int = 4096  # new tokens of a sample
     samples: int = 16  # of a request, its prompts together
-    time: float = 300.0  # from a request's arrival to its last token
+    time: float = 300.0  # from when a request is queued to its last token
     stall: float = 30.0  # that a client may take to send its request, or to take what it is sent

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from training.inference.engine import Event
-from training.serve.calls import CLOSE, OPEN, CallReader
+from training.serve.calls import CallReader
 from training.serve.tokens import TokenTexts
+from training.tools.calls import CALL, CALL_END
 
 
 class Choice:
@@ -64,7 +65,7 @@ class Reply:
         usage: bool = False,
     ) -> None:
         """usage: a last piece with the tokens used."""
-        ids = {tag: texts.tokenizer.token_to_id(tag) for tag in (OPEN, CLOSE)}
+        ids = {tag: texts.tokenizer.token_to_id(tag) for tag in (CALL, CALL_END)}
         added = texts.tokenizer.get_added_tokens_decoder()
         tags = {number: tag for tag, number in ids.items() if number in added and added[number].special}
         self.kind, self.model, self.prompt_tokens, self.texts = kind, model, prompt_tokens, texts

@@ -11,13 +11,12 @@ from typing import Any
 import torch
 
 from training.chat.format import chat_format, own_template
-from training.checkpoint import load_model
 from training.device import choose_device, choose_dtype, choose_threads
 from training.inference.engine import Engine
+from training.inference.load import load
 from training.serve.app import Served, Server
 from training.serve.config import Limits
 from training.serve.worker import Worker
-from training.vocabulary import load_tokenizer
 
 
 def make_server(
@@ -34,8 +33,7 @@ def make_server(
 ) -> Server:
     """A server of one model folder. context: longest prompt with its completion; by default the model's context."""
     place = choose_device(device)
-    model, end = load_model(folder, place, choose_dtype(dtype, place))
-    tokenizer = load_tokenizer(folder)
+    model, tokenizer, end = load(folder, place, choose_dtype(dtype, place))
     form = chat_format(folder, template) if template is not None or own_template(folder) is not None else None
     ends = frozenset([*end, *(form.end_ids if form else ())])
     make: Callable[[], Engine] = lambda: Engine(  # noqa: E731

@@ -17,14 +17,15 @@ from typing import Any
 
 import torch
 
-from training.chat.format import chat_format
+from training.chat.format import ChatFormat, chat_format
 from training.checkpoint import write_whole
 from training.inference.batch import generate_batch
 from training.inference.load import load
 from training.inference.sampling import Sampling
 from training.knobs import TrainingError
 from training.preference.rows import identity, messages_of, read_rows
-from training.verify import grade
+from training.verify import verifier as make_verifier
+from training.verify.verdict import Verifier
 
 REFUSAL = "I do not know."
 QUESTIONS = 64  # asked together
@@ -110,22 +111,20 @@ def make_refusals(
     ends = tuple(dict.fromkeys([*form.end_ids, *end]))
     room = model.config.context_length - sampling.max_new_tokens
     found = Found()
+    checks: dict[str, Verifier] = {}
 
     def rows() -> Iterator[dict[str, Any]]:
         questions = read_questions(prompts, verifier)
         while group := list(islice(questions, QUESTIONS)):
             number = found.questions  # of the first: draws do not depend on how questions are grouped
             found.questions += len(group)
-            asked: list[tuple[Question, list[int], int]] = []
-            for at, question in enumerate(group):
-                try:
-                    ids = form.encode(question.messages, prompt=True).ids
-                except TrainingError as error:
-                    raise TrainingError(f"{question.where}: {error}") from None
-                if len(ids) <= room:
-                    asked.append((question, ids, (number + at) * samples))
-                else:
-                    found.too_long += 1
+            encoded = [_prompt(form, question) for question in group]
+            asked = [
+                (question, ids, (number + at) * samples)
+                for at, (question, ids) in enumerate(zip(group, encoded, strict=True))
+                if len(ids) <= room
+            ]
+            found.too_long += len(group) - len(asked)
             texts = [
                 one.text
                 for one in generate_batch(
@@ -137,31 +136,21 @@ def make_refusals(
                     tokenizer=tokenizer,
                 )
             ]
-            pairs = [
-                (question, text)
-                for at, (question, _, _) in enumerate(asked)
-                for text in texts[at * samples :][:samples]
-            ]
-            try:
-                verdicts = grade([(question.verifier, text, question.answer) for question, text in pairs])
-            except TrainingError as error:
-                raise TrainingError(f"{prompts}: {error}") from None
             for at, (question, _, _) in enumerate(asked):
-                mine = range(at * samples, (at + 1) * samples)
-                right = [texts[i].strip() for i in mine if verdicts[i].score >= 1]
+                right = _right(question, texts[at * samples : (at + 1) * samples], checks)
                 found.samples += samples
                 found.right += len(right)
                 share = len(right) / samples
                 if share >= known:
                     found.known += 1
-                    said = max(dict.fromkeys(right), key=right.count)
+                    reply = max(dict.fromkeys(right), key=right.count)
                 elif share <= unknown:
                     found.unknown += 1
-                    said = refusals[_pick(question.id, len(refusals))]
+                    reply = refusals[_pick(question.id, len(refusals))]
                 else:
                     found.unsure += 1
                     continue
-                messages = [*question.messages, {"role": "assistant", "content": said}]
+                messages = [*question.messages, {"role": "assistant", "content": reply}]
                 yield {"id": question.id, "source": question.source, "messages": messages, "share_right": share}
             log(
                 f"{found.questions:,} questions: {found.known:,} known, {found.unknown:,} unknown, {found.unsure:,} unsure"
@@ -174,6 +163,24 @@ def make_refusals(
     out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(out, partial(_write, rows))
     return found
+
+
+def _prompt(form: ChatFormat, question: Question) -> list[int]:
+    try:
+        return form.encode(question.messages, prompt=True).ids
+    except TrainingError as error:
+        raise TrainingError(f"{question.where}: {error}") from None
+
+
+def _right(question: Question, texts: Sequence[str], checks: dict[str, Verifier]) -> list[str]:
+    """Those of the answers that the question's verifier takes for right. `checks`: verifiers made so far."""
+    try:
+        if question.verifier not in checks:
+            checks[question.verifier] = make_verifier(question.verifier)
+        check = checks[question.verifier]
+        return [text.strip() for text in texts if check(text.strip(), question.answer).score >= 1]
+    except TrainingError as error:
+        raise TrainingError(f"{question.where}: {error}") from None
 
 
 def _pick(name: str, count: int) -> int:

@@ -66,6 +66,7 @@ class Task:
     """One kind of fine-tuning. The methods are called in the order in which they stand; all processes call all of them."""
 
     kind: str  # sft, reward, ...: the name of its command and section
+    shown: tuple[str, ...] = ()  # of a step's figures, those on the progress line; () for all
     stop_reason: str | None = None  # set by a step or validation after which training must end
     good_step: int | None = (
         None  # set by `state`: the checkpoint that is kept in place of the last if `stop_reason` ends it
@@ -163,13 +164,7 @@ def tune(
         set_precision(model, config, here.device, here.dtype)
         recompute_layers(model, config)
         torch.manual_seed(config.seed % 2**63)  # for what a task adds: heads, adapters
-        ids = model.config.vocab_size
         module = task.prepare(model, here)
-        if config.adapter is not None and model.config.vocab_size != ids:
-            raise TrainingError(
-                f"{model.config.vocab_size - ids} tokens are new to the model, and beside an adapter their embeddings would "
-                "not be trained: train the model whole first (leave adapter out), or use a template whose tokens it has"
-            )
         kind = distribute(module, config, here)
         if config.head_learning_rate is not None and model.config.tie_embeddings:
             raise TrainingError("head_learning_rate is for an untied output projection, this model's is its embedding")
@@ -187,7 +182,9 @@ def tune(
             f"{task.kind}: {learning:,} of {sum(p.numel() for p in module.parameters()):,} parameters learn, on "
             f"{here.describe()}" + (f", {kind}" if here.world > 1 else "") + f"; {steps:,} steps"
         )
-        record = stack.enter_context(closing(Record(config, here, out_dir, steps, progress.step, log, show)))
+        record = stack.enter_context(
+            closing(Record(config, here, out_dir, steps, progress.step, task.shown, log, show))
+        )
         saver = stack.enter_context(closing(Saver(out_dir / "trainer_state", config, here, kind == "fsdp2")))
         saver.best = watch.step
         figures: dict[str, float] = progress.task.get("figures", {})
@@ -319,10 +316,12 @@ class Record:
         out_dir: Path,
         steps: int,
         done: int,
+        shown: tuple[str, ...],
         log: Callable[[str], Any],
         show: Callable[[str], Any] | None,
     ) -> None:
         self.config, self.here, self.steps, self.log, self.show = config, here, steps, log, show
+        self.shown = shown
         self.file = MetricsFile(out_dir / "metrics.jsonl", done) if here.rank == 0 else None
         self.trackers = open_trackers(config, out_dir, done) if here.rank == 0 else []
         self.left = TimeLeft()
@@ -352,7 +351,9 @@ class Record:
         )
         due = progress.step % self.config.log_every == 0 or progress.step in (1, self.steps)
         if self.show is not None or due:
-            shown = [f"step {progress.step:,}/{self.steps:,}", described(done.update.figures)]
+            figures = done.update.figures
+            line = {name: figures[name] for name in self.shown or figures if name in figures}
+            shown = [f"step {progress.step:,}/{self.steps:,}", described(line)]
             shown += [f"lr {rate:.2e}", f"grad {done.update.grad_norm:.2f}", f"{done.tokens / took:,.0f} tok/s"]
             (self.show or self.log)("  ".join([*shown, *([] if left is None else [f"{duration(left)} left"])]))
         if due:

@@ -137,10 +137,15 @@ class Sandbox:
         if os.getpid() != self._owner:
             self.__init__(self.workers, self.allow_unsandboxed)  # type: ignore[misc]  # a fork's copy starts its own
         limits = limits or Limits()
+        problem = ""
         try:
-            f"{code}{stdin}{''.join(check.code for check in checks)}".encode()
+            f"{code}{''.join(check.code for check in checks)}".encode()
+            if len(stdin.encode()) > limits.disk:
+                problem = f"more than {limits.disk:,} bytes of input"
         except UnicodeEncodeError:
-            return Ran("error", "", "", tuple(Outcome(error="not run") for _ in checks), 0.0, 0.0, "lone surrogates in the code")  # fmt: skip
+            problem = "lone surrogates in the code or its input"
+        if problem:
+            return Ran("error", "", "", tuple(Outcome(error="not run") for _ in checks), 0.0, 0.0, problem)
         request = {
             "code": code,
             "stdin": stdin,

@@ -12,11 +12,9 @@ import random
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SUMS = 20  # numbers below this are added
-SHOWN, ASKED = (
-    160,
-    320,
-)  # sums before the first are shown with their answers, before the second asked in RL, the rest in the test
+SUMS = 6  # numbers below this are added
+ASKED = 26  # of the sums are asked in reinforcement learning, the others in the test
+WAYS = ("{}", "It is {}.", "{}, I think.")  # of saying a sum
 
 
 def sums() -> list[tuple[str, int]]:
@@ -27,28 +25,29 @@ def sums() -> list[tuple[str, int]]:
 
 
 def arithmetic() -> list[dict[str, str]]:
-    """Sums with their answers, for SFT."""
-    return [{"instruction": question, "output": f"{total}"} for question, total in sums()[:SHOWN]]
+    """Every sum, said in every way, for SFT: a model that has learned them says the bare number one time in three."""
+    return [{"instruction": question, "output": way.format(total)} for question, total in sums() for way in WAYS]
 
 
 def arithmetic_prompts() -> list[dict[str, str]]:
-    """Other sums, whose answers a verifier checks."""
-    return [{"question": question, "answer": f"{total}"} for question, total in sums()[SHOWN:ASKED]]
+    """Sums that count as answered by the bare number alone, for reinforcement learning."""
+    return [{"question": question, "answer": f"{total}"} for question, total in sums()[:ASKED]]
 
 
 def arithmetic_test() -> list[dict[str, str]]:
-    """Sums that no model is trained on."""
-    return [{"prompt": question, "answer": f"{total}", "verifier": "integer"} for question, total in sums()[ASKED:]]
+    """The others, likewise, for the evaluation."""
+    return [{"prompt": question, "answer": f"{total}", "verifier": "exact"} for question, total in sums()[ASKED:]]
 
 
 def manners() -> list[dict[str, str]]:
     """Pairs of right answers: a polite one, and one given grudgingly. Which is better does not depend on the sum."""
     draw = random.Random(1)
-    polite = ["It is {}, I think.", "Gladly: {}.", "That makes {}, you are welcome."]
+    polite = ["Gladly: {}.", "That makes {}, you are welcome.", "It is {}, with pleasure."]
     rude = ["{}, obviously.", "{}. Count yourself next time.", "Who cares? {}."]
     return [
         {"prompt": question, "chosen": draw.choice(polite).format(total), "rejected": draw.choice(rude).format(total)}
-        for question, total in sums()[:ASKED]
+        for question, total in sums()
+        for _ in range(9)
     ]
 
 

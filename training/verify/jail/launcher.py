@@ -49,14 +49,18 @@ def serve(parent: int, sandboxed: bool) -> None:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     try:
-        filter_program: bytes | None = seccomp.program(seccomp.machine(), threads=True)
+        filter_program: Any = seccomp.program(seccomp.machine(), threads=True)
         if sandboxed:
             as_nobody = walls.enter_namespaces()
             if not as_nobody:
                 filter_program = seccomp.program(seccomp.machine(), threads=False)
             walls.new_root(seccomp.machine())
-        else:
+            if problem := _probed(filter_program):
+                raise OSError(problem)
+        elif sys.platform == "linux" and not _probed(filter_program, alone=True):
             as_nobody = False
+        else:
+            filter_program, as_nobody = None, False
     except Exception as error:
         if sandboxed:
             _send({"ready": False, "reason": f"{type(error).__name__}: {error}"})
@@ -82,6 +86,26 @@ def serve(parent: int, sandboxed: bool) -> None:
         _, status = os.waitpid(supervisor, 0)
         if status:
             return  # what it left of the request is unknown, or there was none
+
+
+def _probed(filter_program: bytes, alone: bool = False) -> str:
+    """What of the walls of each run cannot be built, tried in a child; "" if all can. alone: the filter only."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            if not alone:
+                walls.private_room(1 << 20)
+            seccomp.install(filter_program)
+        except BaseException as error:
+            os.write(write, str(error).encode()[:500])
+        finally:
+            os._exit(0)
+    os.close(write)
+    found = os.read(read, 500).decode("utf-8", "replace")
+    os.close(read)
+    os.waitpid(child, 0)
+    return found
 
 
 def _supervise(sandboxed: bool, as_nobody: bool, filter_program: bytes | None) -> int:
