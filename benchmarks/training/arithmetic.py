@@ -32,13 +32,13 @@ from training.inference.batch import generate_batch
 from training.inference.sampling import Sampling
 from training.knobs import resolve_as
 from training.model import Decoder, model_config
-from training.preference.rows import identity
 from training.reinforcement.best_of_n import best_of_n
 from training.reinforcement.config import GrpoConfig, PpoConfig
 from training.reinforcement.grpo import grpo
 from training.reinforcement.ppo import ppo
 from training.reinforcement.rollouts import completion_text
 from training.report.charts import Line, lines
+from training.tuning.rows import identity
 from training.tuning.run import held_out
 from training.tuning.sft import sft
 from training.tuning.sft_config import SftConfig

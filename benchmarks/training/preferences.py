@@ -32,7 +32,7 @@ from training.preference.config import DpoConfig, RewardConfig
 from training.preference.dpo import answer_logprobs, dpo
 from training.preference.pairs import encode_pairs, read_pairs
 from training.preference.reward_model import reward
-from training.preference.rows import identity
+from training.tuning.rows import identity
 from training.tuning.run import held_out
 from training.tuning.sft import sft
 from training.tuning.sft_config import SftConfig

@@ -65,8 +65,8 @@ def run(options: argparse.Namespace) -> int:
 def _rows(options: argparse.Namespace) -> Iterator[Shown]:
     """Rows of text from the wanted one on, encoded as `sft` does."""
     from training.chat.show import Shown
-    from training.preference.rows import read_rows
     from training.tuning.examples import RowEncoder, end_of_text
+    from training.tuning.rows import read_rows
 
     encode = RowEncoder(options.folder, options.template, False, end_of_text(options.folder))
     for where, row in islice(read_rows(options.data), (options.row or 1) - 1, None):

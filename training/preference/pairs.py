@@ -14,7 +14,7 @@ from torch import Tensor
 from training.chat.format import ChatFormat
 from training.knobs import TrainingError
 from training.loss import IGNORED
-from training.preference.rows import Message, identity, messages_of, read_rows
+from training.tuning.rows import Message, identity, messages_of, read_rows
 from training.tuning.run import held_out
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from training.chat.format import ChatFormat
 from training.knobs import TrainingError
-from training.preference.rows import Message, identity, messages_of, read_rows
+from training.tuning.rows import Message, identity, messages_of, read_rows
 from training.tuning.run import held_out
 
 

@@ -22,8 +22,8 @@ from training.chat.format import ChatFormat, Encoded, chat_format
 from training.data import Batch
 from training.knobs import TrainingError
 from training.loss import IGNORED
-from training.preference.rows import identity, read_rows
 from training.tuning.packing import best_fit
+from training.tuning.rows import identity, read_rows
 from training.tuning.run import held_out
 from training.vocabulary import encode_text, load_tokenizer
 

@@ -23,7 +23,7 @@ from training.inference.batch import generate_batch
 from training.inference.load import load
 from training.inference.sampling import Sampling
 from training.knobs import TrainingError
-from training.preference.rows import identity, messages_of, read_rows
+from training.tuning.rows import identity, messages_of, read_rows
 from training.verify import verifier as make_verifier
 from training.verify.verdict import Verifier
 

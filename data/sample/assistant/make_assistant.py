@@ -14,7 +14,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 NUMBERS = 60  # the question is which number comes after one below this
 ASKED = 40  # of the questions are asked in reinforcement learning, the others in the test
-WAYS = ("{}", "It is {}.", "{}, I think.")  # of saying the answer
+WAYS = ("{}", "It is {}.", "It is {}, I think.")  # of saying the answer
 
 
 def questions() -> list[tuple[str, int]]:
