@@ -45,6 +45,7 @@ def test_every_section_leaves_its_model_and_all_are_in_one_table(folder):
     assert facts["evaluate"]["models"].keys() == measured.keys() and facts["grpo"]["steps"] == 2
     report = (folder / "report.html").read_text()
     assert all(f">{name}<" in report for name in measured)
+    assert '<section id="tuned">' in report and all(f"<h3>{name}</h3>" in report for name in MODELS[1:])
 
 
 def test_a_rerun_makes_nothing_again_and_a_changed_knob_only_what_depends_on_it(folder):

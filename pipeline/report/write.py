@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +14,7 @@ import pyarrow as pa
 import yaml
 from markupsafe import Markup
 
+from pipeline.config import TUNED
 from pipeline.report import corpus, findings, results
 from pipeline.report.conversations import conversations
 from pipeline.report.diversity import diversity
@@ -20,6 +22,7 @@ from pipeline.report.duplicates import duplicates
 from pipeline.report.evaluation import evaluation
 from training.report import human
 from training.report import view as training_view
+from training.report.tuned import tuned
 
 FORMAT = 1  # newest run.json that this report reads
 HERE = Path(__file__).parent
@@ -119,6 +122,11 @@ def _view(run_dir: Path, run: Mapping[str, Any]) -> dict[str, Any]:
         "tokenizer": attempt("tokenizer/", lambda: results.tokenizer(run_dir, sections.get("tokenizer") or {})),
         "tokens": attempt("tokens/", lambda: results.tokens(run_dir, sections.get("pack") or {})),
         "model": attempt("model/", lambda: training_view.view(run_dir / "model", sections.get("pretrain") or {})),
+        "tuned": [
+            found
+            for name in TUNED
+            if (found := attempt(f"{name}/", partial(tuned, run_dir / name, sections.get(name) or {})))
+        ],
         "evaluation": attempt("evaluation/", lambda: evaluation(run_dir)),
         "config": human.shown(_yaml(_hide(run.get("config") or {})), 200_000),
         "versions": sorted((run.get("versions") or {}).items()),
