@@ -26,10 +26,10 @@ CHARTS = (  # title, then what is drawn where metrics.jsonl has it: figure, name
         (("accuracy", "training", "pale"), ("validation_accuracy", "held out", "dots")),
     ),
     ("Margin between chosen and rejected", (("margin", "training", "pale"), ("validation_margin", "held out", "dots"))),
-    ("Divergence from the start (nats a completion)", (("kl", "", "a"),)),
+    ("Divergence from the start (nats a completion)", (("kl", "training", "a"),)),
     ("Tokens of a completion", (("length", "training", "pale"), ("validation_length", "held out", "dots"))),
-    ("Entropy (nats a token)", (("entropy", "", "a"),)),
-    ("Share of repeated 4-grams", (("repetition", "", "a"),)),
+    ("Entropy (nats a token)", (("entropy", "training", "a"),)),
+    ("Share of repeated 4-grams", (("repetition", "training", "a"),)),
 )
 FACTS = (
     ("learning", "parameters that learn", human.count),
@@ -58,7 +58,7 @@ def tuned(folder: Path, summary: Mapping[str, Any]) -> dict[str, Any] | None:
     charts = []
     for title, series in CHARTS:
         drawn = [
-            Line(name or title, style, [x for x, _ in points], [y for _, y in points])
+            Line(name, style, [x for x, _ in points], [y for _, y in points])
             for figure, name, style in series
             if (points := curves[figure].points)
         ]
