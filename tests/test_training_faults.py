@@ -194,8 +194,8 @@ def poison(monkeypatch, data, rows, factor):
     """The loss of these rows, and with it their gradient, is multiplied."""
     real, bad = Decoder.forward, [torch.from_numpy(data.train.row(row)[0]) for row in rows]
 
-    def forward(self, tokens, targets=None, documents=None, cache=None):
-        losses = real(self, tokens, targets, documents, cache)
+    def forward(self, tokens, targets=None, *given, **named):
+        losses = real(self, tokens, targets, *given, **named)
         if targets is None:
             return losses
         hit = torch.stack([(tokens == row).all(dim=1) for row in bad]).any()
