@@ -32,8 +32,9 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=20_000_000)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--cold", action="store_true")
+    parser.add_argument("--scratch", type=Path, help="folder for the data, on a disk rather than in memory for --cold")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
+    with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
         root = Path(folder)
         tokens, tokenizer = write_data(root, options.tokens)
         figures: dict[str, list[float]] = {}

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import argparse
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from training.commands.stopping import train_until_stopped
-from training.commands.tuning import add_tuning, model_folder, tuning_config
+from training.commands.tuning import add_pairs, add_tuning, model_folder, tuning_config
 from training.preference.config import DpoConfig
 
 
 def add(commands: Any) -> None:
     """Declare the command."""
     parser = add_tuning(commands, "dpo", "train a model on preference pairs (DPO)")
-    parser.add_argument(
-        "--pairs",
-        required=True,
-        type=Path,
-        metavar="PATH",
-        help="preference pairs: JSONL, Parquet, or a folder of either",
-    )
+    add_pairs(parser)
     parser.set_defaults(command=run)
 
 

@@ -25,6 +25,12 @@ def add_tuning(commands: Any, kind: str, help: str) -> argparse.ArgumentParser:
     return parser
 
 
+def add_pairs(parser: argparse.ArgumentParser) -> None:
+    """The rows of `reward` and `dpo`."""
+    help = "preference pairs: JSONL, Parquet, or a folder of either"
+    parser.add_argument("--pairs", required=True, type=Path, metavar="PATH", help=help)
+
+
 def tuning_config(kind: type[C], options: argparse.Namespace) -> C:
     """The config of file and `--set`, the later over the earlier."""
     values = read_config(options.config) if options.config else {}
