@@ -18,7 +18,6 @@ from tests.chat_common import (
     sentencepiece_like,
     write_chat_tokenizer,
 )
-from tokenizer_training.vocabulary.special import CHAT_TEMPLATE
 from training.chat.folder import add_special
 from training.chat.format import MaskError, chat_format
 from training.chat.show import stretches
@@ -56,10 +55,6 @@ def with_template(folder, tmp_path, template):
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({**settings, "chat_template": template}))
     return tmp_path
-
-
-def test_our_template_is_the_one_in_tokenizer_folders():
-    assert TEMPLATES["gristmill"].text == CHAT_TEMPLATE
 
 
 @pytest.mark.parametrize("tools", [None, SCHEMAS])

@@ -26,7 +26,8 @@ STORE_BYTES = 80 << 20
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """A head node and two others on this machine."""
-    cluster_utils = pytest.importorskip("ray.cluster_utils")
+    from ray import cluster_utils
+
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     node = {"num_cpus": 1, "memory": 2 << 30, "object_store_memory": STORE_BYTES}
     started = cluster_utils.Cluster(

@@ -328,9 +328,11 @@ def test_rows_of_text_alone_are_not_read_again(tmp_path: Path, monkeypatch: pyte
 @pytest.fixture
 def bucket(corpus: Path) -> Iterator[str]:
     """An S3 server on this machine with the corpus in it."""
-    boto3, moto_server = pytest.importorskip("boto3"), pytest.importorskip("moto.server")
-    s3fs = pytest.importorskip("s3fs")
     import logging
+
+    import boto3
+    import s3fs
+    from moto import server as moto_server
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)

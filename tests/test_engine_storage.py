@@ -371,8 +371,9 @@ def test_clean_of_a_limited_run(corpus: Path, tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def bucket(corpus: Path) -> Iterator[str]:
     """An S3 server on this machine with the corpus in it; its address."""
-    boto3, moto_server = pytest.importorskip("boto3"), pytest.importorskip("moto.server")
-    pytest.importorskip("s3fs")
+    import boto3
+    from moto import server as moto_server
+
     server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     with mock.patch.dict(
         os.environ, {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "NO_PROXY": "127.0.0.1"}

@@ -125,9 +125,8 @@ def test_any_file_system(tmp_path: Path) -> None:
 
 
 def test_s3(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("s3fs")
-    moto = pytest.importorskip("moto.server")
     import boto3
+    from moto import server as moto
 
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")

@@ -19,7 +19,8 @@ MAY_IMPORT = {
     "tokenizer_training": {"stages"},  # its compiler of kernels alone, see below
     "training": {"tokenizer_training"},
 }
-OF_TOKENIZER_TRAINING = {  # the reader of token datasets: all that training may know
+OF_TOKENIZER_TRAINING = {  # the reader of token datasets, and what special tokens and chat template say: all that training may know
+    "tokenizer_training.vocabulary.special",
     "tokenizer_training.dataset.read",
     "tokenizer_training.dataset.loader",
 }

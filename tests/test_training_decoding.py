@@ -141,7 +141,6 @@ def folder(tmp_path_factory):
 
 
 def test_few_bits_cost_little_and_save_memory(folder):
-    pytest.importorskip("torchao")
     _, model, tokenizer = folder
     text = " ".join(texts(20, seed=5))
     x, exact = tokens(2, 20), bits_per_byte(model, tokenizer, text, 0)
@@ -229,7 +228,6 @@ def test_the_page_stands_alone_and_escapes_what_was_said(folder, tmp_path, capsy
 
 
 def test_command_line_of_beams_drafts_and_bits(folder, tmp_path, capsys):
-    pytest.importorskip("torchao")
     at, model, tokenizer = folder
     command = ["generate", "--model", at, "--prompt", "the mill", "--max-new-tokens", 6]
     assert run(*command, "--beams", 3, "--samples", 2, "--length-penalty", 0.5, "--json") == 0

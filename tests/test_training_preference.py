@@ -38,7 +38,8 @@ def config_of(kind, **knobs):
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "mistral", "gpt2", "rotary", "post-norm"])
 def test_a_saved_reward_model_is_transformers_reward_model(family, tmp_path):
-    transformers = pytest.importorskip("transformers")
+    import transformers
+
     write_model(tmp_path / "base", family)
     model, end = load_model(tmp_path / "base", torch.device("cpu"))
     scorer = Scorer(model, 0.5, 1)

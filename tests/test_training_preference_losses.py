@@ -6,11 +6,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-
-from training.preference.calibration import calibration_error, judge, reliability  # noqa: E402
-from training.preference.losses import bradley_terry_losses, dpo_losses, log_ratios, preferred  # noqa: E402
+from training.preference.calibration import calibration_error, judge, reliability
+from training.preference.losses import bradley_terry_losses, dpo_losses, log_ratios, preferred
 
 PAIRS, LENGTH, PROMPT = 5, 9, 3
 
@@ -44,7 +43,8 @@ def batch(seed=0):
 
 
 def trl_dpo(kind, beta, smoothing, logprobs, chosen, rejected, mask):
-    trainer_module = pytest.importorskip("trl.trainer.dpo_trainer")
+    from trl.trainer import dpo_trainer as trainer_module
+
     trainer = trainer_module.DPOTrainer.__new__(trainer_module.DPOTrainer)
     outputs = SimpleNamespace(
         log_probs=logprobs, **{name: torch.zeros(2 * PAIRS, LENGTH) for name in ("entropy", "mean_logits")}
@@ -136,7 +136,8 @@ def test_smoothed_loss_is_least_where_the_pair_is_as_sure_as_the_labels_are():
 @pytest.mark.parametrize("centring", [None, 0.01])
 @pytest.mark.parametrize("with_margin", [False, True])
 def test_bradley_terry_is_trls(centring, with_margin):
-    trainer_module = pytest.importorskip("trl.trainer.reward_trainer")
+    from trl.trainer import reward_trainer as trainer_module
+
     trainer = trainer_module.RewardTrainer.__new__(trainer_module.RewardTrainer)
     draw = torch.Generator().manual_seed(3)
     scores = torch.randn(2 * PAIRS, 1, generator=draw, requires_grad=True)

@@ -89,7 +89,8 @@ def test_a_reward_is_learned(kind, train, knobs, base, prompts, tmp_path):
     assert lines[0]["kl"] == 0 and lines[-1]["kl"] > 0.1
     assert all(line["sampler_gap"] < 1e-5 for line in lines)
     assert 0 <= summary["figures"]["validation_sampled_reward"] <= summary["figures"]["validation_best_of_2"] <= 1
-    transformers = pytest.importorskip("transformers")
+    import transformers
+
     assert transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").config.vocab_size
 
 

@@ -4,11 +4,10 @@ from collections import defaultdict
 from types import SimpleNamespace
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-
-from training.reinforcement.advantages import gae, group_advantages, leave_one_out, undecided, whiten  # noqa: E402
-from training.reinforcement.losses import (  # noqa: E402
+from training.reinforcement.advantages import gae, group_advantages, leave_one_out, undecided, whiten
+from training.reinforcement.losses import (
     Counts,
     action_weights,
     kl_estimates,
@@ -55,7 +54,8 @@ def rollout(seed=0):
 
 
 def trl_grpo(kind, beta, delta, entropy, values):
-    trainer_module = pytest.importorskip("trl.trainer.grpo_trainer")
+    from trl.trainer import grpo_trainer as trainer_module
+
     logprobs, old, reference, entropies, mask, advantages = values
     trainer = trainer_module.GRPOTrainer.__new__(trainer_module.GRPOTrainer)
     trainer._get_per_token_logps_and_entropies = lambda *_, **__: (logprobs, entropies, None)
@@ -131,7 +131,8 @@ def test_micro_batches_add_up_to_the_whole(kind):
 
 
 def test_rloo_is_trls():
-    trainer_module = pytest.importorskip("trl.trainer.rloo_trainer")
+    from trl.trainer import rloo_trainer as trainer_module
+
     logprobs, old, _, entropies, mask, advantages = rollout(1)
     trainer = trainer_module.RLOOTrainer.__new__(trainer_module.RLOOTrainer)
     trainer._get_per_token_logps_and_entropies = lambda *_, **__: (logprobs, entropies, None)
@@ -248,7 +249,8 @@ def test_whitening_in_parts_is_that_of_the_whole():
 
 
 def test_group_advantages():
-    nanstd = pytest.importorskip("trl.trainer.utils").nanstd
+    from trl.trainer.utils import nanstd
+
     rewards = torch.tensor([1.0, 0.0, 0.0, 1.0, 0.2, 0.9, 0.4, 0.1, 1.0, 1.0, 1.0, 1.0])
     groups = rewards.view(-1, 4)
     centred = groups - groups.mean(dim=1, keepdim=True)

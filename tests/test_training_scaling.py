@@ -35,7 +35,8 @@ def test_constants_of_a_known_law_are_found(law):
 
 def test_the_minimum_is_scipys():
     """The same objective by L-BFGS from the answer: it cannot be made smaller, nor by moving away and coming back."""
-    optimize = pytest.importorskip("scipy.optimize")
+    from scipy import optimize
+
     data = points(BESIROGLU, noise=5e-3)
     found = fitting.fit(data)
     logs = np.log(data.losses)

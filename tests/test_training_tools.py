@@ -1,31 +1,22 @@
-"""Tools: the calculator, calls, the box, retrieval against BM25's formula, and the loop, token in and token out."""
+"""Tools: calls, the box, and the loop, token in and token out."""
 
 import json
-import math
-import random
-from collections import Counter
-from fractions import Fraction
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from tests.training_common import texts
-from training import cli
 from training.chat.format import chat_format
 from training.inference.batch import Completion, generate_batch
 from training.inference.sampling import Sampling
 from training.knobs import TrainingError
 from training.model import Decoder, ModelConfig
 from training.tools.arithmetic import arithmetic_conversations, arithmetic_prompts
-from training.tools.calculator import MAX_BITS, CalculatorError, calculate
 from training.tools.calls import Call, CallError, call_ids, parse_call, written_call
 from training.tools.loop import ToolLimits, bridge, run_loop, tool_rollouts
 from training.tools.registry import Tool, Toolbox, calculator_tool, python_tool, toolbox
-from training.tools.retrieval import Index, build_index, documents_in, passages_of, search_tool, words_of
 from training.verify import verifier
 from training.verify.sandbox import Sandbox, SandboxError
 
@@ -65,57 +56,6 @@ def form(folder):
 def model(form):
     config = ModelConfig(form.tokenizer.get_vocab_size(), 256, 2, 32, 4, 2, 64, 8)
     return Decoder(config).initialise(0).eval()
-
-
-# the calculator
-
-
-@pytest.mark.parametrize(
-    ("expression", "value"),
-    [
-        ("1+2*3", "7"), ("(17 + 4) * 3", "63"), ("2^10", "1024"), ("2**-2", "0.25"), ("-2^2", "-4"), ("2^3^2", "512"), ("1/3", "0.333333333333"),
-        ("0.1+0.2", "0.3"), ("-7//2", "-4"), ("-7 % 3", "2"), ("sqrt(16/9)*3", "4"), ("sqrt(2)", "1.41421356237"), ("1,000*2 =", "2000"),
-        ("max(1,200)", "200"), ("min(3, 1, 2)", "1"), ("round(2.5)", "3"), ("round(-1.005, 2)", "-1.01"), ("5 × 3 − 1", "14"), ("10 ÷ 4", "2.5"),
-        ("1/1024", "0.0009765625"), ("1^99999999999", "1"), ("(-1)^3", "-1"), ("0^0", "1"), ("pi", "3.14159265359"), ("99999999*99999999", "9999999800000001"),
-        ("floor(-1.5)+ceil(1.2)", "0"), ("abs(-3)", "3"), ("log(e)", "1"), ("2^0.5", "1.41421356237"), (".5", "0.5"), ("3.", "3"), ("sin(0)-0", "0"),
-    ],
-)  # fmt: skip
-def test_arithmetic(expression, value):
-    assert calculate(expression) == value
-
-
-@pytest.mark.parametrize(
-    "expression",
-    ["", "a", "1 2", "1/0", "5 % 0", "0^-1", "__import__('os')", "().__class__", "9^9^9^9", "2^99999999", "(" * 60 + "1", "-" * 60 + "1", "1" * 501, "sqrt(-1)", "(-8)^0.5", "log(0)", "exp(1000)", "min()", "sqrt(1,2)", "1)", "(1", "1e9999", "100%", "x=1", "round(1, 1000)", "sqrt 4", "10^1100"],
-)  # fmt: skip
-def test_what_is_no_arithmetic_says_so(expression):
-    with pytest.raises(CalculatorError) as caught:
-        calculate(expression)
-    assert str(caught.value) and len(str(caught.value)) < 200
-
-
-def test_arithmetic_is_that_of_python():
-    draw = random.Random(5)
-    for _ in range(300):
-        parts = [str(draw.randint(0, 999)) for _ in range(draw.randint(2, 6))]
-        text = parts[0] + "".join(f" {draw.choice(['+', '-', '*', '//', '%', '/'])} {part}" for part in parts[1:])
-        if draw.random() < 0.5:
-            text = f"({text}) * {draw.randint(-9, 9)}"
-        try:
-            expected = eval(_exact(text), {"Fraction": Fraction})
-        except ZeroDivisionError:
-            with pytest.raises(CalculatorError):
-                calculate(text)
-            continue
-        assert math.isclose(float(calculate(text)), float(expected), rel_tol=1e-11, abs_tol=1e-11), text
-    assert len(calculate(f"2^{MAX_BITS // 2 - 1}")) > 600
-
-
-def _exact(text):
-    """The same with exact fractions, as Python code."""
-    return " ".join(
-        f"Fraction({part})" if part.isdigit() else part for part in text.replace("(", "( ").replace(")", " )").split()
-    )
 
 
 # calls and the box
@@ -176,122 +116,6 @@ def test_python_as_a_tool():
         assert ask("1 / 0").text == "error: ZeroDivisionError: division by zero"
         assert ask("print(5)\n1 / 0").text == "error: ZeroDivisionError: division by zero; printed before: 5\n"
         assert "FileNotFoundError" in ask("open('/etc/passwd')").text
-
-
-# retrieval
-
-
-DOCUMENTS = [(f"d{n}", text) for n, text in enumerate(texts(40, seed=3))] + [("empty", ""), ("marks", "... !!!"), ("mill", "The WINDMILL of Kinderdijk\n\n" + "turns " * 400)]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def index_folder(tmp_path_factory):
-    root = tmp_path_factory.mktemp("index")
-    (root / "documents").mkdir()
-    for part in range(2):
-        rows = DOCUMENTS[part::2]
-        table = pa.table(
-            {"id": [number for number, _ in rows], "text": [text for _, text in rows], "url": [None] * len(rows)}
-        )
-        pq.write_table(table, root / "documents" / f"part-{part:05}.parquet")
-    assert cli.main(["index", str(root / "documents"), "--output", str(root / "index"), "--words", "30"]) == 0
-    return root / "index"
-
-
-def test_scores_are_those_of_the_formula(index_folder):
-    index = Index.load(index_folder)
-    rows = sorted(
-        documents_in(index_folder.parent / "documents"), key=lambda row: int(row[0][1:]) if row[0][1:].isdigit() else 99
-    )
-    passages = [(number, n, text) for number, whole in documents_in(index_folder.parent / "documents") for n, text in enumerate(passages_of(whole, 30)) if words_of(text)]  # fmt: skip
-    assert len(rows) == len(DOCUMENTS) - 1  # without the empty one
-    lengths = [len(words_of(text)) for _, _, text in passages]
-    mean = sum(lengths) / len(lengths)
-    for query in ("the old mill turns", "粉屋 麦", "мельник мелет", "windmill"):
-        scores = []
-        for (_, _, text), length in zip(passages, lengths, strict=True):
-            counts = Counter(words_of(text))
-            score = 0.0
-            for word in words_of(query):
-                containing = sum(word in set(words_of(other)) for _, _, other in passages)
-                if containing and counts[word]:
-                    idf = math.log(1 + (len(passages) - containing + 0.5) / (containing + 0.5))
-                    score += idf * counts[word] / (counts[word] + 1.5 * (1 - 0.75 + 0.75 * length / mean))
-            scores.append(score)
-        order = sorted(range(len(passages)), key=lambda n: (-round(scores[n], 5), n))
-        best = [n for n in order if scores[n] > 0][:5]
-        found = index.search(query, 5)
-        assert [one.score for one in found] == pytest.approx([scores[n] for n in best], rel=1e-4)
-        assert {(one.id, one.number) for one in found} <= {
-            passages[n][:2] for n in order if scores[n] >= scores[best[-1]] - 1e-4
-        }
-    assert (
-        index.search("windmill")[0].id == "mill"
-        and index.search("zzz") == index.search("") == index.search("...") == []
-    )
-
-
-def test_passages_are_bounded_and_lose_no_word():
-    text = "one two three\n\nfour five\n\n\n\nsix " + "seven " * 11
-    for size in (1, 2, 4, 100):
-        cut = list(passages_of(text, size))
-        assert all(len(passage.split()) <= size for passage in cut) and " ".join(cut).split() == text.split()
-    assert list(passages_of(" \n\n ", 3)) == []
-    assert words_of("Das 3. Müllerhaus’ 粉屋 a_b") == ["das", "3", "müllerhaus", "粉", "屋", "a", "b"]
-
-
-def test_an_index_is_the_same_each_time_and_searched_by_a_tool(index_folder, tmp_path, capsys):
-    assert build_index(documents_in(index_folder.parent / "documents"), tmp_path / "again", 30) > 40
-    files = sorted(path.name for path in index_folder.iterdir())
-    assert files == sorted(path.name for path in (tmp_path / "again").iterdir())
-    assert all((index_folder / name).read_bytes() == (tmp_path / "again" / name).read_bytes() for name in files)
-    box = toolbox(["search", "calculator"], str(index_folder))
-    found = box.run(Call("search", {"query": "Windmill Kinderdijk"}))
-    assert found.text.startswith("[mill] The WINDMILL of Kinderdijk")
-    assert box.run(Call("search", {"query": "zzz"})).text == "error: nothing found; try other words"
-    assert search_tool(Index.load(index_folder), 1).function("windmill").count("[") == 1
-    assert cli.main(["index", "--output", str(index_folder), "--query", "windmill", "--count", "1"]) == 0
-    assert "[mill, passage 0]" in capsys.readouterr().out
-
-
-def test_mistakes_of_indexing(index_folder, tmp_path, capsys):
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "file").write_text("x")
-    (tmp_path / "no.parquet").write_text("x")
-    pq.write_table(pa.table({"id": ["a"], "body": ["b"]}), tmp_path / "columns.parquet")
-    pq.write_table(pa.table({"id": ["a"], "text": ["..."]}), tmp_path / "wordless.parquet")
-    documents = index_folder.parent / "documents"
-    for arguments, word in (
-        ([tmp_path / "missing", "--output", tmp_path / "i"], "no Parquet file"),
-        ([tmp_path / "other", "--output", tmp_path / "i"], "no Parquet file"),
-        ([tmp_path / "no.parquet", "--output", tmp_path / "i"], "no.parquet is no Parquet file"),
-        ([tmp_path / "columns.parquet", "--output", tmp_path / "i"], "no column text"),
-        ([tmp_path / "wordless.parquet", "--output", tmp_path / "i"], "no document has a word"),
-        ([documents, "--output", tmp_path / "other"], "is no index"),
-        (["--output", tmp_path / "i"], "DOCUMENTS"),
-        (["--output", tmp_path / "i", "--query", "x"], "is no index"),
-        (["--output", index_folder, "--query", "x", "--words", "3"], "--words"),
-        ([documents, "--output", tmp_path / "i", "--count", "3"], "--count"),
-    ):
-        assert cli.main(["index", *map(str, arguments)]) == 2
-        assert word in capsys.readouterr().err
-    assert (tmp_path / "other" / "file").exists() and not (tmp_path / "i").exists()
-    copy = tmp_path / "copy"
-    copy.mkdir()
-    for file in index_folder.iterdir():
-        (copy / file.name).write_bytes(file.read_bytes())
-    (copy / "passages.arrow").write_bytes(b"x")
-    with pytest.raises(TrainingError, match="broken"):
-        Index.load(copy)
-    (copy / "index.json").write_text('{"format": 99}')
-    with pytest.raises(TrainingError, match="newer"):
-        Index.load(copy)
-
-
-def test_without_bm25s_the_extra_is_named(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "bm25s", None)
-    with pytest.raises(TrainingError, match=r"gristmill\[tools\]"):
-        build_index([("a", "b")], tmp_path / "i")
 
 
 # the loop

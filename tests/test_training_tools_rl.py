@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from tests.test_training_tools import EOS, ROLES, TOOLS, write_tokenizer
+from tokenizer_training.vocabulary.special import CHAT_TEMPLATE
 from training.chat.format import chat_format
-from training.chat.templates import GRISTMILL
 from training.checkpoint import save_model
 from training.inference.batch import Completion
 from training.knobs import TrainingError
@@ -31,7 +31,7 @@ def start(tmp_path_factory):
     """A model folder with a chat template, and prompts with answers."""
     root = tmp_path_factory.mktemp("rl")
     tokenizer = write_tokenizer(root / "tokenizer", [EOS, *ROLES, *TOOLS])
-    (tokenizer / "tokenizer_config.json").write_text(json.dumps({"eos_token": EOS, "chat_template": GRISTMILL}))
+    (tokenizer / "tokenizer_config.json").write_text(json.dumps({"eos_token": EOS, "chat_template": CHAT_TEMPLATE}))
     size = chat_format(tokenizer).tokenizer.get_vocab_size()
     save_model(root / "model", Decoder(ModelConfig(size, 512, 2, 32, 4, 2, 64, 8)).initialise(0), tokenizer, 0)
     rows = [json.dumps(row) for row in arithmetic_prompts(12, seed=3, digits=1, terms=2)]

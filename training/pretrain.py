@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, closing, nullcontext
+from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -15,15 +15,15 @@ import torch
 from torch import nn
 
 from training.architectures import weights
+from training.begin import begun
 from training.card import write_card
 from training.checkpoint import FORMAT, save_model, write_json
 from training.config import PretrainConfig
 from training.data import Batches, Dataset, open_dataset, step_rows
-from training.device import Place, place, seed_step
+from training.device import Place, seed_step
 from training.held_out import label_rows, validate
 from training.knobs import TrainingError
 from training.lineage import lineage, write_run
-from training.lock import only_run
 from training.metrics import token_counts, unigram_bits_per_byte
 from training.model import Decoder, ModelConfig, model_config
 from training.monitor import Monitor, Step
@@ -73,13 +73,7 @@ def pretrain(
         return finished
 
     with ExitStack() as stack:
-        here = stack.enter_context(place(config))
-        stack.enter_context(torch.random.fork_rng(devices=range(torch.cuda.device_count())))
-        here.alike(
-            lambda: stack.enter_context(only_run(out_dir / "trainer_state") if here.rank == 0 else nullcontext())
-        )
-        if len(set(here.gather(fingerprint))) > 1:
-            raise TrainingError("the processes of this run were given different configs, datasets or tokenizers")
+        here = stack.enter_context(begun(config, out_dir, fingerprint))
         if here.rank > 0:
             log, show = silent, None
         check_here(config, data.tokens.vocab_size, data.sequence_length, here)

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from tokenizer_training.vocabulary.special import CHAT_TEMPLATE
 from training.chat.format import chat_format
-from training.chat.templates import GRISTMILL
 from training.checkpoint import load_model, save_model
 from training.inference.sampling import Sampling
 from training.model import Decoder, ModelConfig
@@ -120,7 +120,7 @@ def start(root: Path, rows: list[dict[str, Any]]) -> None:
     tokenizer.train_from_iterator((json.dumps(row["messages"]) for row in rows[:500]), trainer)
     (root / "tokenizer").mkdir()
     tokenizer.save(str(root / "tokenizer" / "tokenizer.json"))
-    about = {"eos_token": SPECIAL[0], "chat_template": GRISTMILL}
+    about = {"eos_token": SPECIAL[0], "chat_template": CHAT_TEMPLATE}
     (root / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(about))
     config = ModelConfig(tokenizer.get_vocab_size(), 256, 2, 64, 4, 2, 128, 16)
     save_model(root / "base", Decoder(config).initialise(0), root / "tokenizer", 0)

@@ -20,11 +20,9 @@ def padding_tokens(size: int, multiple: int | None) -> list[str]:
     return [f"<|reserved_{len(RESERVED) + number}|>" for number in range(missing)]
 
 
-# A turn is its role token, the content as it is, and the end token. `generation` marks what the assistant writes, the
-# end token included, so that transformers' `return_assistant_tokens_mask` gives the positions to train on. Tools that there are
-# stand at the end of the system's turn; calls are JSON between the tags of `TOOLS`, which are plain text where the tokenizer lacks
-# them. `training/chat/templates.py` has the same text.
-CHAT_TEMPLATE = """\
+# How an assistant's calls of tools are written, in every chat template that this program knows: JSON between the tags of `TOOLS`, which
+# are plain text where the tokenizer lacks them. `arguments` may be JSON already, as OpenAI's are.
+CALLS = """\
 {%- macro calls(message) -%}
 {%- for call in message['tool_calls'] or [] -%}
 {%- set function = call['function'] or call -%}
@@ -34,6 +32,10 @@ CHAT_TEMPLATE = """\
 {{- '}</tool_call>' -}}
 {%- endfor -%}
 {%- endmacro -%}
+"""
+
+# What tools there are stands at the end of the system's turn, which is made if there is none
+SYSTEM = """\
 {%- set system = '' -%}
 {%- if messages and messages[0]['role'] == 'system' -%}
 {%- set system = messages[0]['content'] -%}
@@ -43,6 +45,14 @@ CHAT_TEMPLATE = """\
 {%- for tool in tools -%}{%- set listed.text = listed.text + '\\n' + tool | tojson -%}{%- endfor -%}
 {%- set system = system + ('\\n\\n' if system else '') + listed.text -%}
 {%- endif -%}
+"""
+
+# A turn is its role token, the content as it is, and the end token. `generation` marks what the assistant writes, the
+# end token included, so that transformers' `return_assistant_tokens_mask` gives the positions to train on.
+CHAT_TEMPLATE = (
+    CALLS
+    + SYSTEM
+    + """\
 {%- if tools and messages[0]['role'] != 'system' -%}{{- '<|system|>' + system + '<|end|>' -}}{%- endif -%}
 {%- for message in messages -%}
 {%- if message['role'] == 'assistant' -%}
@@ -60,3 +70,4 @@ CHAT_TEMPLATE = """\
 {{- '<|assistant|>' -}}
 {%- endif -%}
 """
+)

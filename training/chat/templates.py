@@ -22,62 +22,14 @@ from jinja2.runtime import Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
+from tokenizer_training.vocabulary.special import CALLS, CHAT_TEMPLATE, END_OF_TURN, ROLES, SYSTEM
+
 # Noncharacters, "intended for process-internal uses" (Unicode 16, section 23.7): around a block, and inside a spelling
 OPEN, CLOSE, BREAK = "\ufdd0", "\ufdd1", "\ufdd2"
 
-# How an assistant's calls of tools are written, in every template here: JSON between tags, which are special tokens if the
-# tokenizer has them. `arguments` may be JSON already, as OpenAI's are.
-_CALLS = """\
-{%- macro calls(message) -%}
-{%- for call in message['tool_calls'] or [] -%}
-{%- set function = call['function'] or call -%}
-{{- '<tool_call>{"name": ' + function['name'] | tojson + ', "arguments": ' -}}
-{%- if function['arguments'] is string -%}{{- function['arguments'] -}}
-{%- else -%}{{- function['arguments'] | tojson -}}{%- endif -%}
-{{- '}</tool_call>' -}}
-{%- endfor -%}
-{%- endmacro -%}
-"""
-
-# What tools there are stands at the end of the system's turn, which is made if there is none
-_SYSTEM = """\
-{%- set system = '' -%}
-{%- if messages and messages[0]['role'] == 'system' -%}
-{%- set system = messages[0]['content'] -%}
-{%- endif -%}
-{%- if tools -%}
-{%- set listed = namespace(text='Tools:') -%}
-{%- for tool in tools -%}{%- set listed.text = listed.text + '\\n' + tool | tojson -%}{%- endfor -%}
-{%- set system = system + ('\\n\\n' if system else '') + listed.text -%}
-{%- endif -%}
-"""
-
-GRISTMILL = (
-    _CALLS
-    + _SYSTEM
-    + """\
-{%- if tools and messages[0]['role'] != 'system' -%}{{- '<|system|>' + system + '<|end|>' -}}{%- endif -%}
-{%- for message in messages -%}
-{%- if message['role'] == 'assistant' -%}
-{{- '<|assistant|>' -}}
-{%- generation -%}{{- (message['content'] or '') + calls(message) + '<|end|>' -}}{%- endgeneration -%}
-{%- elif message['role'] == 'system' and loop.first -%}
-{{- '<|system|>' + system + '<|end|>' -}}
-{%- elif message['role'] in ['system', 'user', 'tool'] -%}
-{{- '<|' + message['role'] + '|>' + message['content'] + '<|end|>' -}}
-{%- else -%}
-{{- raise_exception("unknown role '" + message['role'] + "': expected system, user, assistant or tool") -}}
-{%- endif -%}
-{%- endfor -%}
-{%- if add_generation_prompt -%}
-{{- '<|assistant|>' -}}
-{%- endif -%}
-"""
-)
-
 CHATML = (
-    _CALLS
-    + _SYSTEM
+    CALLS
+    + SYSTEM
     + """\
 {%- if tools and messages[0]['role'] != 'system' -%}{{- '<|im_start|>system\\n' + system + '<|im_end|>\\n' -}}{%- endif -%}
 {%- for message in messages -%}
@@ -99,8 +51,8 @@ CHATML = (
 
 # Results of tools go by the role `ipython`
 LLAMA3 = (
-    _CALLS
-    + _SYSTEM
+    CALLS
+    + SYSTEM
     + """\
 {%- macro header(role) -%}
 {{- '<|start_header_id|>' + ('ipython' if role == 'tool' else role) + '<|end_header_id|>\\n\\n' -}}
@@ -125,8 +77,8 @@ LLAMA3 = (
 
 # Its roles are plain text in its own tokenizer, one token each in ours
 ZEPHYR = (
-    _CALLS
-    + _SYSTEM
+    CALLS
+    + SYSTEM
     + """\
 {%- if tools and messages[0]['role'] != 'system' -%}{{- '<|system|>\\n' + system + eos_token + '\\n' -}}{%- endif -%}
 {%- for message in messages -%}
@@ -148,8 +100,8 @@ ZEPHYR = (
 
 # Plain text but for the end of an answer. Alpaca's own opening sentence is the caller's system message
 ALPACA = (
-    _CALLS
-    + _SYSTEM
+    CALLS
+    + SYSTEM
     + """\
 {%- if system -%}{{- system + '\\n\\n' -}}{%- endif -%}
 {%- for message in messages -%}
@@ -181,7 +133,7 @@ class NamedTemplate:
 
 
 TEMPLATES = {
-    "gristmill": NamedTemplate(GRISTMILL, ("<|system|>", "<|user|>", "<|assistant|>", "<|tool|>", "<|end|>")),
+    "gristmill": NamedTemplate(CHAT_TEMPLATE, (*ROLES.values(), END_OF_TURN)),
     "chatml": NamedTemplate(CHATML, ("<|im_start|>", "<|im_end|>")),
     "llama3": NamedTemplate(LLAMA3, ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")),
     "zephyr": NamedTemplate(ZEPHYR, ()),

@@ -12,9 +12,10 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from tokenizer_training.vocabulary.special import TOOLS
 from training.knobs import TrainingError
 
-CALL, CALL_END = "<tool_call>", "</tool_call>"
+CALL, CALL_END = TOOLS[:2]
 MAX_CHARACTERS = 8000  # of one call
 
 

@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,20 +45,21 @@ def words_of(text: str) -> list[str]:
 
 
 def passages_of(text: str, size: int) -> Iterator[str]:
-    """A text in stretches of at most `size` whitespace-separated words, cut between paragraphs where that is possible."""
+    """A text in stretches of at most `size` words as `words_of` counts them, cut between paragraphs where that is possible."""
     held: list[str] = []
     count = 0
     for paragraph in text.split("\n\n"):
-        words = paragraph.split()
-        if held and count + len(words) > size:
+        line = " ".join(paragraph.split())
+        starts = [word.start() for word in _WORD.finditer(line)]
+        if held and count + len(starts) > size:
             yield "\n\n".join(held)
             held, count = [], 0
-        while len(words) > size:
-            yield " ".join(words[:size])
-            words = words[size:]
-        if words:
-            held.append(" ".join(words))
-            count += len(words)
+        cuts = [0, *starts[size::size], len(line)]
+        *full, rest = (line[start:end].rstrip() for start, end in pairwise(cuts))
+        yield from full
+        if rest:
+            held.append(rest)
+            count += len(starts) - size * len(full)
     if held:
         yield "\n\n".join(held)
 
@@ -96,11 +98,11 @@ def build_index(documents: Iterable[tuple[str, str]], output: Path, words: int =
     made.mkdir(parents=True)
     vocabulary: dict[str, int] = {}
     tokens: list[np.ndarray] = []
-    ids: list[str] = []
+    read = 0
     with pa.OSFile(str(made / "passages.arrow"), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
         rows: list[dict[str, Any]] = []
         for number, text in documents:
-            ids.append(number)
+            read += 1
             for count, passage in enumerate(passages_of(text, words)):
                 found = words_of(passage)
                 if not found:
@@ -117,7 +119,7 @@ def build_index(documents: Iterable[tuple[str, str]], output: Path, words: int =
     engine = bm25s.BM25(k1=K1, b=B, method="lucene")
     engine.index((tokens, vocabulary), show_progress=False)
     engine.save(str(made), show_progress=False)
-    about = {"format": FORMAT, "documents": len(ids), "passages": len(tokens), "words": words}
+    about = {"format": FORMAT, "documents": read, "passages": len(tokens), "words": words}
     (made / "index.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
     if output.exists():
         shutil.rmtree(output)

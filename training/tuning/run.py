@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, closing, nullcontext
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,11 +19,11 @@ from torch import nn
 from training.adapters.adapter import add_adapter
 from training.adapters.save import adapter_tensors, save_adapter
 from training.architectures import weights
+from training.begin import begun
 from training.checkpoint import FORMAT, checksum, load_model, load_state, save_model, write_json
-from training.device import Place, place, seed_step
+from training.device import Place, seed_step
 from training.knobs import TrainingError
 from training.lineage import both
-from training.lock import only_run
 from training.metrics import MetricsFile, TimeLeft, peak_memory, reset_peak_memory
 from training.model import Decoder
 from training.monitor import duration
@@ -148,13 +148,7 @@ def tune(
         return finished
 
     with ExitStack() as stack:
-        here = stack.enter_context(place(config))
-        stack.enter_context(torch.random.fork_rng(devices=range(torch.cuda.device_count())))
-        here.alike(
-            lambda: stack.enter_context(only_run(out_dir / "trainer_state") if here.rank == 0 else nullcontext())
-        )
-        if len(set(here.gather(fingerprint))) > 1:
-            raise TrainingError("the processes of this run were given different knobs, models or data")
+        here = stack.enter_context(begun(config, out_dir, fingerprint))
         if here.rank > 0:
             log, show = silent, None
         model, end = load_model(model_dir, torch.device("cpu"), here.dtype)
