@@ -26,7 +26,9 @@ class TuneConfig(TrainerConfig):
         8, "examples in one forward pass of one process; only memory and speed depend on it", ge=1
     )
     sequence_length: int | None = knob(None, "most tokens of an example; by default the model's context", ge=2)
-    learning_rate: float = knob(1e-4, "peak learning rate", gt=0)
+    learning_rate: float = knob(
+        1e-4, "peak learning rate; an adapter takes some ten times that of all weights", "Schulman et al. 2025", gt=0
+    )
     weight_decay: float = knob(0.0, "decoupled decay of matrices and embeddings, not of norms and biases", ge=0)
     beta2: float = knob(0.999, "AdamW: decay of the mean of squared gradients", "Kingma and Ba 2015", ge=0, lt=1)
     validation: float = knob(0.05, "share of the examples held out, chosen by the hash of their ids", ge=0, lt=1)
