@@ -150,6 +150,11 @@ def test_the_command_trains_from_documents_in_processes_and_from_counts(document
         (["--counts", table, "--weights", "{language: {xx: 2}}"], "weights.language.xx: .* has no such language"),
         (["--counts", table, "--weights", "{language: {de: 0, en: 0}}"], "weights leave no pre-token"),
         (["--counts", table, "--weights", "{language: ["], "--weights .*: not YAML"),
+        (
+            ["--counts", table, "--weights", "{language: {de: -1}}"],
+            "^error: weights.language.de is -1.0; expected 0 to",
+        ),
+        (["--counts", table, "--weights", "{langage: {de: 1}}"], "^error: --weights.langage langage: "),
         (["--counts", table, "--vocab-size", "many"], "--vocab-size many"),
         (["--counts", table, "--algorithm", "unigram"], "algorithm: unigram with engine: gristmill"),
         (["--counts", table, *inputs], "either documents or --counts"),

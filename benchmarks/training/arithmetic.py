@@ -3,7 +3,7 @@
     python -m benchmarks.training.arithmetic [--seeds 3] [--jobs 2] [--output FOLDER] [--smoke]
 
 Sums of two numbers from 0 to 99, digit by digit; 4 % of the 10,000 are held out of everything. SFT teaches a model of random weights
-(2 layers x 64) to answer them as a chat, in stretches of 30 steps behind the first 270, until it has 45 % right: so that there is room. Then GRPO and PPO start from the SFT model with the verifier
+(2 layers x 64) to answer them as a chat, in stretches of 10 steps behind the first 270, until it has 45 % right: so that there is room. Then GRPO and PPO start from the SFT model with the verifier
 `integer` as the only reward. Prints a Markdown table of the
 accuracy of the likeliest answer and of drawn ones, and writes plots (SVG) of held-out accuracy, reward, KL and length to the folder.
 """
@@ -54,7 +54,7 @@ SFT = {
     "micro_batch_rows": 48,
     "validation": 0,
 }
-FIRST, STRETCH, ENOUGH = 270, 30, 0.45  # steps, steps, accuracy
+FIRST, STRETCH, ENOUGH = 270, 10, 0.45  # steps, steps, accuracy
 RL = {"learning_rate": 7e-4, "micro_batch_rows": 128, "generation_rows": 256, "max_new_tokens": 6,
       "validation": HELD_OUT, "eval_every": 10, "eval_rows": 1000, "eval_samples": 0}  # fmt: skip
 # many prompts and several updates a step: with 16 prompts a step and one update GRPO stood still (docs/reinforcement.md)

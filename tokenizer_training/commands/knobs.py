@@ -32,10 +32,12 @@ def knobs(arguments: argparse.Namespace, model: type[BaseModel], names: Sequence
         return model.model_validate(given)
     except ValidationError as error:
         first = error.errors()[0]
+        what = first["msg"].removeprefix("Value error, ")
         if not first["loc"]:  # keys that do not go together: the message names them
-            raise TokenizerError(first["msg"]) from None
-        flag = "--" + str(first["loc"][0]).replace("_", "-") + "".join(f".{part}" for part in first["loc"][1:])
-        raise TokenizerError(f"{flag} {first['input']}: {first['msg']}") from None
+            raise TokenizerError(what) from None
+        keys = [str(part) for part in first["loc"] if part != "[key]"]  # pydantic's mark where the key itself is wrong
+        flag = ".".join(["--" + keys[0].replace("_", "-"), *keys[1:]])
+        raise TokenizerError(f"{flag} {first['input']}: {what}") from None
 
 
 def _value(model: type[BaseModel], name: str, text: str) -> Any:
