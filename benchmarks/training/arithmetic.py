@@ -3,9 +3,9 @@
     python -m benchmarks.training.arithmetic [--seeds 3] [--jobs 2] [--output FOLDER] [--smoke]
 
 Sums of two numbers from 0 to 99, digit by digit; 4 % of the 10,000 are held out of everything. SFT teaches a model of random weights
-(2 layers x 64) to answer them as a chat, in stretches of 10 steps behind the first 270, until it has 45 % right: so that there is room. Then GRPO and PPO start from the SFT model with the verifier
-`integer` as the only reward. Prints a Markdown table of the
-accuracy of the likeliest answer and of drawn ones, and writes plots (SVG) of held-out accuracy, reward, KL and length to the folder.
+(2 layers x 64) to answer them as a chat; its first checkpoint with 45 % right is taken, so that there is room. Then GRPO and PPO
+start from that with the verifier `integer` as the only reward. Prints a Markdown table of the accuracy of the likeliest answer and of
+drawn ones, and writes plots (SVG) of held-out accuracy, reward, KL and length to the folder.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from tokenizer_training.vocabulary.special import CHAT_TEMPLATE, END_OF_DOCUMENT, END_OF_TURN, ROLES
+from training.architectures import read_tensors
 from training.chat.format import chat_format
-from training.checkpoint import load_model, save_model
+from training.checkpoint import checkpoints, load_model, save_model
 from training.config import resolve
 from training.inference.batch import generate_batch
 from training.inference.sampling import Sampling
@@ -47,14 +48,16 @@ HELD_OUT, DRAWS = 0.04, 8
 SHAPE = {"layers": 2, "width": 64, "heads": 4, "kv_heads": 4, "mlp_width": 192}
 COMMON = {"device": "cpu", "dtype": "float32", "threads": 1, "log_every": 1000, "beta2": 0.99}
 SFT = {
-    "steps": 270,
+    "steps": 1000,
     "learning_rate": 3e-3,
     "schedule": "constant",
     "batch_rows": 48,
     "micro_batch_rows": 48,
     "validation": 0,
+    "save_every": 10,
+    "keep_every": 10,
 }
-FIRST, STRETCH, ENOUGH = 270, 10, 0.45  # steps, steps, accuracy
+ENOUGH = 0.45  # accuracy of the checkpoint that is taken
 RL = {"learning_rate": 7e-4, "micro_batch_rows": 128, "generation_rows": 256, "max_new_tokens": 6,
       "validation": HELD_OUT, "eval_every": 10, "eval_rows": 1000, "eval_samples": 0}  # fmt: skip
 # many prompts and several updates a step: with 16 prompts a step and one update GRPO stood still (docs/reinforcement.md)
@@ -90,7 +93,7 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-def accuracy(folder: Path, sums: list[tuple[int, int]], seed: int = 0) -> dict[str, float]:
+def accuracy(folder: Path, sums: list[tuple[int, int]], seed: int = 0, draws: int = DRAWS) -> dict[str, float]:
     """Shares of the sums that the likeliest answer, a drawn one, and the best of some drawn ones have right."""
     model, _ = load_model(folder, torch.device("cpu"))
     form = chat_format(folder)
@@ -103,12 +106,14 @@ def accuracy(folder: Path, sums: list[tuple[int, int]], seed: int = 0) -> dict[s
         return [float(completion_text(form, a.tokens) == b) for a, b in zip(said, answers, strict=True)]
 
     greedy = right(Sampling(temperature=0, max_new_tokens=6), 1)
-    drawn = right(Sampling(max_new_tokens=6, seed=seed), DRAWS)
-    groups = [drawn[at : at + DRAWS] for at in range(0, len(drawn), DRAWS)]
+    if not draws:
+        return {"likeliest": statistics.mean(greedy)}
+    drawn = right(Sampling(max_new_tokens=6, seed=seed), draws)
+    groups = [drawn[at : at + draws] for at in range(0, len(drawn), draws)]
     return {
         "likeliest": statistics.mean(greedy),
         "drawn": statistics.mean(drawn),
-        f"best of {DRAWS}": statistics.mean(best_of_n(group, DRAWS) for group in groups),
+        f"best of {draws}": statistics.mean(best_of_n(group, draws) for group in groups),
     }
 
 
@@ -145,6 +150,16 @@ def values(seed: int, smoke: bool, *given: dict[str, Any]) -> dict[str, Any]:
     return merged | ({"steps": 3} if smoke else {})
 
 
+def write_checkpoint(state: Path, init: Path, out: Path) -> None:
+    """The model of a checkpoint as a folder of its own."""
+    model, end = load_model(init, torch.device("cpu"))
+    tensors = read_tensors(state / "model.safetensors")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(tensors[name])
+    save_model(out, model, init, end)
+
+
 def chain(seed: int, folder: Path, data: Data, smoke: bool) -> dict[str, Any]:
     """SFT, GRPO, PPO of one seed; accuracies, CPU seconds and the lines of metrics.jsonl."""
     init = folder / "init"
@@ -163,16 +178,16 @@ def chain(seed: int, folder: Path, data: Data, smoke: bool) -> dict[str, Any]:
             flush=True,
         )
 
-    began, before, steps = time.process_time(), init, FIRST
-    while True:
-        after = folder / f"sft-{steps}"
-        stretch = {"steps": FIRST if before == init else STRETCH}
-        sft(resolve_as(SftConfig, knobs(SFT, stretch), "sft"), before, data.chats, after, log=quiet)
-        note("sft", after, began)
-        if smoke or found["sft"]["likeliest"] >= ENOUGH:
+    began = time.process_time()
+    sft(resolve_as(SftConfig, knobs(SFT), "sft"), init, data.chats, folder / "sft", log=quiet)
+    after = folder / "begun"
+    for state in checkpoints(folder / "sft" / "trainer_state"):
+        write_checkpoint(state, init, after)
+        if accuracy(after, data.held, draws=0)["likeliest"] >= ENOUGH:
             break
-        before, steps = after, steps + STRETCH
-    found["sft"]["steps"] = steps
+    (after / "metrics.jsonl").write_bytes((folder / "sft" / "metrics.jsonl").read_bytes())
+    note("sft", after, began)
+    found["sft"]["steps"] = int(state.name.removeprefix("step-"))
     for name, train_it in (
         ("grpo", partial(grpo, resolve_as(GrpoConfig, knobs(RL, GRPO), "grpo"))),
         ("ppo", partial(ppo, resolve_as(PpoConfig, knobs(RL, PPO), "ppo"))),
