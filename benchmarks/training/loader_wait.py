@@ -1,6 +1,6 @@
 """The loader beside a step: tokens/s from disk, the share of a step spent waiting, time to the first step, checkpoints.
 
-    python -m benchmarks.training.loader_wait [--rounds 3] [--tokens 20000000] [--steps 40] [--cold]
+    python -m benchmarks.training.loader_wait [--rounds 3] [--tokens 20000000] [--steps 12] [--cold]
 
 Prints a Markdown table. The data are random tokens in a folder that is removed at the end; `--cold` drops their pages from the
 page cache before each round (posix_fadvise), so that they come from the disk. Everything on one thread.
@@ -30,7 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=20_000_000)
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--cold", action="store_true")
     parser.add_argument("--scratch", type=Path, help="folder for the data, on a disk rather than in memory for --cold")
     options = parser.parse_args()
