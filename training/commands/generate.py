@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from training.commands.arguments import positive
 from training.knobs import TrainingError
@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # they need torch
 
 CHANCE = ("temperature", "top_k", "top_p", "min_p", "typical_p", "seed")  # what changes nothing where greedy
 SHOWN = 5  # candidates of a step
+Given = str | list[dict[str, Any]]  # a text to go on from, or the messages of a conversation to answer
 PENALTIES = ("repetition_penalty", "frequency_penalty", "presence_penalty")
 
 
@@ -29,7 +30,13 @@ def add(commands: Any) -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--prompt", metavar="TEXT")
     what.add_argument(
-        "--prompts", type=Path, metavar="FILE", help='a prompt a line; in .jsonl the key "prompt" of each'
+        "--prompts",
+        type=Path,
+        metavar="FILE",
+        help='a prompt a line; in .jsonl the key "prompt" of each, a text or messages',
+    )
+    parser.add_argument(
+        "--chat", action="store_true", help="a prompt is what the user says; messages always are a chat"
     )
     parser.add_argument("--max-new-tokens", type=positive, default=128, metavar="N")
     parser.add_argument("--samples", type=positive, default=1, metavar="N", help="how many continuations of each")
@@ -74,7 +81,7 @@ def run(options: argparse.Namespace) -> int:
     """Print each prompt with its continuations, as they grow."""
     _check(options)
     sampling = sampling_from(options)
-    prompts = [options.prompt] if options.prompts is None else read_prompts(options.prompts)
+    prompts: list[Given] = [options.prompt] if options.prompts is None else read_prompts(options.prompts)
     measured = None if options.quantize_text is None else read_text(options.quantize_text)
     from training.device import choose_device, choose_dtype
     from training.inference.load import load
@@ -137,21 +144,23 @@ def sampling_from(options: argparse.Namespace) -> Sampling:
     )
 
 
-def read_prompts(path: Path) -> list[str]:
+def read_prompts(path: Path) -> list[Given]:
     """The prompts of a file, empty lines left out. Raises `TrainingError` that names a broken line."""
     lines = [(number, line) for number, line in enumerate(read_text(path).split("\n"), 1) if line.strip()]
     if not lines:
         raise TrainingError(f"{path} has no prompts: expected one a line")
     if path.suffix != ".jsonl":
         return [line for _, line in lines]
-    prompts = []
+    from training.tuning.rows import messages_of
+
+    prompts: list[Given] = []
     for number, line in lines:
         try:
-            prompts.append(json.loads(line)["prompt"])
+            row = json.loads(line)
+            prompt = row["prompt"]
         except (ValueError, KeyError, TypeError):
             raise TrainingError(f'{path}:{number}: expected a JSON object with "prompt"') from None
-        if not isinstance(prompts[-1], str):
-            raise TrainingError(f"{path}:{number}: prompt must be a text")
+        prompts.append(prompt if isinstance(prompt, str) else messages_of(row, "prompt", "user", f"{path}:{number}"))
     return prompts
 
 
@@ -182,34 +191,52 @@ def _quantise(options: argparse.Namespace, loaded: Loaded, text: str | None) -> 
     print(said, file=sys.stderr)
 
 
-def _encode(options: argparse.Namespace, loaded: Loaded, prompts: list[str]) -> list[list[int]]:
-    """The prompts' ids. Raises the `TrainingError` of a bad one with its number."""
+class Prompt(NamedTuple):
+    """What was given, how it looks on the terminal, and its ids."""
+
+    given: Given
+    text: str
+    ids: list[int]
+
+
+def _encode(options: argparse.Namespace, loaded: Loaded, given: Sequence[Given]) -> tuple[list[Prompt], list[int]]:
+    """The prompts as tokens, and the ids that end a continuation. Raises the `TrainingError` of a bad one with its number."""
+    from training.chat.format import chat_format
     from training.inference.engine import check_prompt
     from training.vocabulary import encode_text
 
-    encoded = []
-    for number, prompt in enumerate(prompts, 1):
+    chats = options.chat or any(not isinstance(one, str) for one in given)
+    form = chat_format(options.model) if chats else None
+    prompts = []
+    for number, one in enumerate(given, 1):
         try:
-            encoded.append(encode_text(loaded.tokenizer, prompt))
-            check_prompt(encoded[-1], loaded.model.config.context_length, loaded.model.config.vocab_size)
+            if form is None or (isinstance(one, str) and not options.chat):
+                found = Prompt(one, str(one), encode_text(loaded.tokenizer, str(one)))
+            else:
+                messages = [{"role": "user", "content": one}] if isinstance(one, str) else one
+                ids = form.encode(messages, prompt=True).ids
+                text = loaded.tokenizer.decode(ids, skip_special_tokens=False)
+                found = Prompt(one, text, ids)
+            check_prompt(found.ids, loaded.model.config.context_length, loaded.model.config.vocab_size)
         except TrainingError as error:
             where = f"{options.prompts}, prompt {number}: " if options.prompts else ""
             raise TrainingError(f"{where}{error}") from None
-    return encoded
+        prompts.append(found)
+    return prompts, list(dict.fromkeys([*(form.end_ids if form else ()), *loaded.end]))
 
 
-def _printer(options: argparse.Namespace, loaded: Loaded, prompts: list[str]) -> _Lines | _Texts:
+def _printer(options: argparse.Namespace, loaded: Loaded, prompts: list[Prompt]) -> _Lines | _Texts:
     return _Lines(prompts, loaded.tokenizer) if options.json else _Texts(prompts, options.samples)
 
 
-def _stream(options: argparse.Namespace, loaded: Loaded, prompts: list[str], sampling: Sampling) -> int:
+def _stream(options: argparse.Namespace, loaded: Loaded, given: list[Given], sampling: Sampling) -> int:
     from training.inference.engine import Engine
     from training.inference.fused import fused
 
-    encoded = _encode(options, loaded, prompts)
-    engine = Engine(fused(loaded.model), loaded.end, loaded.tokenizer, max_rows=options.rows, special=True)
-    for ids in encoded:
-        engine.add(ids, sampling, options.samples, top=options.top_logprobs or 0)
+    prompts, end = _encode(options, loaded, given)
+    engine = Engine(fused(loaded.model), end, loaded.tokenizer, max_rows=options.rows, special=True)
+    for prompt in prompts:
+        engine.add(prompt.ids, sampling, options.samples, top=options.top_logprobs or 0)
     printer = _printer(options, loaded, prompts)
     first: list[int] = []
     while engine.busy:
@@ -217,7 +244,7 @@ def _stream(options: argparse.Namespace, loaded: Loaded, prompts: list[str], sam
         printer.add(events)
         first += [event.token for event in events if (event.request, event.sample) == (0, 0)]
     if options.show:
-        _show(options, loaded, encoded[0], first, sampling)
+        _show(options, loaded, prompts[0].ids, first, sampling)
     return 0
 
 
@@ -233,16 +260,17 @@ def _show(options: argparse.Namespace, loaded: Loaded, prompt: list[int], new: l
         Path(options.show).write_text(page(steps, words, attention_maps(loaded.model, whole)), encoding="utf-8")
 
 
-def _beams(options: argparse.Namespace, loaded: Loaded, prompts: list[str], sampling: Sampling) -> int:
+def _beams(options: argparse.Namespace, loaded: Loaded, given: list[Given], sampling: Sampling) -> int:
     from training.inference.beam import beam_search
     from training.inference.stop import TextStream
 
     stopping: Any = {"true": True, "never": "never"}.get(options.early_stopping, False)
-    for number, (prompt, ids) in enumerate(zip(prompts, _encode(options, loaded, prompts), strict=True)):
+    prompts, end = _encode(options, loaded, given)
+    for number, (asked, shown, ids) in enumerate(prompts):
         found = beam_search(
             loaded.model,
             ids,
-            loaded.end,
+            end,
             beams=options.beams,
             max_new_tokens=sampling.max_new_tokens,
             length_penalty=1.0 if options.length_penalty is None else options.length_penalty,
@@ -251,17 +279,17 @@ def _beams(options: argparse.Namespace, loaded: Loaded, prompts: list[str], samp
         )
         for sample, beam in enumerate(found):
             stream = TextStream(loaded.tokenizer, ids, special=True)
-            text = "".join(stream.add(token) for token in beam.tokens if token not in loaded.end) + stream.end()
+            text = "".join(stream.add(token) for token in beam.tokens if token not in end) + stream.end()
             if options.json:
-                line = {"prompt": prompt, "sample": sample, "text": text, "score": beam.score, "tokens": beam.tokens}
+                line = {"prompt": asked, "sample": sample, "text": text, "score": beam.score, "tokens": beam.tokens}
                 print(json.dumps(line, ensure_ascii=False), flush=True)
             else:
-                print("-" * 20 + "\n" if number or sample else "", prompt, text, sep="", flush=True)
+                print("-" * 20 + "\n" if number or sample else "", shown, text, sep="", flush=True)
     return 0
 
 
 def _speculate(
-    options: argparse.Namespace, loaded: Loaded, draft: Loaded, prompts: list[str], sampling: Sampling
+    options: argparse.Namespace, loaded: Loaded, draft: Loaded, given: list[Given], sampling: Sampling
 ) -> int:
     from dataclasses import replace
 
@@ -269,13 +297,13 @@ def _speculate(
     from training.inference.speculative import Speculation
 
     both = Speculation(loaded.model, draft.model, options.draft_tokens or 4)
-    encoded = _encode(options, loaded, prompts)
+    prompts, end = _encode(options, loaded, given)
     printer = _printer(options, loaded, prompts)
-    for request, ids in enumerate(encoded):
+    for request, (_, _, ids) in enumerate(prompts):
         for sample in range(options.samples):
             limit = min(sampling.max_new_tokens, both.context - len(ids))
-            ending = Ending(loaded.end, limit, loaded.tokenizer, ids, sampling.stop, special=True)
-            for token, logprob in both.complete(ids, replace(sampling, seed=sampling.seed + sample), loaded.end):
+            ending = Ending(end, limit, loaded.tokenizer, ids, sampling.stop, special=True)
+            for token, logprob in both.complete(ids, replace(sampling, seed=sampling.seed + sample), end):
                 text, finish = ending.add(token)
                 printer.add([Event(request, sample, token, logprob, (), text, finish)])
                 if finish:
@@ -287,12 +315,12 @@ def _speculate(
 class _Texts:
     """Texts on the terminal: one grows visibly, those behind it wait until it is whole."""
 
-    def __init__(self, prompts: list[str], samples: int) -> None:
+    def __init__(self, prompts: list[Prompt], samples: int) -> None:
         self.prompts, self.samples = prompts, samples
         self.waiting: dict[tuple[int, int], str] = {}
         self.ended: set[tuple[int, int]] = set()
         self.now = (0, 0)
-        print(prompts[0], end="", flush=True)
+        print(prompts[0].text, end="", flush=True)
 
     def add(self, events: Iterable[Event]) -> None:
         for event in events:
@@ -310,13 +338,13 @@ class _Texts:
             if self.now[0] == len(self.prompts):
                 return
             print("-" * 20)
-            print(self.prompts[self.now[0]], end="", flush=True)
+            print(self.prompts[self.now[0]].text, end="", flush=True)
 
 
 class _Lines:
     """A JSON object per continuation, when it is whole."""
 
-    def __init__(self, prompts: list[str], tokenizer: Any) -> None:
+    def __init__(self, prompts: list[Prompt], tokenizer: Any) -> None:
         self.prompts, self.tokenizer = prompts, tokenizer
         self.events: dict[tuple[int, int], list[Event]] = {}
 
@@ -332,7 +360,7 @@ class _Lines:
     def _line(self, events: list[Event]) -> dict[str, Any]:
         last = events[-1]
         line = {
-            "prompt": self.prompts[last.request],
+            "prompt": self.prompts[last.request].given,
             "sample": last.sample,
             "text": "".join(event.text for event in events),
             "finish": last.finish,
