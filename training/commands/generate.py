@@ -5,21 +5,20 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from training.commands.arguments import positive
+from training.commands.continuations import Given, Lines, Prompt, Texts
 from training.knobs import TrainingError
 
 if TYPE_CHECKING:  # they need torch
-    from training.inference.engine import Event
     from training.inference.load import Loaded
     from training.inference.sampling import Sampling
 
 CHANCE = ("temperature", "top_k", "top_p", "min_p", "typical_p", "seed")  # what changes nothing where greedy
 SHOWN = 5  # candidates of a step
-Given = str | list[dict[str, Any]]  # a text to go on from, or the messages of a conversation to answer
 PENALTIES = ("repetition_penalty", "frequency_penalty", "presence_penalty")
 
 
@@ -191,14 +190,6 @@ def _quantise(options: argparse.Namespace, loaded: Loaded, text: str | None) -> 
     print(said, file=sys.stderr)
 
 
-class Prompt(NamedTuple):
-    """What was given, how it looks on the terminal, and its ids."""
-
-    given: Given
-    text: str
-    ids: list[int]
-
-
 def _encode(options: argparse.Namespace, loaded: Loaded, given: Sequence[Given]) -> tuple[list[Prompt], list[int]]:
     """The prompts as tokens, and the ids that end a continuation. Raises the `TrainingError` of a bad one with its number."""
     from training.chat.format import chat_format
@@ -225,8 +216,8 @@ def _encode(options: argparse.Namespace, loaded: Loaded, given: Sequence[Given])
     return prompts, list(dict.fromkeys([*(form.end_ids if form else ()), *loaded.end]))
 
 
-def _printer(options: argparse.Namespace, loaded: Loaded, prompts: list[Prompt]) -> _Lines | _Texts:
-    return _Lines(prompts, loaded.tokenizer) if options.json else _Texts(prompts, options.samples)
+def _printer(options: argparse.Namespace, loaded: Loaded, prompts: list[Prompt]) -> Lines | Texts:
+    return Lines(prompts, loaded.tokenizer) if options.json else Texts(prompts, options.samples)
 
 
 def _stream(options: argparse.Namespace, loaded: Loaded, given: list[Given], sampling: Sampling) -> int:
@@ -310,69 +301,3 @@ def _speculate(
                     break
     print(f"{both.accepted} of {both.proposed} proposed tokens accepted ({both.accepted_share:.0%})", file=sys.stderr)
     return 0
-
-
-class _Texts:
-    """Texts on the terminal: one grows visibly, those behind it wait until it is whole."""
-
-    def __init__(self, prompts: list[Prompt], samples: int) -> None:
-        self.prompts, self.samples = prompts, samples
-        self.waiting: dict[tuple[int, int], str] = {}
-        self.ended: set[tuple[int, int]] = set()
-        self.now = (0, 0)
-        print(prompts[0].text, end="", flush=True)
-
-    def add(self, events: Iterable[Event]) -> None:
-        for event in events:
-            key = (event.request, event.sample)
-            self.waiting[key] = self.waiting.get(key, "") + event.text
-            if event.finish:
-                self.ended.add(key)
-        while self.now in self.waiting:
-            print(self.waiting.pop(self.now), end="", flush=True)
-            if self.now not in self.ended:
-                return
-            print()
-            request, sample = self.now
-            self.now = (request, sample + 1) if sample + 1 < self.samples else (request + 1, 0)
-            if self.now[0] == len(self.prompts):
-                return
-            print("-" * 20)
-            print(self.prompts[self.now[0]].text, end="", flush=True)
-
-
-class _Lines:
-    """A JSON object per continuation, when it is whole."""
-
-    def __init__(self, prompts: list[Prompt], tokenizer: Any) -> None:
-        self.prompts, self.tokenizer = prompts, tokenizer
-        self.events: dict[tuple[int, int], list[Event]] = {}
-
-    def add(self, events: Iterable[Event]) -> None:
-        for event in events:
-            mine = self.events.setdefault((event.request, event.sample), [])
-            mine.append(event)
-            if event.finish:
-                sys.stdout.write(json.dumps(self._line(mine), ensure_ascii=False) + "\n")
-                sys.stdout.flush()
-                del self.events[event.request, event.sample]
-
-    def _line(self, events: list[Event]) -> dict[str, Any]:
-        last = events[-1]
-        line = {
-            "prompt": self.prompts[last.request].given,
-            "sample": last.sample,
-            "text": "".join(event.text for event in events),
-            "finish": last.finish,
-            "tokens": [event.token for event in events],
-            "logprobs": [round(event.logprob, 6) for event in events],
-        }
-        if last.top:
-            line["top_logprobs"] = [
-                [{"token": token, "text": self._token(token), "logprob": round(score, 6)} for token, score in event.top]
-                for event in events
-            ]
-        return line
-
-    def _token(self, token: int) -> str:
-        return self.tokenizer.decode([token], skip_special_tokens=False)
