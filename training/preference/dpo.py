@@ -9,14 +9,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from training.chat.format import chat_format
-from training.data import step_rows
 from training.parallel import unwrap
 from training.preference.config import DpoConfig
 from training.preference.losses import dpo_losses, log_ratios, preferred
-from training.preference.pairs import Example, encode_pairs, pad, pairs_identity, read_pairs
-from training.tuning.run import Bench, Step, Task, steps_of, tune
-from training.tuning.update import Figures, Sums, update
+from training.preference.pairs import Example, pad
+from training.preference.task import PairTask
+from training.tuning.run import Bench, Step, steps_of, tune
+from training.tuning.update import Figures, Sums
 
 
 class Referred(NamedTuple):
@@ -27,7 +26,7 @@ class Referred(NamedTuple):
     rejected: float
 
 
-class DpoTask(Task):
+class DpoTask(PairTask):
     """DPO on the pairs of a file or folder.
 
     The reference is the model that training starts from. Its log-probabilities are computed once, before the first step, so
@@ -35,24 +34,17 @@ class DpoTask(Task):
     """
 
     kind = "dpo"
+    config: DpoConfig
     shown = ("loss", "accuracy", "margin", "chosen_gain_per_token")
 
     def __init__(self, config: DpoConfig, model_dir: Path, pairs: Path) -> None:
-        self.config, self.model_dir, self.path = config, model_dir, pairs
+        super().__init__(config, model_dir, pairs)
         self.warned = False
-
-    def inputs(self) -> list[str]:
-        """The checksum of the pairs."""
-        self.pairs = read_pairs(self.path)
-        return [pairs_identity(self.pairs)]
 
     def begin(self, bench: Bench) -> int:
         """Encode, and ask the reference."""
-        self.bench, config = bench, self.config
-        limit = min(config.sequence_length or bench.model.config.context_length, bench.model.config.context_length)
-        examples = encode_pairs(self.pairs, chat_format(self.model_dir), limit, config.validation, bench.log)
-        self.train, self.held_out = (self.refer(side) for side in (examples[0], examples[1][: config.eval_rows]))
-        return steps_of(config, len(self.train))
+        self.train, self.held_out = (self.refer(side) for side in self.encoded(bench))
+        return steps_of(self.config, len(self.train))
 
     @torch.no_grad()
     def refer(self, examples: Sequence[Example]) -> list[Referred]:
@@ -73,17 +65,14 @@ class DpoTask(Task):
         return [Referred(example, *found[at]) for at, example in enumerate(examples)]
 
     def step(self, number: int, rate: float) -> Step:
-        """One update from `batch_rows` pairs."""
-        here, config = self.bench.here, self.config
-        rows = step_rows(number, len(self.train), config.batch_rows, config.seed, True, here.rank, here.world)
-        size = config.micro_batch_rows
-        parts = [[self.train[row] for row in rows[at : at + size]] for at in range(0, len(rows), size)]
-        made = update(
-            self.bench.network, self.bench.optimizer, parts, self.objective, config.batch_rows, config, here, rate
-        )
-        tokens = here.sum(torch.tensor(sum(_tokens(part) for part in parts), device=here.device))
-        self.watch(made.figures["chosen_gain_per_token"])
-        return Step(made, int(tokens))
+        """One update, looked at for a collapse."""
+        made = super().step(number, rate)
+        self.watch(made.update.figures["chosen_gain_per_token"])
+        return made
+
+    def tokens(self, pair: Referred) -> int:
+        """Those of both answers."""
+        return super().tokens(pair.example)
 
     def objective(self, network: nn.Module, part: Sequence[Referred]) -> tuple[Tensor, Figures]:
         """The sum of the pairs' losses, and figures."""
@@ -156,10 +145,6 @@ def answer_logprobs(network: nn.Module, examples: Sequence[Example], device: tor
     tokens, targets = pad(answers, device)
     sums = network(tokens, targets, logprobs=1.0).logprobs.sum(dim=1)
     return sums[: len(examples)], sums[len(examples) :]
-
-
-def _tokens(part: Sequence[Referred]) -> int:
-    return sum(len(one.example.chosen.ids) + len(one.example.rejected.ids) for one in part)
 
 
 def dpo(

@@ -21,9 +21,7 @@ from training.architectures import (
     read_weights,
     weights,
 )
-from training.chat.format import chat_format
 from training.checkpoint import copy_tokenizer, write_json, write_tensors, write_whole
-from training.data import step_rows
 from training.device import Place
 from training.knobs import TrainingError
 from training.model import Decoder
@@ -31,9 +29,10 @@ from training.parallel import unwrap, whole
 from training.preference.calibration import judge
 from training.preference.config import RewardConfig
 from training.preference.losses import bradley_terry_losses, preferred
-from training.preference.pairs import Example, encode_pairs, last_positions, pad, pairs_identity, read_pairs
-from training.tuning.run import Bench, Step, Task, steps_of, tune
-from training.tuning.update import Figures, update
+from training.preference.pairs import Example, last_positions, pad
+from training.preference.task import PairTask
+from training.tuning.run import Bench, steps_of, tune
+from training.tuning.update import Figures
 
 SCORE_STD = 0.02  # of the head's first weights, as transformers draws them
 
@@ -102,20 +101,16 @@ def load_scorer(folder: Path, device: torch.device, dtype: torch.dtype = torch.f
     return scorer.to(device).eval()
 
 
-class RewardTask(Task):
+class RewardTask(PairTask):
     """A reward model from the pairs of a file or folder."""
 
     kind = "reward"
+    config: RewardConfig
     shown = ("loss", "accuracy", "margin")
 
     def __init__(self, config: RewardConfig, model_dir: Path, pairs: Path) -> None:
-        self.config, self.model_dir, self.path = config, model_dir, pairs
+        super().__init__(config, model_dir, pairs)
         self.judged: dict[str, Any] = {}
-
-    def inputs(self) -> list[str]:
-        """The checksum of the pairs."""
-        self.pairs = read_pairs(self.path)
-        return [pairs_identity(self.pairs)]
 
     def prepare(self, model: Decoder, here: Place) -> nn.Module:
         """The model with a head of small random weights."""
@@ -124,24 +119,8 @@ class RewardTask(Task):
 
     def begin(self, bench: Bench) -> int:
         """Encode the pairs."""
-        self.bench, config = bench, self.config
-        self.form = chat_format(self.model_dir)
-        limit = min(config.sequence_length or bench.model.config.context_length, bench.model.config.context_length)
-        self.train, held_out = encode_pairs(self.pairs, self.form, limit, config.validation, bench.log)
-        self.held_out = held_out[: config.eval_rows]
-        return steps_of(config, len(self.train))
-
-    def step(self, number: int, rate: float) -> Step:
-        """One update from `batch_rows` pairs."""
-        here, config = self.bench.here, self.config
-        rows = step_rows(number, len(self.train), config.batch_rows, config.seed, True, here.rank, here.world)
-        size = config.micro_batch_rows
-        parts = [[self.train[row] for row in rows[at : at + size]] for at in range(0, len(rows), size)]
-        made = update(
-            self.bench.network, self.bench.optimizer, parts, self.objective, config.batch_rows, config, here, rate
-        )
-        read = sum(len(one.chosen.ids) + len(one.rejected.ids) for part in parts for one in part)
-        return Step(made, int(here.sum(torch.tensor(read, device=here.device))))
+        self.train, self.held_out = self.encoded(bench)
+        return steps_of(self.config, len(self.train))
 
     def objective(self, network: nn.Module, part: Sequence[Example]) -> tuple[Tensor, Figures]:
         """The sum of the pairs' losses, and figures."""
