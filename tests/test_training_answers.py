@@ -157,7 +157,7 @@ def test_bertscore_is_that_of_bert_score(encoder_dir, layer):
     ours = bertscore(encoder, ANSWERS, [[one] for one in single])
     assert [one for one, answer in zip(ours, ANSWERS, strict=True) if answer] == pytest.approx(theirs, abs=1e-5)
     assert ours[2] == 0.0 and ours[3] == pytest.approx(1.0)  # empty; equal
-    assert bertscore(encoder, ANSWERS[:1], REFERENCES[:1])[0] >= ours[0]
+    assert bertscore(encoder, ANSWERS[:1], REFERENCES[:1])[0] >= ours[0] - 1e-5  # the best of several references
     long = ["the mill " * 200]
     assert bertscore(encoder, long, [long]) == pytest.approx([1.0])  # cut to 40
     encoder.tokenizer.model_max_length = int(1e30)  # a folder that names no limit: the model's

@@ -15,6 +15,7 @@ from lm_eval.api.metrics import mean_stderr
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
+from tests.choices_common import CHOICES, write_choices
 from tests.model_common import FAMILIES, random_model, shape
 from tests.training_common import SMALL, make, texts
 from training.checkpoint import load_model
@@ -69,25 +70,9 @@ def request(*arguments) -> Instance:
     return Instance(request_type="loglikelihood", doc={}, arguments=arguments, idx=0)
 
 
-CHOICES = [
-    {"query": q, "choices": c, "gold": g}
-    for q, c, g in [
-        ("the miller grinds", ["the corn.", "der Müller mahlt das Korn.", "water"], 0),
-        ("der Müller", ["mahlt das Korn.", "x", "porte la farine… the old mill"], 0),
-        ("мельник мелет", ["🌾", "зерно.", "the corn."], 1),
-        ("a river carries ", ["stones;", "water\nto the wheel."], 1),
-        ("la meunière porte la farine… the old mill turns", ["stones;", "das Korn.", "麦を。", "to"], 0),
-        ("粉屋 挽く", ["flour 🥖", "麦を。"], 1),
-        ("the old mill", ["keeps", "k", "keeps the corn. a river turns stones;"], 0),
-    ]
-]
-
-
 @pytest.fixture(scope="module")
 def choices_file(tmp_path_factory):
-    path = tmp_path_factory.mktemp("tasks") / "mill.jsonl"
-    path.write_text("".join(json.dumps(item) + "\n" for item in CHOICES))
-    return path
+    return write_choices(tmp_path_factory.mktemp("tasks") / "mill.jsonl")
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from lm_eval.api.metrics import bits_per_byte, weighted_perplexity
 from lm_eval.models.huggingface import HFLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
+from tests.choices_common import write_choices
 from tests.training_common import SMALL, make, texts
 from tokenizer_training.dataset.read import TokenDataset
 from training import cli
@@ -58,6 +59,11 @@ def loaded(model_dir):
 @pytest.fixture(scope="module")
 def theirs(model_dir):
     return HFLM(pretrained=str(model_dir), device="cpu", dtype="float32", batch_size=4)
+
+
+@pytest.fixture(scope="module")
+def choices_file(tmp_path_factory):
+    return write_choices(tmp_path_factory.mktemp("tasks") / "mill.jsonl")
 
 
 def long_texts(count: int = 9) -> list[str]:
