@@ -1,7 +1,9 @@
-"""A task of choices, in several scripts."""
+"""A task of choices, and texts, in several scripts."""
 
 import json
 from pathlib import Path
+
+from tests.training_common import texts
 
 CHOICES = [
     {"query": q, "choices": c, "gold": g}
@@ -20,3 +22,9 @@ CHOICES = [
 def write_choices(path: Path) -> Path:
     path.write_text("".join(json.dumps(item) + "\n" for item in CHOICES))
     return path
+
+
+def long_texts(count: int = 9) -> list[str]:
+    """Of very different length, several windows of 64 tokens long."""
+    corpus = texts(60, seed=3)
+    return [" ".join(corpus[i : i + 1 + 6 * (i % 3)]) for i in range(count)] + ["x", "粉屋 🌾"]

@@ -15,7 +15,7 @@ from lm_eval.api.metrics import mean_stderr
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from tests.choices_common import CHOICES, write_choices
+from tests.choices_common import CHOICES, long_texts, write_choices
 from tests.model_common import FAMILIES, random_model, shape
 from tests.training_common import SMALL, make, texts
 from training.checkpoint import load_model
@@ -58,16 +58,6 @@ def loaded(model_dir):
 @pytest.fixture(scope="module")
 def theirs(model_dir):
     return HFLM(pretrained=str(model_dir), device="cpu", dtype="float32", batch_size=4)
-
-
-def long_texts(count: int = 9) -> list[str]:
-    """Of very different length, several windows of 64 tokens long."""
-    corpus = texts(60, seed=3)
-    return [" ".join(corpus[i : i + 1 + 6 * (i % 3)]) for i in range(count)] + ["x", "粉屋 🌾"]
-
-
-def request(*arguments) -> Instance:
-    return Instance(request_type="loglikelihood", doc={}, arguments=arguments, idx=0)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from lm_eval.api.metrics import bits_per_byte, weighted_perplexity
 from lm_eval.models.huggingface import HFLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-from tests.choices_common import write_choices
+from tests.choices_common import long_texts, write_choices
 from tests.training_common import SMALL, make, texts
 from tokenizer_training.dataset.read import TokenDataset
 from training import cli
@@ -64,12 +64,6 @@ def theirs(model_dir):
 @pytest.fixture(scope="module")
 def choices_file(tmp_path_factory):
     return write_choices(tmp_path_factory.mktemp("tasks") / "mill.jsonl")
-
-
-def long_texts(count: int = 9) -> list[str]:
-    """Of very different length, several windows of 64 tokens long."""
-    corpus = texts(60, seed=3)
-    return [" ".join(corpus[i : i + 1 + 6 * (i % 3)]) for i in range(count)] + ["x", "粉屋 🌾"]
 
 
 def request(*arguments) -> Instance:
