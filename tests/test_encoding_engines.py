@@ -263,7 +263,6 @@ def test_an_interrupt_is_no_failure_of_an_engine(folders, monkeypatch):
         encoder.encode("b")
 
 
-@pytest.mark.skipif("tiktoken" not in FAST, reason="tiktoken is not installed")
 def test_a_real_panic_of_tiktoken_is_caught(folders, monkeypatch):
     """A million spaces and a letter overflow the stack of its expressions; the rule for endless runs spares it that."""
     encoder = Encoder(folders["custom"], engine="tiktoken")

@@ -1,3 +1,4 @@
+# ruff: noqa: F811  # fixtures by their names
 """Choices and generation: the harness on the same folder and items; files of items that are right and wrong."""
 
 import json
@@ -12,14 +13,20 @@ os.environ["HF_DATASETS_OFFLINE"] = os.environ["HF_HUB_OFFLINE"] = "1"
 from lm_eval import simple_evaluate
 from lm_eval.api.instance import Instance
 from lm_eval.api.metrics import mean_stderr
-from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from tests.choices_common import CHOICES, long_texts, write_choices
+from tests.evaluation_common import (  # noqa: F401
+    CHOICES,
+    CPU,
+    choices_file,
+    folders,
+    loaded,
+    long_texts,
+    model_dir,
+    theirs,
+)
 from tests.model_common import FAMILIES, random_model, shape
-from tests.training_common import SMALL, make, texts
-from training.checkpoint import load_model
-from training.config import resolve as pretrain_config
+from tests.training_common import texts
 from training.evaluation import harness as harness_module
 from training.evaluation.choices import encode_pair, run_task
 from training.evaluation.config import TaskConfig
@@ -30,39 +37,6 @@ from training.evaluation.scoring import Request, score
 from training.inference.batch import generate_batch
 from training.inference.sampling import Sampling
 from training.knobs import TrainingError
-from training.pretrain import pretrain
-from training.vocabulary import load_tokenizer
-
-CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    return make(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def model_dir(folders, tmp_path_factory):
-    out = tmp_path_factory.mktemp("trained") / "model"
-    config = {**SMALL, "threads": 1, "steps": 40, "batch_rows": 16, "micro_batch_rows": 16, "learning_rate": 0.01}
-    pretrain(pretrain_config({**config, "save_every": 40, "eval_every": 40}), *folders, out, log=lambda line: None)
-    return out
-
-
-@pytest.fixture(scope="module")
-def loaded(model_dir):
-    model, end = load_model(model_dir, CPU)
-    return model, load_tokenizer(model_dir), end
-
-
-@pytest.fixture(scope="module")
-def theirs(model_dir):
-    return HFLM(pretrained=str(model_dir), device="cpu", dtype="float32", batch_size=4)
-
-
-@pytest.fixture(scope="module")
-def choices_file(tmp_path_factory):
-    return write_choices(tmp_path_factory.mktemp("tasks") / "mill.jsonl")
 
 
 @pytest.fixture(scope="module")

@@ -1,3 +1,4 @@
+# ruff: noqa: F811  # fixtures by their names
 """Likelihoods, tasks and generation against lm-evaluation-harness on the same folder; the rest against plain arithmetic."""
 
 import gzip
@@ -15,14 +16,12 @@ os.environ["HF_DATASETS_OFFLINE"] = os.environ["HF_HUB_OFFLINE"] = "1"
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.metrics import bits_per_byte, weighted_perplexity
-from lm_eval.models.huggingface import HFLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-from tests.choices_common import long_texts, write_choices
+from tests.evaluation_common import CPU, choices_file, folders, loaded, long_texts, model_dir, theirs  # noqa: F401
 from tests.training_common import SMALL, make, texts
 from tokenizer_training.dataset.read import TokenDataset
 from training import cli
-from training.checkpoint import load_model
 from training.config import resolve as pretrain_config
 from training.evaluation.config import resolve
 from training.evaluation.evaluate import evaluate
@@ -32,38 +31,7 @@ from training.evaluation.texts import Document, count_words, file_documents, spl
 from training.evaluation.windows import rolling_windows
 from training.knobs import TrainingError
 from training.pretrain import pretrain
-from training.vocabulary import load_tokenizer, token_bytes
-
-CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    return make(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def model_dir(folders, tmp_path_factory):
-    out = tmp_path_factory.mktemp("trained") / "model"
-    config = {**SMALL, "threads": 1, "steps": 40, "batch_rows": 16, "micro_batch_rows": 16, "learning_rate": 0.01}
-    pretrain(pretrain_config({**config, "save_every": 40, "eval_every": 40}), *folders, out, log=lambda line: None)
-    return out
-
-
-@pytest.fixture(scope="module")
-def loaded(model_dir):
-    model, end = load_model(model_dir, CPU)
-    return model, load_tokenizer(model_dir), end
-
-
-@pytest.fixture(scope="module")
-def theirs(model_dir):
-    return HFLM(pretrained=str(model_dir), device="cpu", dtype="float32", batch_size=4)
-
-
-@pytest.fixture(scope="module")
-def choices_file(tmp_path_factory):
-    return write_choices(tmp_path_factory.mktemp("tasks") / "mill.jsonl")
+from training.vocabulary import token_bytes
 
 
 def request(*arguments) -> Instance:

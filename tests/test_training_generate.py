@@ -11,6 +11,7 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM
 
+from tests.evaluation_common import trained
 from tests.training_common import SMALL, make
 from training import cli
 from training.checkpoint import load_model, save_model
@@ -20,7 +21,6 @@ from training.inference.batch import generate_batch
 from training.inference.sampling import Sampling
 from training.model import Decoder, ModelConfig
 from training.presets import PRESETS
-from training.pretrain import pretrain
 from training.vocabulary import load_tokenizer
 
 ROOT = Path(__file__).parent.parent
@@ -35,10 +35,7 @@ def folders(tmp_path_factory):
 @pytest.fixture(scope="module")
 def model_dir(folders, tmp_path_factory):
     """A model that has learnt when documents end."""
-    out = tmp_path_factory.mktemp("trained") / "model"
-    config = {**SMALL, "threads": 1, "steps": 60, "batch_rows": 16, "micro_batch_rows": 16, "learning_rate": 0.01}
-    pretrain(resolve({**config, "save_every": 60, "eval_every": 60}), *folders, out, log=lambda line: None)
-    return out
+    return trained(folders, tmp_path_factory.mktemp("trained") / "model", 60)
 
 
 def test_cache_gives_the_greedy_text_of_no_cache_and_of_transformers(model_dir):
