@@ -9,10 +9,11 @@ from transformers import AutoModelForCausalLM
 
 from tests.model_common import DOCUMENTS, FAMILIES, random_model, shape, tokens
 from tests.training_common import make
-from training.architectures import config_json, from_transformers, to_transformers, weights
+from training.architectures import from_transformers, to_transformers, weights
 from training.attention import document_positions
 from training.checkpoint import load_model, save_model
 from training.config import resolve
+from training.config_json import config_json
 from training.inference.cache import KeyValueCache
 from training.knobs import TrainingError
 from training.model import Decoder

@@ -20,7 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from training.architectures import config_json, fill_weights, read_model_config, weights
+from training.architectures import fill_weights, weights
+from training.config_json import config_json, read_model_config
 from training.knobs import TrainingError
 from training.model import Decoder
 from training.optimizer import Optimizer

@@ -13,15 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from training.architectures import (
-    SCORER_CLASSES,
-    config_json,
-    from_transformers,
-    read_model_config,
-    read_weights,
-    weights,
-)
+from training.architectures import SCORER_CLASSES, from_transformers, read_weights, weights
 from training.checkpoint import copy_tokenizer, write_json, write_tensors, write_whole
+from training.config_json import config_json, read_model_config
 from training.device import Place
 from training.knobs import TrainingError
 from training.model import Decoder
