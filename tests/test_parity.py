@@ -105,7 +105,6 @@ def spelled(merges):
     return [(tokens[left], tokens[right]) for left, right in merges]
 
 
-@pytest.mark.skipif(not hasattr(trainers, "ParityBpeTrainer"), reason="this version of tokenizers has no such trainer")
 @pytest.mark.parametrize("seed", range(4))
 def test_merges_are_those_of_the_library_where_no_counts_are_equal(seed):
     generator = random.Random(seed)

@@ -4,7 +4,7 @@ import pytest
 
 from tests.browser import opened
 from tests.chat_model import teach, write_chat_model
-from tests.test_training_serve import KEY, within
+from tests.serve_common import KEY, metric, wait_for, within
 
 HI = "Ask <b>me</b> & <script>alert(1)</script>"
 
@@ -52,8 +52,6 @@ def test_a_talk(models):
 
 
 def test_the_stop_button_frees_the_row(models):
-    from tests.test_training_serve import metric, wait_for
-
     with within(models[1], tokens=2000) as address, opened(f"{address}/") as (page, said, _):
         page.fill("#key", KEY)
         page.fill("#tokens", "2000")
