@@ -123,7 +123,7 @@ def reach(process: subprocess.Popen, step: int) -> None:
 @pytest.fixture(scope="module")
 def slow(folders):
     """Steps long enough that a signal falls between them."""
-    return {**VALUES, "steps": 40, "save_every": 5, "eval_every": 40, "log_every": 1, "parallel": "ddp"}
+    return {**VALUES, "steps": 24, "save_every": 5, "eval_every": 24, "log_every": 1, "parallel": "ddp"}
 
 
 def test_sigterm_and_kill_nine_then_equal_bits_on_two_processes(slow, folders, tmp_path):
@@ -140,7 +140,7 @@ def test_sigterm_and_kill_nine_then_equal_bits_on_two_processes(slow, folders, t
     for process in pair:
         process.kill()
     finish(pair, (-9, -9))
-    assert int(checkpoints(tmp_path / "cut" / "trainer_state")[-1].name[-8:]) < 40
+    assert int(checkpoints(tmp_path / "cut" / "trainer_state")[-1].name[-8:]) < 24
     finish(start_pair(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE))
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "cut")]
     assert weights[0] == weights[1]
