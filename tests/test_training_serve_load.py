@@ -157,7 +157,7 @@ def test_overload_is_refused_with_a_time_to_wait_and_hurts_nobody(model_dir, loa
         patient = openai.OpenAI(base_url=f"{server}/v1", api_key=KEY, max_retries=9, timeout=120)
         with ThreadPoolExecutor(9) as pool:
             jobs = [
-                pool.submit(patient.chat.completions.create, model="mill", messages=user("mill 1"), max_tokens=99)
+                pool.submit(patient.chat.completions.create, **{**body, "messages": user("mill 1"), "max_tokens": 99})
                 for _ in range(9)
             ]
             assert all(job.result().choices[0].finish_reason == "length" for job in jobs)
