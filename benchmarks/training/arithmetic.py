@@ -58,7 +58,7 @@ SFT = {
     "keep_every": 10,
 }
 ENOUGH = 0.45  # accuracy of the checkpoint that is taken
-# Many answers a step and a small learning rate: with 16 prompts a step, or at 7e-4, accuracy fell first (docs/reinforcement.md)
+# Many answers a step and a small learning rate: with a quarter of them, at 7e-4, accuracy fell first (docs/reinforcement.md)
 RL = {"learning_rate": 3e-4, "minibatches": 4, "micro_batch_rows": 256, "generation_rows": 256, "max_new_tokens": 6,
       "validation": HELD_OUT, "eval_every": 10, "eval_rows": 1000, "eval_samples": 0, "steps": 300}  # fmt: skip
 GRPO: dict[str, Any] = {"batch_rows": 1024, "group": 4}
