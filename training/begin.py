@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from training.device import Place, place
+from training.heap import freed_memory_kept
 from training.knobs import TrainerConfig, TrainingError
 from training.lock import only_run
 
@@ -21,6 +22,8 @@ def begun(config: TrainerConfig, out_dir: Path, fingerprint: str) -> Iterator[Pl
     """
     generators = torch.random.fork_rng(devices=range(torch.cuda.device_count()))
     with place(config) as here, generators, ExitStack() as held:
+        if here.device.type == "cpu":
+            held.enter_context(freed_memory_kept())
         here.alike(lambda: held.enter_context(only_run(out_dir / "trainer_state") if here.rank == 0 else nullcontext()))
         if len(set(here.gather(fingerprint))) > 1:
             raise TrainingError("the processes of this run were given different knobs, models or data")

@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ class Shape:
 
 
 Step = Callable[[torch.Tensor], Any]
+UNTIL_THE_END = ExitStack()
 
 
 def gristmill(shape: Shape, architecture: str) -> tuple[torch.nn.Module, Step]:
@@ -51,6 +53,7 @@ def gristmill(shape: Shape, architecture: str) -> tuple[torch.nn.Module, Step]:
     from training.config import resolve
     from training.data import Batch
     from training.device import Place
+    from training.heap import freed_memory_kept
     from training.loss import IGNORED
     from training.model import Decoder, model_config
     from training.optimizer import build_optimizer
@@ -69,6 +72,8 @@ def gristmill(shape: Shape, architecture: str) -> tuple[torch.nn.Module, Step]:
     optimizer = build_optimizer(model, config)
     network: Any = torch.compile(model) if shape.compile else model
     here = Place(0, 1, device, dtype, shape.threads)
+    if shape.device == "cpu":
+        UNTIL_THE_END.enter_context(freed_memory_kept())  # as a run does
 
     def step(tokens: torch.Tensor) -> float:
         targets = torch.full_like(tokens, IGNORED)
