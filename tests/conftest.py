@@ -12,6 +12,8 @@ __all__ = ["dataset", "tokenizer"]
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # Two processes test at a time, and tensors here are small: threads would only wait for each other. Read when torch is loaded.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Ray runs its workers at the lowest priority but four, so beside another test they would hardly get a CPU at all.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 # With several processes (`make test`) a file is one piece of work, so the longest come first: none is left alone at the end.
 LONGEST = (

@@ -1,4 +1,4 @@
-"""Two processes on this machine as torchrun would start them: gloo, CPU."""
+"""Several processes on this machine as torchrun would start them: gloo, CPU."""
 
 import json
 import os
@@ -29,11 +29,11 @@ for job in json.loads(sys.argv[2]):
 """
 
 
-def environment(rank: int, port: int) -> dict[str, str]:
+def environment(rank: int, world: int, port: int) -> dict[str, str]:
     """What torchrun tells a process."""
     return {
         **os.environ,
-        "WORLD_SIZE": "2",
+        "WORLD_SIZE": str(world),
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
         "MASTER_ADDR": "127.0.0.1",
@@ -42,23 +42,24 @@ def environment(rank: int, port: int) -> dict[str, str]:
     }
 
 
-def start_pair(command: list[str], **options) -> list[subprocess.Popen]:
-    """The same command as rank 0 and rank 1."""
+def start_group(command: list[str], world: int = 2, **options) -> list[subprocess.Popen]:
+    """The same command as rank 0, 1, ..."""
     port = free_port()
     return [
-        subprocess.Popen([sys.executable, *command], cwd=ROOT, env=environment(rank, port), text=True, **options)
-        for rank in range(2)
+        subprocess.Popen([sys.executable, *command], cwd=ROOT, env=environment(rank, world, port), text=True, **options)
+        for rank in range(world)
     ]
 
 
-def run_jobs(jobs: list[dict], folders: tuple[Path, Path]) -> None:
-    """Carry out jobs one after the other in two processes."""
+def run_jobs(jobs: list[dict], folders: tuple[Path, Path], world: int = 2) -> None:
+    """Carry out jobs one after the other in `world` processes."""
     given = [{"tokens": str(folders[0]), "tokenizer": str(folders[1]), **job, "out": str(job["out"])} for job in jobs]
-    finish(start_pair(["-c", JOBS, json.dumps(sys.path), json.dumps(given)], stderr=subprocess.PIPE))
+    command = ["-c", JOBS, json.dumps(sys.path), json.dumps(given)]
+    finish(start_group(command, world, stderr=subprocess.PIPE), codes=(0,) * world)
 
 
-def finish(processes: list[subprocess.Popen], codes: tuple[int, int] = (0, 0), seconds: float = 540) -> list[str]:
-    """Wait for both; their stderr. Neither outlives the test."""
+def finish(processes: list[subprocess.Popen], codes: tuple[int, ...] = (0, 0), seconds: float = 540) -> list[str]:
+    """Wait for all; their stderr. None outlives the test."""
     try:
         said = [process.communicate(timeout=seconds)[1] or "" for process in processes]
         assert tuple(process.returncode for process in processes) == codes, said
