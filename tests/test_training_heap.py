@@ -21,7 +21,8 @@ def pages():
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() >> 20
 with begun(resolve({"device": "cpu", "threads": 1}), Path(mkdtemp()), ""):
-    first, again, kept = pages(), pages(), resident()
+    first = pages()
+    again, kept = min(pages() for _ in range(5)), resident()
 pages()
 print(json.dumps([first, again, pages(), kept - resident()]))
 """
