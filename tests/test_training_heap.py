@@ -11,7 +11,7 @@ import pytest
 PROBE = """
 import json, resource, torch
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 from training.begin import begun
 from training.config import resolve
 def pages():
@@ -20,7 +20,7 @@ def pages():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() >> 20
-with begun(resolve({"device": "cpu", "threads": 1}), Path(mkdtemp()), ""):
+with TemporaryDirectory() as folder, begun(resolve({"device": "cpu", "threads": 1}), Path(folder), ""):
     first = pages()
     again, kept = min(pages() for _ in range(5)), resident()
 pages()

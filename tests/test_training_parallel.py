@@ -1,6 +1,7 @@
 """Several processes: DDP and FSDP2 take the steps of one, checkpoints go between them, and all stop and end together."""
 
 import json
+import shutil
 import signal
 import subprocess
 import time
@@ -23,6 +24,7 @@ from training.resume import Stopped
 
 VALUES = {**SMALL, "threads": 1, "grad_clip": 0.05, "micro_batch_rows": 1, "eval_rows": 7}
 LONG = {**VALUES, "steps": 50, "save_every": 25, "eval_every": 50}
+COMPILER = shutil.which("g++")
 SHARES = ("ddp", "fsdp2")
 MUON, MIXTRAL = {**VALUES, "optimizer": "muon"}, {**VALUES, "architecture": "mixtral"}
 
@@ -54,7 +56,7 @@ def runs(folders, tmp_path_factory):
             {"values": fsdp2, "out": root / "fsdp2-then-fsdp2", "stop_at": 3},
             {"values": fsdp2, "out": root / "fsdp2-then-fsdp2"},
             {"values": {**LONG, "parallel": "ddp"}, "out": root / "ddp-then-one", "stop_at": 20},
-            {"values": {**fsdp2, "compile": True}, "out": root / "fsdp2-compiled"},
+            *([{"values": {**fsdp2, "compile": True}, "out": root / "fsdp2-compiled"}] if COMPILER else []),
             {"values": {**MIXTRAL, "parallel": "fsdp2"}, "out": root / "mixtral-fsdp2"},
             {"values": {**MUON, "parallel": "fsdp2"}, "out": root / "muon-fsdp2"},
             {"values": {**MUON, "parallel": "fsdp2"}, "out": root / "muon-fsdp2-cut", "stop_at": 3},
@@ -110,6 +112,7 @@ def compare(ours: Path, alone: Path, rel: float) -> None:
                 assert a[key] == pytest.approx(b[key], rel=rel), (a["step"], key)
 
 
+@pytest.mark.skipif(COMPILER is None, reason="torch.compile on the CPU needs a C++ compiler")
 def test_a_sharded_model_can_be_compiled(runs):
     compare(runs / "fsdp2-compiled", runs / "one", rel=1e-5)  # other kernels than the eager ones, so other rounding
     assert json.loads((runs / "fsdp2-compiled" / "training.json").read_text())["config"]["compile"] is True

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# mallopt(3): its parameters, and glibc's own values of them, put back at the end
+# mallopt(3): its parameters, and glibc's first values of them, put back at the end (it no longer raises them by itself then)
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
 _DURING = {_TRIM_THRESHOLD: -1, _TOP_PAD: 64 << 20, _MMAP_MAX: 0}  # never trim, grow by 64 MiB, no mapping for itself
 _AFTER = {_TRIM_THRESHOLD: 128 << 10, _TOP_PAD: 128 << 10, _MMAP_MAX: 65_536}
@@ -19,8 +19,7 @@ def freed_memory_kept() -> Iterator[None]:
     """Keep what is freed inside, and give it back to the system at the end.
 
     By default glibc maps each large tensor anew and unmaps it when freed, so that the system clears every page again in every
-    step: 4 to 7% of the time of a small model's step (docs/training-step.md). Does nothing where the C library is
-    not glibc, or where the environment says how it is to allocate (`MALLOC_*`, `GLIBC_TUNABLES`).
+    step (what it costs: docs/training-step.md). Does nothing where the C library is not glibc, or where the environment says how it is to allocate (`MALLOC_*`, `GLIBC_TUNABLES`).
     """
     libc = ctypes.CDLL(None)
     if any(name.startswith(_OF_THE_USER) for name in os.environ) or not hasattr(libc, "mallopt"):
