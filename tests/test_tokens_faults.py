@@ -189,6 +189,22 @@ def test_newer_formats_and_missing_packs_are_refused(dataset, tmp_path):
             TokenDataset(tmp_path)
 
 
+@pytest.mark.parametrize("cut", [1, 2, None])
+def test_a_dataset_that_was_copied_in_part_is_refused_before_it_is_read(dataset, tmp_path, cut):
+    folder = tmp_path / "tokens"
+    shutil.copytree(dataset.path, folder)
+    file = folder / "train-00000.bin"
+    size = file.stat().st_size
+    if cut is None:
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:-cut])
+    why = "missing" if cut is None else f"{size - cut:,} bytes instead of {size:,}"
+    with pytest.raises(TokenizerError, match=rf"train-00000.bin is {why}: copy the dataset again"):
+        PackedSplit(folder, "train", 128)
+    assert len(PackedSplit(folder, "validation", 128)) > 0
+
+
 def test_command_line_end_to_end(tmp_path, capsys):
     documents = write_documents(tmp_path / "documents", corpus(), parts=3)
     tokenizer, tokens = tmp_path / "tokenizer", tmp_path / "tokens"

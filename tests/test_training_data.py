@@ -149,6 +149,9 @@ def test_bad_datasets_are_refused_by_name(folders, tmp_path):
     (tokens / "dataset.json").write_text(json.dumps(facts))
     with pytest.raises(TrainingError, match="nothing to learn"):
         open_dataset(tokens, None)
+    (tokens / facts["splits"]["validation"][0]["file"]).unlink()
+    with pytest.raises(TrainingError, match=r"validation-00000\.bin is missing"):
+        open_dataset(tokens, None)
 
 
 def test_metrics_are_cut_back_to_the_checkpoint(tmp_path):

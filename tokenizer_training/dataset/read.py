@@ -37,6 +37,25 @@ class Piece(NamedTuple):
     token_offset: int  # first token in the shard
 
 
+def whole_shards(dataset_dir: Path, facts: dict[str, Any], split: str) -> list[Path]:
+    """The `.bin` files of a split. Raises `TokenizerError` if one, or its `.mask`, is missing or not as long as dataset.json says.
+
+    A dataset that was copied in part is found before its first row is read, not in the middle of a run; `verify` reads all bytes.
+    """
+    width, masked = np.dtype(facts["dtype"]).itemsize, facts.get("kind") == "chat"
+    files = []
+    for shard in facts["splits"][split]:
+        file, tokens = dataset_dir / shard["file"], int(shard["tokens"])
+        expected = {file: tokens * width, **({file.with_suffix(".mask"): -(-tokens // 8)} if masked else {})}
+        for path, size in expected.items():
+            found = path.stat().st_size if path.is_file() else None
+            if found != size:
+                state = "missing" if found is None else f"{found:,} bytes instead of {size:,}"
+                raise TokenizerError(f"{path} is {state}: copy the dataset again, or encode the documents again")
+        files.append(file)
+    return files
+
+
 class PackedSplit:
     """Rows of `sequence_length` tokens of one split, in the order of its pack index. Safe to pickle.
 
@@ -57,7 +76,7 @@ class PackedSplit:
                 f"{self.path}: not packed for sequence length {sequence_length} (packed: {lengths}); "
                 f"run: python -m tokenizer_training pack {self.path} --sequence-length {sequence_length}"
             )
-        self.files = [self.path / shard["file"] for shard in self.facts["splits"][split]]
+        self.files = whole_shards(self.path, self.facts, split)
         packed = self.facts["pack"][str(sequence_length)]["splits"][split]
         self.count = int(packed["rows"])
         self.most_documents: int | None = packed.get("most_documents_in_row")
