@@ -202,6 +202,8 @@ def test_a_dataset_that_was_copied_in_part_is_refused_before_it_is_read(dataset,
     why = "missing" if cut is None else f"{size - cut:,} bytes instead of {size:,}"
     with pytest.raises(TokenizerError, match=rf"train-00000.bin is {why}: copy the dataset again"):
         PackedSplit(folder, "train", 128)
+    with pytest.raises(TokenizerError, match="copy the dataset again"):
+        TokenDataset(folder).shard("train", 0)
     assert len(PackedSplit(folder, "validation", 128)) > 0
 
 

@@ -5,6 +5,7 @@ import gzip
 import json
 import math
 import os
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -264,3 +265,14 @@ def test_models_and_data_that_do_not_belong_together_are_refused(model_dir, fold
     other = make(tmp_path / "other", documents=30)[0]
     assert cli.main(["evaluate", str(model_dir), "--tokens", str(other)]) == 2
     assert "another tokenizer" in capsys.readouterr().err
+
+
+def test_a_dataset_that_was_copied_in_part_is_one_line(model_dir, folders, tmp_path, capsys):
+    shutil.copytree(folders[0], tmp_path / "cut")
+    file = next(file for file in (tmp_path / "cut").glob("validation-*.bin"))
+    file.write_bytes(file.read_bytes()[:-1])
+    assert (
+        cli.main(["evaluate", str(model_dir), "--tokens", str(tmp_path / "cut"), "--output", str(tmp_path / "e")]) == 2
+    )
+    said = capsys.readouterr().err
+    assert f"{file.name} is " in said and "copy the dataset again" in said and "Traceback" not in said

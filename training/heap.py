@@ -19,7 +19,8 @@ def freed_memory_kept() -> Iterator[None]:
     """Keep what is freed inside, and give it back to the system at the end.
 
     By default glibc maps each large tensor anew and unmaps it when freed, so that the system clears every page again in every
-    step (what it costs: docs/training-step.md). Does nothing where the C library is not glibc, or where the environment says how it is to allocate (`MALLOC_*`, `GLIBC_TUNABLES`).
+    step (what it costs: docs/training-step.md). Does nothing where the C library is not glibc, or where the environment says
+    how it is to allocate (`MALLOC_*`, `GLIBC_TUNABLES`).
     """
     libc = ctypes.CDLL(None)
     if any(name.startswith(_OF_THE_USER) for name in os.environ) or not hasattr(libc, "mallopt"):

@@ -37,23 +37,21 @@ class Piece(NamedTuple):
     token_offset: int  # first token in the shard
 
 
-def whole_shards(dataset_dir: Path, facts: dict[str, Any], split: str) -> list[Path]:
-    """The `.bin` files of a split. Raises `TokenizerError` if one, or its `.mask`, is missing or not as long as dataset.json says.
+def whole_shard(dataset_dir: Path, facts: dict[str, Any], shard: dict[str, Any]) -> Path:
+    """The `.bin` file of a shard. Raises `TokenizerError` if it, or its `.mask`, is missing or not as long as dataset.json says.
 
     A dataset that was copied in part is found before its first row is read, not in the middle of a run; `verify` reads all bytes.
     """
-    width, masked = np.dtype(facts["dtype"]).itemsize, facts.get("kind") == "chat"
-    files = []
-    for shard in facts["splits"][split]:
-        file, tokens = dataset_dir / shard["file"], int(shard["tokens"])
-        expected = {file: tokens * width, **({file.with_suffix(".mask"): -(-tokens // 8)} if masked else {})}
-        for path, size in expected.items():
-            found = path.stat().st_size if path.is_file() else None
-            if found != size:
-                state = "missing" if found is None else f"{found:,} bytes instead of {size:,}"
-                raise TokenizerError(f"{path} is {state}: copy the dataset again, or encode the documents again")
-        files.append(file)
-    return files
+    file, tokens = dataset_dir / shard["file"], int(shard["tokens"])
+    expected = {file: tokens * np.dtype(facts["dtype"]).itemsize}
+    if facts.get("kind") == "chat":
+        expected[file.with_suffix(".mask")] = -(-tokens // 8)
+    for path, size in expected.items():
+        found = path.stat().st_size if path.is_file() else None
+        if found != size:
+            state = "missing" if found is None else f"{found:,} bytes instead of {size:,}"
+            raise TokenizerError(f"{path} is {state}: copy the dataset again, or encode the documents again")
+    return file
 
 
 class PackedSplit:
@@ -76,7 +74,7 @@ class PackedSplit:
                 f"{self.path}: not packed for sequence length {sequence_length} (packed: {lengths}); "
                 f"run: python -m tokenizer_training pack {self.path} --sequence-length {sequence_length}"
             )
-        self.files = whole_shards(self.path, self.facts, split)
+        self.files = [whole_shard(self.path, self.facts, shard) for shard in self.facts["splits"][split]]
         packed = self.facts["pack"][str(sequence_length)]["splits"][split]
         self.count = int(packed["rows"])
         self.most_documents: int | None = packed.get("most_documents_in_row")
@@ -207,7 +205,7 @@ class TokenDataset:
 
     def shard(self, split: str, number: int) -> np.ndarray:
         """All tokens of one `.bin` file as a read-only memory map."""
-        return np.memmap(self.path / self.splits[split][number]["file"], self.dtype, "r")
+        return np.memmap(whole_shard(self.path, self.facts, self.splits[split][number]), self.dtype, "r")
 
     def packed(self, split: str, sequence_length: int) -> PackedSplit:
         """The rows of a split."""

@@ -213,7 +213,11 @@ def _memorisation(
 
 def _open(folder: Path) -> TokenDataset:
     try:
-        return TokenDataset(folder)
+        data = TokenDataset(folder)
+        for split, shards in data.splits.items():
+            for number in range(len(shards)):
+                data.shard(split, number)  # refuses one that was copied in part
+        return data
     except (OSError, ValueError, KeyError) as error:
         raise TrainingError(f"cannot read the token dataset {folder}: {error}") from None
 
