@@ -125,36 +125,77 @@ def test_muon_takes_the_same_steps_with_sharded_parameters(runs):
     assert whole == cut
 
 
+SHARDED_START = """
+import torch
+from training.architectures import weights
+from training.config import resolve
+from training.device import place
+from training.model import Decoder, model_config
+from training.parallel import distribute
+from training.shards import is_part
+torch.distributed.init_process_group("gloo")
+for values in ({"architecture": "gpt2", "pad_vocabulary": 64}, {"tie_embeddings": False}, {"architecture": "mixtral"}):
+    config = resolve({"parallel": "fsdp2", "device": "cpu", "dtype": "float32", "threads": 1, "width": 32, **values})
+    with place(config) as here:
+        alone = Decoder(model_config(config, 97, 16)).initialise(5)
+        with torch.device("meta"):
+            model = Decoder(alone.config)
+        assert distribute(model, config, here) == "fsdp2"
+        model.tie()
+        model.initialise(5)
+        ours, expected = dict(model.named_parameters()), dict(alone.named_parameters())
+        assert list(ours) == list(expected) and all(is_part(parameter) for parameter in ours.values())
+        assert all(torch.equal(ours[name].full_tensor(), expected[name]) for name in expected)
+        kept, whole = weights(model, keep=here.rank == 0), weights(alone)
+        assert list(kept) == (list(whole) if here.rank == 0 else [])
+        assert all(torch.equal(kept[name], whole[name]) for name in kept)
+"""
+
+
+def test_a_sharded_model_gets_the_weights_of_a_whole_one_and_the_first_process_alone_collects_them():
+    finish(start_group(["-c", SHARDED_START], stderr=subprocess.PIPE), seconds=120)
+
+
 SHARDED_MUON = """
 import torch
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
-from training.optimizer import Muon
+from training import optimizer
 torch.distributed.init_process_group("gloo")
-mesh, parts, wholes = init_device_mesh("cpu", (2,)), [], []
+world, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
+mesh, parts, wholes, done = init_device_mesh("cpu", (world,)), [], [], []
+direction = optimizer.muon_direction
+optimizer.muon_direction = lambda update: done.append(update.numel()) or direction(update)
 draw = torch.Generator().manual_seed(0)
-for shape in ((7, 4), (4, 7), (3, 4, 5), (8, 6), (1, 6)):  # the last leaves one process without a row
+for shape in ((7, 4), (4, 7), (3, 4, 5), (8, 6), (1, 6)):  # the last leaves processes without a row
     weight = torch.nn.Parameter(torch.randn(shape, generator=draw))
     part = torch.nn.Parameter(distribute_tensor(weight.detach().clone(), mesh, [Shard(0)]))
     if shape == (8, 6):
         weight.row_blocks = part.row_blocks = (4, 2, 2)
     wholes.append(weight)
     parts.append(part)
-optimizers = [Muon([{"params": list(group)}], lr=0.1, momentum=0.9, weight_decay=0.1) for group in (wholes, parts)]
+optimizers = [
+    optimizer.Muon([{"params": list(group)}], lr=0.1, momentum=0.9, weight_decay=0.1) for group in (wholes, parts)
+]
 for _ in range(3):
     for weight, part in zip(wholes, parts):
         weight.grad = torch.randn(weight.shape, generator=draw)
         part.grad = distribute_tensor(weight.grad, mesh, [Shard(0)])
-    for optimizer in optimizers:
-        optimizer.step()
+    for one in optimizers:
+        done.clear()
+        one.step()
+# the largest first, one to each process in turn; a fused projection is three matrices
+sizes = sorted(([60], [24, 12, 12], [28], [28], [6]), key=lambda blocks: -sum(blocks))
+assert done == sum(sizes[rank::world], []), (rank, done)
 for weight, part in zip(wholes, parts):
     assert torch.equal(part.full_tensor(), weight), (weight.shape, part.full_tensor() - weight)
 """
 
 
-def test_muons_step_of_a_sharded_matrix_is_that_of_the_whole_to_the_bit():
-    """Rows that two processes cannot share evenly, experts, and fused projections; equal gradients."""
-    finish(start_group(["-c", SHARDED_MUON], stderr=subprocess.PIPE))
+@pytest.mark.parametrize("world", [2, 4])
+def test_muons_step_of_a_sharded_matrix_is_that_of_the_whole_to_the_bit(world):
+    """Rows that the processes cannot share evenly, experts, fused projections; each works on its share of the matrices alone."""
+    finish(start_group(["-c", SHARDED_MUON], world, stderr=subprocess.PIPE), codes=(0,) * world)
 
 
 def test_from_two_processes_to_one_the_batches_are_the_same(runs):

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from training.knobs import TrainingError
 from training.model import Decoder, Linear, ModelConfig
-from training.parallel import whole
 from training.rotary import sinusoids
+from training.shards import whole
 
 # class in transformers, model_type
 CLASSES = {
@@ -82,21 +82,27 @@ def from_transformers(config: ModelConfig, theirs: Mapping[str, Tensor], where: 
     return ours
 
 
-def weights(model: Decoder) -> dict[str, Tensor]:
+def weights(model: Decoder, keep: bool = True) -> dict[str, Tensor]:
     """The float32 weights under their names, on the CPU, LoRA merged into them. Of a sharded model all processes must call this.
 
-    Raises `TrainingError` if there are virtual tokens, which no weight stands for.
+    `keep`: false in a process that only takes part; it gets an empty dict, and never holds more than one of them. Raises `TrainingError` if there are virtual tokens, which no weight stands for.
     """
     if model.prompt is not None:
         raise TrainingError("virtual tokens are not part of a model's weights: save the adapter instead")
-    ours = {name: whole(parameter.detach()).float().cpu() for name, parameter in model.named_parameters()}
+    ours: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters():
+        tensor = whole(parameter.detach())
+        if keep:
+            ours[name] = tensor.float().cpu()
     for name, module in model.named_modules():
         if isinstance(module, Linear):
-            if module.weight is None:  # it is kept in 4 bits
+            if module.weight is None and keep:  # it is kept in 4 bits
                 ours[f"{name}.weight"] = module.full_weight().cpu()
             if module.adapter is not None:
-                ours[f"{name}.weight"] = ours[f"{name}.weight"] + module.adapter.delta().cpu()
-    return to_transformers(model.config, ours)
+                delta = module.adapter.delta()
+                if keep:
+                    ours[f"{name}.weight"] = ours[f"{name}.weight"] + delta.cpu()
+    return to_transformers(model.config, ours) if keep else {}
 
 
 def fill_weights(model: Decoder, path: Path) -> None:

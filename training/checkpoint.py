@@ -25,7 +25,7 @@ from training.config_json import config_json, read_model_config
 from training.knobs import TrainingError
 from training.model import Decoder
 from training.optimizer import Optimizer
-from training.parallel import is_part
+from training.shards import is_part
 
 FORMAT = 2  # of trainer_state/ and training.json
 ADAPTER_CONFIG = "adapter_config.json"

@@ -27,6 +27,7 @@ from training.loss import IGNORED, Losses, token_losses
 from training.norm import rms_norm
 from training.presets import RopeScaling
 from training.rotary import frequencies, rotary, rotate, sinusoids
+from training.shards import part_like
 
 if TYPE_CHECKING:  # it is made for a model's config
     from training.inference.cache import KeyValueCache
@@ -305,7 +306,7 @@ class Decoder(nn.Module):
             self.lm_head.weight = self.model.embed_tokens.weight
 
     def initialise(self, seed: int) -> Decoder:
-        """Draw all weights from a private generator: normal, 0.02; projections into the residual stream smaller.
+        """Draw all weights from a private generator, wherever they are: normal, 0.02; projections into the residual stream smaller.
 
         The scale 1 / sqrt(2 * layers) of the latter keeps the residual's variance at start (Radford et al. 2019, GPT-2; so do
         Llama-style trainers). Norms begin with 1, biases with 0, rows that pad the vocabulary stay 0.
@@ -319,9 +320,9 @@ class Decoder(nn.Module):
                     continue
                 std = residual if name.endswith(("o_proj.weight", "down_proj.weight")) else 0.02
                 padded = name in ("model.embed_tokens.weight", "lm_head.weight")
-                rows = self.config.vocab_size if padded else parameter.shape[0]
-                parameter[:rows].normal_(0.0, std, generator=generator)
-                parameter[rows:].zero_()
+                drawn = torch.zeros(parameter.shape)  # one at a time: a sharded model is never whole in any process
+                drawn[: self.config.vocab_size if padded else len(drawn)].normal_(0.0, std, generator=generator)
+                parameter.copy_(part_like(drawn, parameter))
         return self
 
     def forward(

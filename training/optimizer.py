@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from training.knobs import TrainerConfig
-from training.parallel import is_part, whole
+from training.shards import local, one_each, parts_of_each, turns, whole
 
 MUON_STEPS = 5  # of Newton-Schulz, with coefficients a, b, c that make small singular values grow fastest (Jordan 2024)
 MUON_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -137,7 +137,8 @@ class Muon(torch.optim.Optimizer):
     - a parameter with an attribute `row_blocks` (such as `(H * D, K * D, K * D)` of a fused query, key and value
       projection) is orthogonalised block by block, as separate matrices would be;
     - a parameter of three dimensions (the experts of a layer) is a stack of matrices;
-    - a sharded parameter's momentum is gathered first: the step is that of the whole matrix, on any number of processes.
+    - of sharded parameters each process gathers one, and computes its direction for all: the step is that of the whole matrix, and
+      the work is shared out over any number of processes.
     """
 
     def __init__(self, groups: Iterable[dict[str, Any]], lr: float, momentum: float, weight_decay: float = 0.0) -> None:
@@ -148,27 +149,28 @@ class Muon(torch.optim.Optimizer):
         """One update of every parameter that has a gradient, with Nesterov's momentum."""
         assert closure is None
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                state = self.state[parameter]
-                if "momentum_buffer" not in state:
-                    state["momentum_buffer"] = torch.zeros_like(parameter.grad)
-                momentum = state["momentum_buffer"].lerp_(parameter.grad, 1 - group["momentum"])
-                update = parameter.grad.lerp(momentum, group["momentum"])
-                blocks = _row_blocks(whole(update), getattr(parameter, "row_blocks", None))
-                moved = torch.cat([muon_direction(block) for block in blocks], dim=-2)
-                if is_part(parameter):
-                    moved = _part_of(moved, parameter)
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.add_(moved, alpha=-group["lr"])
+            learning = [parameter for parameter in group["params"] if parameter.grad is not None]
+            for parameters in turns(learning):
+                updates = [self._momentum(parameter, group["momentum"]) for parameter in parameters]
+                mine, update = one_each(updates)
+                direction = None if update is None else _direction(update, parameters[mine])
+                for parameter, moved in zip(parameters, parts_of_each(direction, updates), strict=True):
+                    mine_of_it = local(parameter)
+                    mine_of_it.mul_(1 - group["lr"] * group["weight_decay"])
+                    mine_of_it.add_(moved, alpha=-group["lr"])
+
+    def _momentum(self, parameter: Tensor, momentum: float) -> Tensor:
+        """What the step is the direction of, and the new momentum in the parameter's state."""
+        state, gradient = self.state[parameter], parameter.grad
+        assert gradient is not None
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(gradient)
+        return gradient.lerp(state["momentum_buffer"].lerp_(gradient, 1 - momentum), momentum)
 
 
-def _part_of(matrix: Tensor, sharded: Any) -> Tensor:
-    """This process's part of a matrix that every process has, laid out as `sharded`."""
-    from torch.distributed.tensor import distribute_tensor  # seconds to import, for nothing in one process
-
-    return distribute_tensor(matrix, sharded.device_mesh, sharded.placements, src_data_rank=None)
+def _direction(update: Tensor, parameter: Tensor) -> Tensor:
+    blocks = _row_blocks(update, getattr(parameter, "row_blocks", None))
+    return torch.cat([muon_direction(block) for block in blocks], dim=-2)
 
 
 def _row_blocks(matrix: Tensor, sizes: tuple[int, ...] | None) -> Iterator[Tensor]:

@@ -7,7 +7,7 @@ float32 both take the steps of one process, up to the order of sums.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from training.device import Place
@@ -28,14 +28,16 @@ def choose_parallel(config: TrainerConfig, model: nn.Module, here: Place) -> str
 
 
 def distribute(model: nn.Module, config: TrainerConfig, here: Place) -> str:
-    """Put a model, equal in all processes and on the CPU, where it computes; sharded if `fsdp2`. Returns the kind.
+    """Put a model where it computes, sharded if `fsdp2`: one equal in all processes and on the CPU, or one on `meta`, which
+    comes back without values. Returns the kind.
 
     Before the optimizer is built. FSDP2 (`fully_shard`; Zhao et al. 2023, arXiv 2304.11277): a unit for each layer, one
     for the rest. Masters and the sum of gradients are float32; weights are gathered in the dtype of the products.
     """
     kind = choose_parallel(config, model, here)
+    empty = any(parameter.is_meta for parameter in model.parameters())
     if kind != "fsdp2":
-        model.to(here.device)
+        (model.to_empty if empty else model.to)(device=here.device)
         return kind
     from torch.distributed.device_mesh import init_device_mesh  # seconds to import, for nothing in one process
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
@@ -46,6 +48,8 @@ def distribute(model: nn.Module, config: TrainerConfig, here: Place) -> str:
     for layer in _layers(model):  # each goes to the device whole, then its other parts are freed
         fully_shard(layer, mesh=mesh, reshard_after_forward=config.reshard, mp_policy=policy)
     fully_shard(model, mesh=mesh, reshard_after_forward=config.reshard, mp_policy=policy)
+    if empty:
+        model.to_empty(device=here.device)
     return kind
 
 
@@ -78,16 +82,6 @@ def settle(model: nn.Module) -> None:
     for module in model.modules():
         if (reshard := getattr(module, "reshard", None)) is not None:
             reshard()
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """A tensor gathered from its shards. All processes must call it."""
-    return tensor.full_tensor() if is_part(tensor) else tensor  # type: ignore[attr-defined]
-
-
-def is_part(tensor: Tensor) -> bool:
-    """Whether it is a `DTensor`, of which each process holds a part."""
-    return hasattr(tensor, "full_tensor")
 
 
 def _layers(module: nn.Module) -> list[nn.Module]:

@@ -77,12 +77,15 @@ def pretrain(
         if here.rank > 0:
             log, show = silent, None
         check_here(config, data.tokens.vocab_size, data.sequence_length, here)
-        model = Decoder(_shape(config, data), here.dtype).initialise(config.seed)
+        with torch.device("meta"):  # its weights are drawn where they will be
+            model = Decoder(_shape(config, data), here.dtype)
         model.z_loss = config.z_loss
         set_precision(model, config, here.device, here.dtype)
         recompute_layers(model, config)
         parameters = sum(parameter.numel() for parameter in model.parameters())
         kind = distribute(model, config, here)
+        model.tie()
+        model.initialise(config.seed)
         optimizer = build_optimizer(model, config)
         identity = {"fingerprint": fingerprint, "threads": here.threads, "processes": here.world}
         progress = resume(out_dir, model, optimizer, identity, here, log)
@@ -153,7 +156,7 @@ def pretrain(
             if stopping or kept or _due(progress.step, steps, config.save_every):
                 export = None
                 if kept and config.export_kept:
-                    export = _export(out_dir / f"step-{progress.step:08d}", model, tokenizer_dir, data)
+                    export = _export(out_dir / f"step-{progress.step:08d}", model, tokenizer_dir, data, here)
                 saver.save(model, optimizer, {**identity, **asdict(progress)}, export)
                 if stopping and progress.step < steps:
                     saver.wait()
@@ -189,7 +192,7 @@ def pretrain(
             "lineage": about,
             "config": config.model_dump(mode="json"),
         }
-        tensors = weights(model)
+        tensors = weights(model, keep=here.rank == 0)
         if here.rank == 0:
             save_model(out_dir, model, tokenizer_dir, data.tokens.eos_id, tensors)
             write_card(out_dir, summary, data.tokens, documents_dir)
@@ -211,9 +214,9 @@ def _read_ahead(data: Dataset, config: PretrainConfig, here: Place) -> Batches:
     return Batches(data.train, rows_at, config.document_mask, config.loader_threads, config.prefetch, pinned)
 
 
-def _export(folder: Path, model: Decoder, tokenizer_dir: Path, data: Dataset) -> Callable[[], None]:
-    """What writes the weights as they are now as a Hugging Face folder, while training goes on."""
-    tensors = {name: tensor.clone() for name, tensor in weights(model).items()}
+def _export(folder: Path, model: Decoder, tokenizer_dir: Path, data: Dataset, here: Place) -> Callable[[], None]:
+    """What writes the weights as they are now as a Hugging Face folder, while training goes on: for the first process."""
+    tensors = {name: tensor.clone() for name, tensor in weights(model, keep=here.rank == 0).items()}
     return partial(save_model, folder, model, tokenizer_dir, data.tokens.eos_id, tensors)
 
 

@@ -25,7 +25,7 @@ from training.checkpoint import FORMAT, checkpoints, checksum, sync, write_tenso
 from training.device import Place
 from training.knobs import TrainerConfig
 from training.optimizer import Optimizer
-from training.parallel import is_part
+from training.shards import is_part
 
 
 @dataclass

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from training.adapters.config import LINEAR, AdapterConfig
 from training.knobs import TrainingError
 from training.model import Decoder, Linear
-from training.parallel import whole
+from training.shards import whole
 
 
 class LoRA(nn.Module):

@@ -25,7 +25,7 @@ from training.checkpoint import (
 )
 from training.knobs import TrainingError
 from training.model import Decoder
-from training.parallel import whole
+from training.shards import whole
 
 
 def adapter_tensors(model: Decoder) -> dict[str, Tensor]:

@@ -19,12 +19,13 @@ from training.config_json import config_json, read_model_config
 from training.device import Place
 from training.knobs import TrainingError
 from training.model import Decoder
-from training.parallel import unwrap, whole
+from training.parallel import unwrap
 from training.preference.calibration import judge
 from training.preference.config import RewardConfig
 from training.preference.losses import bradley_terry_losses, preferred
 from training.preference.pairs import Example, last_positions, pad
 from training.preference.task import PairTask
+from training.shards import whole
 from training.tuning.run import Bench, steps_of, tune
 from training.tuning.update import Figures
 
@@ -58,7 +59,8 @@ def save_scorer(folder: Path, scorer: Scorer, tokenizer_dir: Path, end: list[int
     end: ids that end a text; turn_end: the one that ends an assistant's turn. transformers finds a conversation's last token as the
     last that is not padding, so the padding is an id that ends texts and no turn; without one it scores one conversation at a time.
     """
-    tensors = weights(scorer.decoder) | {"score.weight": whole(scorer.score.weight.detach()).float().cpu()}
+    tensors = weights(scorer.decoder, keep=here.rank == 0)
+    tensors["score.weight"] = whole(scorer.score.weight.detach()).float().cpu()
     if here.rank > 0:
         return
     folder.mkdir(parents=True, exist_ok=True)

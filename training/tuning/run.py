@@ -112,7 +112,7 @@ def save_trained(folder: Path, bench: Bench) -> None:
     """Write the model that was trained: its adapter alone if it has one that is not to be merged. All processes call it."""
     model, config = bench.model, bench.config
     apart = config.adapter is not None and not config.merge
-    tensors = adapter_tensors(model) if apart else weights(model)
+    tensors = adapter_tensors(model) if apart else weights(model, keep=bench.here.rank == 0)
     if bench.here.rank == 0 and apart:
         save_adapter(folder, model, bench.folder, bench.end, tensors)
     elif bench.here.rank == 0:
