@@ -1,11 +1,14 @@
 """Who sees whom: the forms that devices take are one rule; the mixture of experts and its balance; the vocabulary's padding."""
 
 import math
+import shutil
 from itertools import pairwise
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.nn.attention.flex_attention import create_block_mask
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
 from tests.model_common import DOCUMENTS, FAMILIES, random_model, shape, tokens
@@ -46,6 +49,39 @@ def test_mask_and_blocks_are_the_rule(window):
     assert torch.equal(of_blocks, mask[:, 0])
 
 
+BLOCKS = ("kv_num_blocks", "kv_indices", "full_kv_num_blocks", "full_kv_indices", "q_num_blocks", "full_q_num_blocks")
+
+
+@pytest.mark.parametrize("window", [None, 1, 100, 128, 129, 300, 1000])
+@pytest.mark.parametrize("length", [1, 127, 128, 200, 640, 1000])
+def test_blocks_are_those_that_torch_finds_by_looking_at_every_pair(length, window):
+    generator = torch.Generator().manual_seed(length)
+    starts = torch.rand(6, length, generator=generator) < torch.tensor([0, 0.001, 0.005, 0.01, 0.1, 1])[:, None]
+    starts[3, ::128] = True  # documents that end where blocks do
+    for segment in (document_segments(starts.cumsum(dim=1)), None):
+        ours = block_mask(segment, length, window, CPU)
+        rows = None if segment is None else len(segment)
+        theirs = create_block_mask(ours.mask_mod, rows, None, length, length, device="cpu")
+        assert ours.shape == theirs.shape and ours.BLOCK_SIZE == theirs.BLOCK_SIZE
+        for name in BLOCKS:
+            assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
+
+
+def test_blocks_of_long_rows_are_found_without_looking_at_every_pair():
+    largest = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            largest.append(result.numel() if isinstance(result, torch.Tensor) else 0)
+            return result
+
+    segment = document_segments((torch.rand(2, 8192) < 0.001).cumsum(dim=1))
+    with Watch():
+        block_mask(segment, 8192, None, CPU)
+    assert max(largest) < 8192 * 8192 / 1000
+
+
 def packed(lengths: list[list[int]]) -> torch.Tensor:
     return torch.stack([torch.repeat_interleave(torch.arange(len(row)), torch.tensor(row)) for row in lengths])
 
@@ -75,6 +111,18 @@ def test_kernels_agree(kv_heads, dtype):
         assert (found[name] - found["mask"]).abs().max() < tolerance, name
     for one, other in zip(gradients["lengths"], gradients["mask"], strict=True):
         assert (one - other).float().norm() < (1e-5 if dtype == torch.float32 else 2e-2) * other.float().norm()
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile on the CPU needs a C++ compiler")
+def test_a_compiled_model_makes_its_blocks_in_its_graph():
+    """As on CUDA: compiled, flex_attention does leave out blocks."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(2, 2, 600, 16, generator=generator) for _ in range(3)]
+    segment = document_segments(packed([[150, 50, 400], [20, 580]]))
+    graph = torch.compile(lambda *x: attend(*x, Sight(blocks=block_mask(segment, 600, 200, CPU))), fullgraph=True)
+    expected = attend(*inputs, Sight(mask=row_mask(segment, 600, 200, CPU)))
+    assert (graph(*inputs) - expected).abs().max() < 2e-6
+    assert block_mask(segment, 600, 200, CPU).sparsity() > 40
 
 
 def test_flex_attention_keeps_the_window():

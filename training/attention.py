@@ -16,7 +16,9 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
+
+BLOCK = 128  # positions: what flex_attention leaves out, or takes without looking, is 128 x 128 pairs
 
 
 class Sight(NamedTuple):
@@ -119,14 +121,34 @@ def row_mask(segment: Tensor | None, length: int, window: int | None, device: to
 
 
 def block_mask(segment: Tensor | None, length: int, window: int | None, device: torch.device) -> BlockMask:
-    """The rule as flex_attention takes it: blocks of pairs that nobody sees are never computed."""
+    """The rule as flex_attention takes it: blocks of pairs that nobody sees are never computed.
+
+    The ends of blocks tell which those are, since documents stand in order; torch's `create_block_mask`, which knows only the rule,
+    looks at all L x L pairs.
+    """
 
     def sees(row: Tensor, _: Tensor, query: Tensor, key: Tensor) -> Tensor:
         seen = visible(query, key, window)
         return seen if segment is None else seen & (segment[row, query] == segment[row, key])
 
-    rows = None if segment is None else segment.shape[0]
-    return create_block_mask(sees, rows, None, length, length, device=str(device))
+    first = torch.arange(0, length, BLOCK, device=device)
+    last = (first + BLOCK - 1).clamp(max=length - 1)
+    nearest, farthest = visible(first[:, None], last, window), visible(last[:, None], first, window)  # [queries, keys]
+    itself = first[:, None] == first
+    some, every = nearest | itself, farthest & ~itself & (last - first == BLOCK - 1)[:, None]
+    if segment is not None:  # what the nearest pair has in common, some pair has; what the farthest has, all have
+        some = some & (segment[:, first, None] == segment[:, None, last]) | itself
+        every = every & (segment[:, last, None] == segment[:, None, first])
+    some, every = (blocks.view(-1, 1, len(first), len(first)) for blocks in (some & ~every, every))
+    return BlockMask.from_kv_blocks(
+        *_listed(some), *_listed(every), BLOCK_SIZE=BLOCK, mask_mod=sees, seq_lengths=(length, length)
+    )
+
+
+def _listed(blocks: Tensor) -> tuple[Tensor, Tensor]:
+    """Of bool `[..., queries, keys]`: how many keys are true, and their numbers, in front: int32."""
+    ordered = blocks.int().argsort(dim=-1, descending=True, stable=True)
+    return blocks.sum(dim=-1, dtype=torch.int32), ordered.int()
 
 
 def _flex(query: Tensor) -> Callable[..., Any]:
