@@ -235,10 +235,14 @@ class MixtureOfExperts(nn.Module):
         probabilities = self.gate(flat).float().softmax(dim=-1)
         shares, experts = probabilities.topk(self.chosen, dim=-1)
         shares = (shares / shares.sum(dim=-1, keepdim=True)).to(x.dtype)
-        y = torch.zeros_like(flat)
-        for number, expert in enumerate(self.experts):  # one without tokens too: its gradient is then zero, not missing
-            token, place = (experts == number).nonzero(as_tuple=True)
-            y = y.index_add(0, token, expert(flat[token]) * shares[token, place, None])
+        # choices in the order of their experts, so that each takes one stretch; one without tokens too: its gradient is then
+        # zero, not missing
+        order = experts.flatten().argsort(stable=True)
+        counts = experts.flatten().bincount(minlength=len(self.experts)).tolist()
+        stretches = flat.index_select(0, order // self.chosen).split(counts)
+        found = torch.cat([expert(tokens) for expert, tokens in zip(self.experts, stretches, strict=True)])
+        y = found.index_select(0, order.argsort()).view(len(flat), self.chosen, -1) * shares[..., None]
+        y = y.sum(dim=1)
         return y.view_as(x), probabilities.view(*x.shape[:2], -1)
 
 

@@ -1,10 +1,11 @@
 """Tokens per second of whole optimizer steps: ours and others' loops of the same shape, taking turns.
 
-    python -m benchmarks.training.step [--runs 5] [--only NAME ...] [--nanogpt FOLDER] [--litgpt PYTHON] [--cuda]
+    python -m benchmarks.training.step [--runs 5] [--only NAME ...] [--nanogpt FOLDER] [--litgpt PYTHON] [--experts] [--cuda]
 
 6 layers x 384, 6 heads, rows of 256, 12 rows, vocabulary 8,192, tied; float32 and bfloat16, eager and compiled, 1 thread.
 Ours is `step.train_step` as a run calls it; theirs the loop of their examples: autocast, backward, clipping, fused AdamW.
-FOLDER is a checkout of nanoGPT, PYTHON an interpreter that has litgpt. Prints a Markdown table: medians of tokens per second
+FOLDER is a checkout of nanoGPT, PYTHON an interpreter that has litgpt; `--experts` compares the two Mixtrals (8 experts of a
+quarter of the MLP's width, 2 for a token) instead. Prints a Markdown table: medians of tokens per second
 of CPU time (on CUDA: of the clock), the ratio to the fastest other, and the share of the rate at which this machine multiplies
 large matrices of the dtype in the same turns, MFU, counted as PaLM does (on CUDA `--peak` TFLOP/s takes that rate's place).
 """
@@ -21,6 +22,7 @@ from typing import Any
 
 WORKER = Path(__file__).with_name("step_contestants.py")
 OURS, TRANSFORMERS = ["gristmill llama", "gristmill gpt2"], ["transformers llama", "transformers gpt2"]
+EXPERTS = ["gristmill mixtral", "transformers mixtral"]
 
 
 class Contestant:
@@ -59,7 +61,7 @@ def compare(names: list[str], shape: dict[str, Any], arguments: argparse.Namespa
         worker.stop()
     tokens = shape["batch"] * shape["block"] * shape["steps"]
     rates = {worker.name: tokens / statistics.median(worker.turns) for worker in workers[:-1]}
-    best = max((rate for name, rate in rates.items() if name not in OURS), default=None)
+    best = max((rate for name, rate in rates.items() if not name.startswith("gristmill")), default=None)
     peak = arguments.peak * 1e12 if arguments.peak else statistics.median(workers[-1].turns)
     mode = f"{shape['dtype']}, {'compiled' if shape['compile'] else 'eager'}"
     return [
@@ -80,6 +82,7 @@ def main() -> None:
     parser.add_argument("--modes", nargs="+", default=["eager", "compiled"])
     parser.add_argument("--nanogpt", help="folder with nanoGPT's model.py")
     parser.add_argument("--litgpt", help="python that has litgpt")
+    parser.add_argument("--experts", action="store_true")
     parser.add_argument("--cuda", action="store_true")
     parser.add_argument("--peak", type=float, help="TFLOP/s of the device, such as 989 of an H100 in bfloat16")
     for key, value in {"layers": 6, "width": 384, "heads": 6, "block": 256, "batch": 12, "vocabulary": 8192}.items():
@@ -87,7 +90,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     names = [*OURS, *TRANSFORMERS, *["nanogpt"] * bool(arguments.nanogpt), *["litgpt llama"] * bool(arguments.litgpt)]
-    names = [name for name in names if not arguments.only or name in arguments.only]
+    names = [name for name in (EXPERTS if arguments.experts else names) if not arguments.only or name in arguments.only]
     same = {
         key: getattr(arguments, key)
         for key in ("layers", "width", "heads", "block", "batch", "vocabulary", "threads", "steps", "nanogpt")

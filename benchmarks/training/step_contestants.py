@@ -43,7 +43,13 @@ class Shape:
         """The inner width of a gated MLP with as many weights as an ungated one of 4 times the width."""
         return 8 * self.width // 3
 
+    @property
+    def expert(self) -> int:
+        """The inner width of each of `EXPERTS`."""
+        return self.mlp // 4
 
+
+EXPERTS, CHOSEN = 8, 2
 Step = Callable[[torch.Tensor], Any]
 UNTIL_THE_END = ExitStack()
 
@@ -59,12 +65,14 @@ def gristmill(shape: Shape, architecture: str) -> tuple[torch.nn.Module, Step]:
     from training.optimizer import build_optimizer
     from training.step import train_step
 
-    gpt2 = architecture == "gpt2"
+    gpt2, mixtral = architecture == "gpt2", architecture == "mixtral"
+    mlp = 4 * shape.width if gpt2 else shape.expert if mixtral else shape.mlp
     config = resolve(
         {
             "architecture": architecture, "layers": shape.layers, "width": shape.width, "heads": shape.heads,
-            "kv_heads": shape.heads, "mlp_width": 4 * shape.width if gpt2 else shape.mlp, "batch_rows": shape.batch,
+            "kv_heads": shape.heads, "mlp_width": mlp, "batch_rows": shape.batch, "tie_embeddings": True,
             "micro_batch_rows": shape.batch, "document_mask": False, **({"positions": "learned"} if gpt2 else {}),
+            **({"experts": EXPERTS, "experts_per_token": CHOSEN} if mixtral else {}),
         }
     )  # fmt: skip
     device, dtype = torch.device(shape.device), getattr(torch, shape.dtype)
@@ -109,9 +117,21 @@ def plain_loop(shape: Shape, model: torch.nn.Module, loss: Callable[[Any, torch.
 
 
 def transformers_model(shape: Shape, family: str) -> tuple[torch.nn.Module, Step]:
-    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+    from transformers import (
+        GPT2Config,
+        GPT2LMHeadModel,
+        LlamaConfig,
+        LlamaForCausalLM,
+        MixtralConfig,
+        MixtralForCausalLM,
+    )
 
     model: Any
+    same = {
+        "vocab_size": shape.vocabulary, "hidden_size": shape.width, "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads, "num_key_value_heads": shape.heads,
+        "max_position_embeddings": shape.block, "tie_word_embeddings": True,
+    }  # fmt: skip
     if family == "gpt2":
         model = GPT2LMHeadModel(
             GPT2Config(
@@ -119,14 +139,13 @@ def transformers_model(shape: Shape, family: str) -> tuple[torch.nn.Module, Step
                 n_head=shape.heads, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
             )
         )  # fmt: skip
+    elif family == "mixtral":
+        experts = {"num_local_experts": EXPERTS, "num_experts_per_tok": CHOSEN, "output_router_logits": True}
+        model = MixtralForCausalLM(
+            MixtralConfig(**same, **experts, router_aux_loss_coef=0.02, intermediate_size=shape.expert)
+        )
     else:
-        model = LlamaForCausalLM(
-            LlamaConfig(
-                vocab_size=shape.vocabulary, hidden_size=shape.width, intermediate_size=shape.mlp,
-                num_hidden_layers=shape.layers, num_attention_heads=shape.heads, num_key_value_heads=shape.heads,
-                max_position_embeddings=shape.block, tie_word_embeddings=True,
-            )
-        )  # fmt: skip
+        model = LlamaForCausalLM(LlamaConfig(**same, intermediate_size=shape.mlp))
     return model, plain_loop(shape, model, lambda network, x: network(input_ids=x, labels=x, use_cache=False).loss)
 
 
@@ -163,6 +182,8 @@ def litgpt(shape: Shape) -> tuple[torch.nn.Module, Step]:
 CONTESTANTS: dict[str, Callable[[Shape], tuple[torch.nn.Module, Step]]] = {
     "gristmill llama": lambda shape: gristmill(shape, "llama"),
     "gristmill gpt2": lambda shape: gristmill(shape, "gpt2"),
+    "gristmill mixtral": lambda shape: gristmill(shape, "mixtral"),
+    "transformers mixtral": lambda shape: transformers_model(shape, "mixtral"),
     "transformers llama": lambda shape: transformers_model(shape, "llama"),
     "transformers gpt2": lambda shape: transformers_model(shape, "gpt2"),
     "nanogpt": nanogpt,
@@ -171,8 +192,12 @@ CONTESTANTS: dict[str, Callable[[Shape], tuple[torch.nn.Module, Step]]] = {
 
 
 def flops_of_a_token(shape: Shape, model: torch.nn.Module) -> float:
-    """Forward and backward: 6 a weight that is multiplied with, 12 a layer, width and position (PaLM, appendix B)."""
-    parameters = {id(p): p.numel() for p in model.parameters() if p.dim() >= 2}
+    """Forward and backward: 6 a weight that a token is multiplied with, 12 a layer, width and position (PaLM, appendix B)."""
+    parameters = {
+        id(p): p.numel() * (CHOSEN / EXPERTS if ".experts." in name else 1)
+        for name, p in model.named_parameters()
+        if p.dim() >= 2
+    }
     tables = {id(p): p.numel() for m in model.modules() if isinstance(m, torch.nn.Embedding) for p in m.parameters()}
     multiplied = sum(size for key, size in parameters.items() if key not in tables) + shape.width * shape.vocabulary
     head = [m.weight for name, m in model.named_modules() if name.endswith("lm_head")]

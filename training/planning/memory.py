@@ -166,7 +166,7 @@ def _mlp(shape: Shape, size: int) -> int:
     inner = (2 if shape.gpt2 else 4) * shape.mlp_width * size
     if not shape.experts:
         return inner
-    routed = 3 * shape.width * size + 2 * 8 + size  # input, output and its share, places
+    routed = 2 * shape.width * size + 2 * 8 + size  # input, output and its share, places
     router = shape.experts * FLOAT32 + shape.experts_per_token * (2 * FLOAT32 + 8)
     return shape.experts_per_token * (inner + routed) + router
 
