@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+import torch._dynamo
 import torch.nn.functional as F
 from torch.nn.attention.flex_attention import create_block_mask
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -114,15 +115,23 @@ def test_kernels_agree(kv_heads, dtype):
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile on the CPU needs a C++ compiler")
-def test_a_compiled_model_makes_its_blocks_in_its_graph():
-    """As on CUDA: compiled, flex_attention does leave out blocks."""
-    generator = torch.Generator().manual_seed(0)
-    inputs = [torch.randn(2, 2, 600, 16, generator=generator) for _ in range(3)]
-    segment = document_segments(packed([[150, 50, 400], [20, 580]]))
-    graph = torch.compile(lambda *x: attend(*x, Sight(blocks=block_mask(segment, 600, 200, CPU))), fullgraph=True)
-    expected = attend(*inputs, Sight(mask=row_mask(segment, 600, 200, CPU)))
-    assert (graph(*inputs) - expected).abs().max() < 2e-6
-    assert block_mask(segment, 600, 200, CPU).sparsity() > 40
+def test_one_compiled_layer_serves_all_layers_and_takes_new_blocks_at_each_step():
+    """As on CUDA: compiled, flex_attention does leave out blocks. The forward pass alone, which a CPU has."""
+    model, generator = random_model(shape("llama", context_length=600)), torch.Generator().manual_seed(0)
+    compiled = [torch.compile(layer.forward) for layer in model.model.layers]
+    torch._dynamo.utils.counters.clear()
+    for lengths in ([[150, 50, 400], [20, 580]], [[599, 1], [300, 300]]):
+        segment = document_segments(packed(lengths))
+        blocks, mask = block_mask(segment, 600, 200, CPU), row_mask(segment, 600, 200, CPU)
+        x, turn = model.embed(torch.randn(2, 600, model.config.width, generator=generator), torch.arange(600)[None])
+        for layer, graph in zip(model.model.layers, compiled, strict=True):
+            with torch.no_grad():
+                y, _ = graph(x, turn, Sight(blocks=blocks), None, 0)
+                expected, _ = layer(x, turn, Sight(mask=mask), None, 0)
+            assert (y - expected).abs().max() < 2e-6
+        assert blocks.sparsity() > 30
+    counters = torch._dynamo.utils.counters
+    assert counters["stats"]["unique_graphs"] == 1 < len(compiled) and not counters["graph_break"]
 
 
 def test_flex_attention_keeps_the_window():

@@ -98,7 +98,9 @@ class PretrainConfig(TrainerConfig):
         0.0, "weight of the squared log of the softmax's denominator; PaLM: 1e-4", "Chowdhery et al. 2022", ge=0
     )
     memory_check: bool = knob(True, "refuse to start where the estimated memory is more than the device has")
-    compile: bool = knob(False, "torch.compile: starts a minute later, needs a C++ compiler on the CPU")
+    compile: bool = knob(
+        False, "torch.compile of a layer and of the loss: starts half a minute later, needs a C++ compiler on the CPU"
+    )
     loader_threads: int = knob(1, "threads that read batches ahead; 0: the loop reads them itself", ge=0)
     prefetch: int = knob(2, "batches read ahead", ge=1)
     spike_factor: float | None = knob(

@@ -238,7 +238,7 @@ class MixtureOfExperts(nn.Module):
         # choices in the order of their experts, so that each takes one stretch; one without tokens too: its gradient is then
         # zero, not missing
         order = experts.flatten().argsort(stable=True)
-        counts = experts.flatten().bincount(minlength=len(self.experts)).tolist()
+        counts = F.one_hot(experts.flatten(), len(self.experts)).sum(dim=0).tolist()
         stretches = flat.index_select(0, order // self.chosen).split(counts)
         found = torch.cat([expert(tokens) for expert, tokens in zip(self.experts, stretches, strict=True)])
         y = found.index_select(0, order.argsort()).view(len(flat), self.chosen, -1) * shares[..., None]
@@ -298,6 +298,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.config, self.dtype = config, dtype
         self.z_loss = 0.0  # see loss.token_losses; a trainer sets it
+        self.loss = token_losses  # a trainer may compile it
         self.model = Trunk(config)
         self.lm_head = Linear(config.width, config.embedding_rows)
         self.register_module("prompt", None)
@@ -359,7 +360,7 @@ class Decoder(nn.Module):
             weight = weight[: self.config.vocab_size]
         if logprobs is not None:
             return token_scores(x, weight, targets, logprobs)
-        losses = token_losses(x, weight, targets, self.z_loss)
+        losses = self.loss(x, weight, targets, self.z_loss)
         if self.config.experts and self.config.balance_coefficient:
             real = torch.ones_like(tokens, dtype=torch.bool) if documents is None else documents >= 0
             balance = load_balance(torch.stack(routers), self.config.experts_per_token, real)

@@ -67,10 +67,9 @@ def unwrap(network: nn.Module) -> nn.Module:
 
 def add_up_gradients(network: nn.Module, now: bool) -> None:
     """Whether the next forward and backward pass adds gradients up over processes: only a step's last one must."""
-    inner = getattr(network, "_orig_mod", network)  # below torch.compile
     if isinstance(network, DistributedDataParallel):
         network.require_backward_grad_sync = now
-    elif (set_sync := getattr(inner, "set_requires_gradient_sync", None)) is not None:  # FSDP2's
+    elif (set_sync := getattr(network, "set_requires_gradient_sync", None)) is not None:  # FSDP2's
         set_sync(now)
 
 

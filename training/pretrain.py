@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from training.architectures import weights
 from training.begin import begun
 from training.card import write_card
 from training.checkpoint import FORMAT, save_model, write_json
+from training.compiling import compile_regions
 from training.config import PretrainConfig
 from training.data import Batches, Dataset, open_dataset, step_rows
 from training.device import Place, seed_step
@@ -82,6 +82,8 @@ def pretrain(
         model.z_loss = config.z_loss
         set_precision(model, config, here.device, here.dtype)
         recompute_layers(model, config)
+        if config.compile:
+            compile_regions(model)
         parameters = sum(parameter.numel() for parameter in model.parameters())
         kind = distribute(model, config, here)
         model.tie()
@@ -106,8 +108,7 @@ def pretrain(
         if unigram is None:
             log("no validation text: neither validation loss nor bits per byte can be measured")
 
-        network: nn.Module = torch.compile(model) if config.compile else model  # type: ignore[assignment]
-        network = wrap(network, kind, here)
+        network = wrap(model, kind, here)
         monitor = Monitor(config, data, model.config, here, tokenizer_dir, out_dir, steps, progress.step, log, show)
         stack.enter_context(closing(monitor))
         saver = stack.enter_context(closing(Saver(out_dir / "trainer_state", config, here, kind == "fsdp2")))

@@ -56,6 +56,7 @@ UNTIL_THE_END = ExitStack()
 
 def gristmill(shape: Shape, architecture: str) -> tuple[torch.nn.Module, Step]:
     sys.path.insert(0, str(Path(__file__).parents[2]))
+    from training.compiling import compile_regions
     from training.config import resolve
     from training.data import Batch
     from training.device import Place
@@ -78,7 +79,8 @@ def gristmill(shape: Shape, architecture: str) -> tuple[torch.nn.Module, Step]:
     device, dtype = torch.device(shape.device), getattr(torch, shape.dtype)
     model = Decoder(model_config(config, shape.vocabulary, shape.block), dtype).initialise(0).to(device)
     optimizer = build_optimizer(model, config)
-    network: Any = torch.compile(model) if shape.compile else model
+    if shape.compile:
+        compile_regions(model)
     here = Place(0, 1, device, dtype, shape.threads)
     if shape.device == "cpu":
         UNTIL_THE_END.enter_context(freed_memory_kept())  # as a run does
@@ -87,7 +89,7 @@ def gristmill(shape: Shape, architecture: str) -> tuple[torch.nn.Module, Step]:
         targets = torch.full_like(tokens, IGNORED)
         targets[:, :-1] = tokens[:, 1:]
         batch = Batch(tokens, targets, torch.zeros_like(tokens), list(range(len(tokens))))
-        return train_step(network, optimizer, batch, config, here, 1e-3).loss
+        return train_step(model, optimizer, batch, config, here, 1e-3).loss
 
     return model, step
 
