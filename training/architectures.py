@@ -85,7 +85,8 @@ def from_transformers(config: ModelConfig, theirs: Mapping[str, Tensor], where: 
 def weights(model: Decoder, keep: bool = True) -> dict[str, Tensor]:
     """The float32 weights under their names, on the CPU, LoRA merged into them. Of a sharded model all processes must call this.
 
-    `keep`: false in a process that only takes part; it gets an empty dict, and never holds more than one of them. Raises `TrainingError` if there are virtual tokens, which no weight stands for.
+    `keep`: false in a process that only takes part; it gets an empty dict, and never holds more than one of them whole.
+    Raises `TrainingError` if there are virtual tokens, which no weight stands for.
     """
     if model.prompt is not None:
         raise TrainingError("virtual tokens are not part of a model's weights: save the adapter instead")

@@ -25,9 +25,8 @@ def compile_regions(model: Decoder) -> None:
     """
     import torch._dynamo  # seconds to import
 
-    torch._dynamo.config.optimize_ddp = (
-        False  # it would cut the graph of a layer into pieces to gain what a graph a layer does
-    )
+    # it would cut a layer's graph into pieces, for what a graph a layer gives already: gradients that come layer by layer
+    torch._dynamo.config.optimize_ddp = False
     for layer in model.model.layers:
         layer.forward = partial(_layer, layer.forward, torch.compile(layer.forward))  # type: ignore[method-assign]
     model.loss = partial(_loss, model.loss, torch.compile(model.loss))

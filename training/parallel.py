@@ -45,7 +45,7 @@ def distribute(model: nn.Module, config: TrainerConfig, here: Place) -> str:
     mesh = init_device_mesh(here.device.type, (here.world,))
     low = here.dtype if here.dtype != torch.float32 else None
     policy = MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32, cast_forward_inputs=False)
-    for layer in _layers(model):  # each goes to the device whole, then its other parts are freed
+    for layer in _layers(model):  # one with values goes to the device whole, then its other parts are freed
         fully_shard(layer, mesh=mesh, reshard_after_forward=config.reshard, mp_policy=policy)
     fully_shard(model, mesh=mesh, reshard_after_forward=config.reshard, mp_policy=policy)
     if empty:
