@@ -15,8 +15,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.apply_rows import HASH, STRINGS, as_batch, check_columns
-from pipeline.config import EngineConfig, StageSpec, stage_spec
+from pipeline.config import StageSpec, stage_spec
 from pipeline.engine.assets import hash_assets, local_copy, pinned
+from pipeline.engine.config import EngineConfig
 from pipeline.engine.executors import Death, Executor, make_executor
 from pipeline.engine.group_unit import GroupTask, round_partitions, slices_of
 from pipeline.engine.journal import Manifest

@@ -10,8 +10,9 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from pipeline.config import EngineConfig, InputConfig, RunConfig
+from pipeline.config import InputConfig, RunConfig
 from pipeline.dedup_index.config import IndexConfig
+from pipeline.engine.config import EngineConfig
 from pipeline.mistakes import nearest
 from pipeline.train_classifier import ClassifierTraining
 from pipeline.train_perplexity import PerplexityTraining

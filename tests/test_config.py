@@ -213,10 +213,10 @@ def test_environment_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("GRISTMILL_TEST_N", "3")
     monkeypatch.delenv("GRISTMILL_TEST_B", raising=False)
     text = changed("[a.warc.gz]", '["${GRISTMILL_TEST_A}/x", "${GRISTMILL_TEST_B:-there}/y"]')
-    text = text.replace("{executor: inline}", "{recycle_units: '${GRISTMILL_TEST_N}'}")
+    text = text.replace("{executor: inline}", "{workers: '${GRISTMILL_TEST_N}'}")
     config = read(tmp_path, text)
     assert config.input[0].paths == ("here/x", "there/y")
-    assert config.engine.recycle_units == 3
+    assert config.engine.workers == 3
     lines = mistakes(tmp_path, changed("[a.warc.gz]", '["${GRISTMILL_TEST_B}/x", "$${GRISTMILL_TEST_B}"]') + "zz: 1\n")
     assert lines[0] == (
         "c.yaml:2: the environment variable GRISTMILL_TEST_B is not set; set it, or write ${GRISTMILL_TEST_B:-default}"

@@ -101,7 +101,7 @@ def test_no_node_has_room(cluster: Any, corpus: Path, tmp_path: Path) -> None:
 def test_a_run_without_an_address_joins_no_cluster(cluster: Any) -> None:
     """Ray by itself would join the last one that was started on this machine, and lose its workers when that ends."""
     code = (
-        "from pipeline.config import EngineConfig\nfrom pipeline.engine.ray_executor import RayExecutor\n"
+        "from pipeline.engine.config import EngineConfig\nfrom pipeline.engine.ray_executor import RayExecutor\n"
         "executor = RayExecutor(EngineConfig(workers=1))\nprint(executor.slots)\n"
         "import ray\nprint(len(ray.nodes()))\nexecutor.close()"
     )

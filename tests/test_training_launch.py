@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.config import EngineConfig
+from pipeline.engine.config import EngineConfig
 from pipeline.engine.schedule import RunFailed, Terminated
 from pipeline.sections import launching as section
 from pipeline.sections.pretrain import run_pretrain

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from pipeline.config import EngineConfig
+from pipeline.engine.config import EngineConfig
 from pipeline.engine.ray_executor import connect
 from pipeline.engine.ray_train import train_on_ray
 from pipeline.yamlfile import ConfigError

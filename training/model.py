@@ -155,6 +155,11 @@ class LayerNorm(nn.LayerNorm):
         return F.layer_norm(x.float(), self.normalized_shape, self.weight, self.bias, self.eps).to(x.dtype)
 
 
+def embedding(rows: int, width: int) -> nn.Embedding:
+    """A table of zeros. Its own random draw would be thrown away, and on `meta` it loads torch's compiler: two seconds."""
+    return nn.Embedding.from_pretrained(torch.zeros(rows, width), freeze=False)
+
+
 def norm(config: ModelConfig) -> nn.Module:
     """The family's norm over the residual stream."""
     return (LayerNorm if config.architecture == "gpt2" else RMSNorm)(config.width, config.norm_eps)
@@ -281,9 +286,9 @@ class Trunk(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.embed_tokens = nn.Embedding(config.embedding_rows, config.width)
+        self.embed_tokens = embedding(config.embedding_rows, config.width)
         if config.positions == "learned":
-            self.embed_positions = nn.Embedding(config.context_length, config.width)
+            self.embed_positions = embedding(config.context_length, config.width)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.norm = norm(config) if config.norm == "pre" else nn.Identity()
 

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 import psutil
 
-from pipeline.config import EngineConfig
 from pipeline.engine.child import Child, Died
+from pipeline.engine.config import EngineConfig
 from pipeline.engine.work import Task, prepare
 
 
@@ -97,7 +97,7 @@ class Inline:
     def __init__(self, engine: EngineConfig) -> None:
         self._waiting: deque[Task] = deque()
         self._child: Child | None = None
-        self._recycle = engine.recycle_units
+        self._recycle = engine.units_per_worker
         self._memory = engine.unit_memory
 
     def submit(self, task: Task) -> None:

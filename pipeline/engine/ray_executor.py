@@ -7,7 +7,7 @@ import socket
 import time
 from typing import Any
 
-from pipeline.config import EngineConfig
+from pipeline.engine.config import EngineConfig
 from pipeline.engine.executors import Answer, Death, memory_budget, usable_cores
 from pipeline.engine.progress import human_bytes
 from pipeline.engine.work import Task, describe, prepare
@@ -89,7 +89,7 @@ class RayExecutor:
         self._ray = ray
         self._look()
         self._function = ray.remote(
-            max_retries=0, max_calls=engine.recycle_units, num_cpus=1, memory=engine.unit_memory
+            max_retries=0, max_calls=engine.units_per_worker, num_cpus=1, memory=engine.unit_memory
         )(ray_work)
 
     def _look(self) -> None:

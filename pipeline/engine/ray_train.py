@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import EngineConfig
+from pipeline.engine.config import EngineConfig
 from pipeline.engine.ray_executor import connect
 from pipeline.yamlfile import ConfigError
 from training.knobs import TrainerConfig
