@@ -6,7 +6,7 @@ import ipaddress
 import re
 import unicodedata
 from collections.abc import Callable, Iterable
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, Literal, NamedTuple
 from urllib.parse import unquote, urlsplit
 
@@ -148,6 +148,7 @@ def host_level(key: str, host: str, depth: Callable[[str], int]) -> Literal["dom
     return "subdomain" if labels > wanted else None
 
 
+@cache  # a worker sets its stages up for every unit, and reading the list takes 50 ms
 def registrable_depth() -> Callable[[str], int]:
     """A function: how many labels the registrable domain of a host has, by the public suffix list (its ICANN section).
 
