@@ -59,6 +59,7 @@ def runs(folders, tmp_path_factory):
             *([{"values": {**fsdp2, "compile": True}, "out": root / "fsdp2-compiled"}] if COMPILER else []),
             {"values": {**MIXTRAL, "parallel": "fsdp2"}, "out": root / "mixtral-fsdp2"},
             {"values": {**MUON, "parallel": "fsdp2"}, "out": root / "muon-fsdp2"},
+            {"values": {**MUON, "parallel": "ddp"}, "out": root / "muon-ddp"},
             {"values": {**MUON, "parallel": "fsdp2"}, "out": root / "muon-fsdp2-cut", "stop_at": 3},
             {"values": {**MUON, "parallel": "fsdp2"}, "out": root / "muon-fsdp2-cut"},
         ],
@@ -118,9 +119,10 @@ def test_a_sharded_model_can_be_compiled(runs):
     assert json.loads((runs / "fsdp2-compiled" / "training.json").read_text())["config"]["compile"] is True
 
 
-def test_muon_takes_the_same_steps_with_sharded_parameters(runs):
-    """As far as its iterations in bfloat16 allow; stopped and resumed, to equal bits."""
-    compare(runs / "muon-fsdp2", runs / "muon", rel=1e-4)
+def test_muon_takes_the_same_steps_in_two_processes(runs):
+    """As far as its iterations in bfloat16 allow; sharded, stopped and resumed, to equal bits."""
+    for name in ("muon-ddp", "muon-fsdp2"):
+        compare(runs / name, runs / "muon", rel=1e-4)
     whole, cut = ((runs / name / "model.safetensors").read_bytes() for name in ("muon-fsdp2", "muon-fsdp2-cut"))
     assert whole == cut
 
@@ -156,46 +158,48 @@ def test_a_sharded_model_gets_the_weights_of_a_whole_one_and_the_first_process_a
     finish(start_group(["-c", SHARDED_START], stderr=subprocess.PIPE), seconds=120)
 
 
-SHARDED_MUON = """
+SHARED_MUON = """
 import torch
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 from training import optimizer
 torch.distributed.init_process_group("gloo")
 world, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
-mesh, parts, wholes, done = init_device_mesh("cpu", (world,)), [], [], []
+mesh, alone, parts, copies, done = init_device_mesh("cpu", (world,)), [], [], [], []
 direction = optimizer.muon_direction
 optimizer.muon_direction = lambda update: done.append(update.numel()) or direction(update)
 draw = torch.Generator().manual_seed(0)
 for shape in ((7, 4), (4, 7), (3, 4, 5), (8, 6), (1, 6)):  # the last leaves processes without a row
-    weight = torch.nn.Parameter(torch.randn(shape, generator=draw))
-    part = torch.nn.Parameter(distribute_tensor(weight.detach().clone(), mesh, [Shard(0)]))
+    weight = torch.randn(shape, generator=draw)
+    alone.append(torch.nn.Parameter(weight.clone()))
+    parts.append(torch.nn.Parameter(distribute_tensor(weight.clone(), mesh, [Shard(0)])))
+    copies.append(torch.nn.Parameter(weight.clone()))
     if shape == (8, 6):
-        weight.row_blocks = part.row_blocks = (4, 2, 2)
-    wholes.append(weight)
-    parts.append(part)
-optimizers = [
-    optimizer.Muon([{"params": list(group)}], lr=0.1, momentum=0.9, weight_decay=0.1) for group in (wholes, parts)
-]
-for _ in range(3):
-    for weight, part in zip(wholes, parts):
-        weight.grad = torch.randn(weight.shape, generator=draw)
-        part.grad = distribute_tensor(weight.grad, mesh, [Shard(0)])
-    for one in optimizers:
-        done.clear()
-        one.step()
+        alone[-1].row_blocks = parts[-1].row_blocks = copies[-1].row_blocks = (4, 2, 2)
+knobs = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.1}
+one = optimizer.Muon([{"params": alone}], **knobs)
+sharing = [optimizer.Muon([{"params": parts}], **knobs), optimizer.Muon([{"params": copies}], **knobs, copies=world)]
 # the largest first, one to each process in turn; a fused projection is three matrices
 sizes = sorted(([60], [24, 12, 12], [28], [28], [6]), key=lambda blocks: -sum(blocks))
-assert done == sum(sizes[rank::world], []), (rank, done)
-for weight, part in zip(wholes, parts):
+for _ in range(3):
+    for weight, part, copy in zip(alone, parts, copies):
+        weight.grad = torch.randn(weight.shape, generator=draw)
+        part.grad, copy.grad = distribute_tensor(weight.grad, mesh, [Shard(0)]), weight.grad.clone()
+    one.step()
+    for other in sharing:
+        done.clear()
+        other.step()
+        assert done == sum(sizes[rank::world], []), (rank, done)
+for weight, part, copy in zip(alone, parts, copies):
     assert torch.equal(part.full_tensor(), weight), (weight.shape, part.full_tensor() - weight)
+    assert torch.equal(copy, weight), (weight.shape, copy - weight)
 """
 
 
 @pytest.mark.parametrize("world", [2, 4])
-def test_muons_step_of_a_sharded_matrix_is_that_of_the_whole_to_the_bit(world):
-    """Rows that the processes cannot share evenly, experts, fused projections; each works on its share of the matrices alone."""
-    finish(start_group(["-c", SHARDED_MUON], world, stderr=subprocess.PIPE), codes=(0,) * world)
+def test_muons_step_of_several_processes_is_that_of_one_to_the_bit(world):
+    """Of parts (rows that cannot be shared evenly, experts, fused projections) and of copies; each works on its share alone."""
+    finish(start_group(["-c", SHARED_MUON], world, stderr=subprocess.PIPE), codes=(0,) * world)
 
 
 def test_from_two_processes_to_one_the_batches_are_the_same(runs):

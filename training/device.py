@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -87,17 +88,23 @@ def choose_device(wanted: str, local_rank: int = 0) -> torch.device:
     return torch.device("cuda", local_rank) if wanted == "cuda" else torch.device("cpu")
 
 
+@cache
+def native_bfloat16(device: torch.device) -> bool:
+    """Whether the hardware multiplies bfloat16: CUDA from Ampere on, CPUs with AMX or AVX512-BF16. Others emulate it, at a twentieth
+    of float32's speed and less.
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    ask = getattr(torch.cpu, "get_capabilities", None)  # newer than the oldest torch we take
+    known: dict[str, Any] = ask() if ask else {}
+    return bool(known.get("amx_bf16") or known.get("avx512_bf16"))
+
+
 def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
-    """`auto` is bfloat16 where the hardware multiplies it natively: CUDA from Ampere on, CPUs with AMX or AVX512-BF16."""
+    """`auto` is bfloat16 where it is native."""
     if wanted != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[wanted]
-    if device.type == "cuda":
-        native = torch.cuda.get_device_capability(device) >= (8, 0)
-    else:
-        ask = getattr(torch.cpu, "get_capabilities", None)  # newer than the oldest torch we take
-        known: dict[str, Any] = ask() if ask else {}
-        native = bool(known.get("amx_bf16") or known.get("avx512_bf16"))
-    return torch.bfloat16 if native else torch.float32
+    return torch.bfloat16 if native_bfloat16(device) else torch.float32
 
 
 def available_threads() -> int:

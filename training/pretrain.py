@@ -88,7 +88,7 @@ def pretrain(
         kind = distribute(model, config, here)
         model.tie()
         model.initialise(config.seed)
-        optimizer = build_optimizer(model, config)
+        optimizer = build_optimizer(model, config, here.world if kind == "ddp" else 1)
         identity = {"fingerprint": fingerprint, "threads": here.threads, "processes": here.world}
         progress = resume(out_dir, model, optimizer, identity, here, log)
         about = lineage(out_dir, data, tokenizer_dir, documents_dir, fingerprint)

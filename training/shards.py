@@ -36,26 +36,26 @@ def part_like(tensor: Tensor, parameter: Tensor) -> Tensor:
     return distribute_tensor(tensor, parameter.device_mesh, parameter.placements, src_data_rank=None)
 
 
-# Work on whole tensors, shared out: in each turn every process gathers one tensor, computes, and gives each process its part
+# Work on whole tensors, shared out: in each turn every process has one tensor, gathered from its parts if they are sharded, computes,
+# and gives the others what they need of it. `copies`: processes that each hold all of every tensor (DDP); 1: this one works alone
 
 
-def turns(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """The tensors, as many at a time as processes hold parts of them; large ones together, so that all have like work."""
-    if not tensors or not is_part(tensors[0]):
-        yield from ([tensor] for tensor in tensors)
-        return
-    ordered, at_once = sorted(tensors, key=lambda tensor: -tensor.numel()), _mesh(tensors[0]).size()
+def turns(tensors: Sequence[Tensor], copies: int = 1) -> Iterator[list[Tensor]]:
+    """The tensors, as many at a time as processes share them; large ones together, so that all have like work."""
+    at_once = _mesh(tensors[0]).size() if tensors and is_part(tensors[0]) else copies
+    ordered = sorted(tensors, key=lambda tensor: -tensor.numel()) if at_once > 1 else tensors
     for start in range(0, len(ordered), at_once):
-        yield ordered[start : start + at_once]
+        yield list(ordered[start : start + at_once])
 
 
-def one_each(tensors: Sequence[Tensor]) -> tuple[int, Tensor | None]:
+def one_each(tensors: Sequence[Tensor], copies: int = 1) -> tuple[int, Tensor | None]:
     """Of a turn: the number of the tensor that is this process's to work on, and that tensor, whole; None if there is none left.
 
-    All processes must call it: the parts change hands in one exchange.
+    All processes must call it: parts change hands in one exchange.
     """
     if not is_part(tensors[0]):
-        return 0, tensors[0]
+        mine = dist.get_rank() if copies > 1 else 0
+        return mine, tensors[mine] if mine < len(tensors) else None
     mine = _mesh(tensors[0]).get_local_rank()
     sent = [local(tensor).numel() for tensor in tensors]
     shape = tensors[mine].shape if mine < len(tensors) else None
@@ -63,16 +63,26 @@ def one_each(tensors: Sequence[Tensor]) -> tuple[int, Tensor | None]:
     return mine, None if shape is None else found.view(shape)
 
 
-def parts_of_each(tensor: Tensor | None, like: Sequence[Tensor]) -> list[Tensor]:
-    """The way back: from what this process made of its tensor, and the others of theirs, its parts of all of `like`."""
+def parts_of_each(tensor: Tensor | None, like: Sequence[Tensor], copies: int = 1) -> list[Tensor]:
+    """The way back: from what this process made of its tensor, and the others of theirs, what it holds of all of `like`."""
     if not is_part(like[0]):
-        assert tensor is not None
-        return [tensor]
+        if copies == 1:
+            assert tensor is not None
+            return [tensor]
+        mine = dist.get_rank()
+        got = [torch.empty_like(one, memory_format=torch.contiguous_format) for one in like]
+        if tensor is not None:
+            got[mine] = tensor.contiguous()
+        for sending in [dist.broadcast(one, src=number, async_op=True) for number, one in enumerate(got)]:
+            sending.wait()  # type: ignore[union-attr]
+        return got
     parts = [local(one) for one in like]
     sent = torch.empty(0, dtype=parts[0].dtype, device=parts[0].device) if tensor is None else tensor.flatten()
     shape = None if tensor is None else tensor.shape
-    got = _exchange(sent, _sizes(like, shape), [part.numel() for part in parts], like)
-    return [one.view_as(part) for one, part in zip(got.split([part.numel() for part in parts]), parts, strict=True)]
+    received = _exchange(sent, _sizes(like, shape), [part.numel() for part in parts], like)
+    return [
+        one.view_as(part) for one, part in zip(received.split([part.numel() for part in parts]), parts, strict=True)
+    ]
 
 
 def _sizes(tensors: Sequence[Tensor], shape: torch.Size | None) -> list[int]:

@@ -162,7 +162,7 @@ def tune(
         kind = distribute(module, config, here)
         if config.head_learning_rate is not None and model.config.tie_embeddings:
             raise TrainingError("head_learning_rate is for an untied output projection, this model's is its embedding")
-        optimizer = build_optimizer(module, config)
+        optimizer = build_optimizer(module, config, here.world if kind == "ddp" else 1)
         network = wrap(module, kind, here)
         bench = Bench(config, here, model, network, optimizer, model_dir, end, log)
         steps = task.begin(bench)
