@@ -3,6 +3,7 @@
 import copy
 import shutil
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -13,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.test_training_step import batch, decoder, draw, gradients, small
 from training.compiling import compile_regions
+from training.device import Place, choose_dtype
 from training.knobs import TrainingError
 from training.model import Decoder
 from training.norm import rms_norm
@@ -214,3 +216,12 @@ def test_a_compiled_step_has_the_same_numbers(family, backend, recompute, monkey
         assert sum(counters["graph_break"].values()) > 0 and graphs < 20
     else:  # two kinds of layers, or one, and the loss
         assert not counters["graph_break"] and graphs == (2 if recompute == "none" else 3), counters
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_a_run_says_that_bfloat16_is_emulated(monkeypatch, native):
+    monkeypatch.setattr("training.device.native_bfloat16", lambda device: native)
+    here = Place(0, 1, torch.device("cpu"), torch.bfloat16, 1)
+    assert (here.warning() is None) is native
+    assert native or "dtype=bfloat16 is emulated" in here.warning()
+    assert replace(here, dtype=choose_dtype("auto", here.device)).warning() is None

@@ -37,6 +37,12 @@ class Place:
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else f"cpu, {self.threads} threads"
         return f"{name}, {str(self.dtype).removeprefix('torch.')}, {self.world} process{'es' * (self.world > 1)}"
 
+    def warning(self) -> str | None:
+        """What the log should say beside that, if anything."""
+        if self.dtype != torch.bfloat16 or native_bfloat16(self.device):
+            return None
+        return "dtype=bfloat16 is emulated here, many times slower than float32: leave dtype at auto unless the rounding is what you want"
+
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """Add a tensor up over all processes, in place."""
         if self.world > 1:

@@ -101,6 +101,8 @@ def pretrain(
         labels = label_rows(data.tokens, data.validation, config.eval_rows, documents_dir, here)
         steps = config.total_steps(data.sequence_length)
         log(f"{parameters:,} parameters on {here.describe()}" + (f", {kind}" if here.world > 1 else ""))
+        if warning := here.warning():
+            log(warning)
         log(
             f"{steps:,} steps of {config.batch_rows} rows of {data.sequence_length} tokens, "
             f"{steps * config.batch_rows / len(data.train):.2f} epochs of {len(data.train):,} rows"

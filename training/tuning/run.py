@@ -176,6 +176,8 @@ def tune(
             f"{task.kind}: {learning:,} of {sum(p.numel() for p in module.parameters()):,} parameters learn, on "
             f"{here.describe()}" + (f", {kind}" if here.world > 1 else "") + f"; {steps:,} steps"
         )
+        if warning := here.warning():
+            log(warning)
         record = stack.enter_context(
             closing(Record(config, here, out_dir, steps, progress.step, task.shown, log, show))
         )
