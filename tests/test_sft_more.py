@@ -81,7 +81,7 @@ def test_stopped_and_run_again_it_ends_at_the_same_bits(folder, data, tmp_path):
     assert (tmp_path / "whole" / "model.safetensors").read_bytes() == (
         tmp_path / "cut" / "model.safetensors"
     ).read_bytes()
-    with pytest.raises(TrainingError, match="another config"):
+    with pytest.raises(TrainingError, match="another model, dataset or tokenizer"):
         sft(config, folder, write_rows(tmp_path / "b.jsonl", conversations(9)), tmp_path / "cut", log=QUIET)
 
 

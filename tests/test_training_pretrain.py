@@ -287,14 +287,16 @@ def test_sigterm_saves_and_exits_143(undisturbed, folders, tmp_path):
 
 
 def test_another_config_or_data_or_tokenizer_is_refused(undisturbed, folders, tmp_path):
-    with pytest.raises(TrainingError, match="another config"):
+    with pytest.raises(
+        TrainingError, match=rf"another config \(learning_rate: {small().learning_rate} there, 0.0001 now\)"
+    ):
         pretrain(small(learning_rate=1e-4), *folders, undisturbed[0], log=silent)
     with pytest.raises(Stopped):
         pretrain(small(), *folders, tmp_path / "model", log=silent, stop=lambda: True)
-    with pytest.raises(TrainingError, match="another config"):
-        pretrain(small(seed=1), *folders, tmp_path / "model", log=silent)
+    with pytest.raises(TrainingError, match=r"another config \(.*seed: .* there, 1 now"):
+        pretrain(small(seed=1, beta1=0.5, beta2=0.6, z_loss=0.1), *folders, tmp_path / "model", log=silent)
     tokens, tokenizer = make(tmp_path / "other", documents=60)
-    with pytest.raises(TrainingError, match="another config"):
+    with pytest.raises(TrainingError, match="another model, dataset or tokenizer"):
         pretrain(small(), tokens, tokenizer, tmp_path / "model", log=silent)
     with pytest.raises(TrainingError, match="another tokenizer"):
         pretrain(small(), tokens, folders[1], tmp_path / "new", log=silent)

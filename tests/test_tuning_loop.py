@@ -148,7 +148,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_spoils_no_checkpoint(folder, 
 def test_what_a_folder_cannot_be_used_for(folder, tmp_path):
     config = config_of()
     tune(Rows(config), config, folder, tmp_path / "out", log=lambda _: None)
-    with pytest.raises(TrainingError, match="holds a run of another config"):
+    with pytest.raises(TrainingError, match=r"holds a run of another config \(seed: 0 there, 1 now\)"):
         other = config_of(seed=1)
         tune(Rows(other), other, folder, tmp_path / "out", log=lambda _: None)
     with pytest.raises(TrainingError, match="is the model itself"):

@@ -68,7 +68,7 @@ def pretrain(
     documents_dir = Path(documents_dir) if documents_dir else None
     data = open_dataset(tokens_dir, config.sequence_length)
     fingerprint = config.fingerprint(*_inputs(data, tokenizer_dir))
-    if finished := finished_run(out_dir, fingerprint):
+    if finished := finished_run(out_dir, config, fingerprint):
         log(f"{out_dir} holds this very run, finished; nothing to do")
         return finished
 
@@ -90,7 +90,7 @@ def pretrain(
         model.initialise(config.seed)
         optimizer = build_optimizer(model, config, here.world if kind == "ddp" else 1)
         identity = {"fingerprint": fingerprint, "threads": here.threads, "processes": here.world}
-        progress = resume(out_dir, model, optimizer, identity, here, log)
+        progress = resume(out_dir, model, optimizer, config, identity, here, log)
         about = lineage(out_dir, data, tokenizer_dir, documents_dir, fingerprint)
         if here.rank == 0:
             write_run(out_dir, config, about)

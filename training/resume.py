@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -14,9 +15,11 @@ from torch import nn
 
 from training.checkpoint import checkpoints, load_state, read_state, verify
 from training.device import Place
-from training.knobs import TrainingError
+from training.knobs import TrainerConfig, TrainingError
 from training.optimizer import Optimizer
 from training.watch import position
+
+SHOWN = 3  # knobs in the refusal of another run's folder
 
 
 class Stopped(Exception):
@@ -40,6 +43,7 @@ def resume(
     out_dir: Path,
     model: nn.Module,
     optimizer: Optimizer,
+    config: TrainerConfig,
     identity: dict[str, Any],
     here: Place,
     log: Callable[[str], Any],
@@ -53,7 +57,7 @@ def resume(
     if folder is None:
         return Progress()
     began = time.perf_counter()
-    state = here.alike(partial(_checked, folder, out_dir, identity["fingerprint"], here))[0]
+    state = here.alike(partial(_checked, folder, out_dir, config, identity["fingerprint"], here))[0]
     load_state(folder, model, optimizer)
     log(f"going on from step {state['step']:,} (checkpoint read in {time.perf_counter() - began:.1f} s)")
     for what in ("threads", "processes"):
@@ -76,7 +80,7 @@ def go_back(after: Progress, out_dir: Path, model: nn.Module, optimizer: Optimiz
     return replace(old, skipped=tuple(sorted(since | set(after.skipped))), refused=after.refused)
 
 
-def finished_run(out_dir: Path, fingerprint: str) -> dict[str, Any] | None:
+def finished_run(out_dir: Path, config: TrainerConfig, fingerprint: str) -> dict[str, Any] | None:
     """training.json of this very run if it has finished; None if there is none. Raises `TrainingError` for another run's."""
     path = out_dir / "training.json"
     if not path.exists():
@@ -87,15 +91,25 @@ def finished_run(out_dir: Path, fingerprint: str) -> dict[str, Any] | None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TrainingError(f"cannot read {path} ({error}); remove {out_dir} to train again") from None
     if found != fingerprint:
-        raise other_run(out_dir)
+        raise _other_run(out_dir, config)
     return summary
 
 
-def other_run(folder: Path) -> TrainingError:
-    """The refusal of a folder that holds something else."""
-    return TrainingError(
-        f"{folder} holds a run of another config, dataset or tokenizer; remove it or choose another output folder"
-    )
+def _other_run(folder: Path, config: TrainerConfig) -> TrainingError:
+    """The refusal of a folder that holds something else, with the knobs in which it differs as far as the folder tells them."""
+    there: dict[str, Any] = {}
+    for path in (folder / "trainer_state" / "run.json", folder / "training.json"):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            there = dict(json.loads(path.read_text(encoding="utf-8"))["config"])
+            break
+    here = config.model_dump(mode="json", exclude=set(config.runtime_knobs))
+    changed = [key for key in here if key in there and there[key] != here[key]]
+    listed = ", ".join(f"{key}: {json.dumps(there[key])} there, {json.dumps(here[key])} now" for key in changed[:SHOWN])
+    if changed:
+        other = f"another config ({listed}{f', {len(changed) - SHOWN} more' * (len(changed) > SHOWN)})"
+    else:
+        other = f"another {'' if there else 'config, '}model, dataset or tokenizer"
+    return TrainingError(f"{folder} holds a run of {other}; remove it or choose another output folder")
 
 
 def _newest(out_dir: Path, here: Place) -> Path | None:
@@ -103,11 +117,11 @@ def _newest(out_dir: Path, here: Place) -> Path | None:
     return found[0] if found else None
 
 
-def _checked(folder: Path, out_dir: Path, fingerprint: str, here: Place) -> dict[str, Any]:
+def _checked(folder: Path, out_dir: Path, config: TrainerConfig, fingerprint: str, here: Place) -> dict[str, Any]:
     """A checkpoint's state.json, once the files beside it are found whole, each process looking at some."""
     state = read_state(folder)
     if state["fingerprint"] != fingerprint:
-        raise other_run(out_dir)
+        raise _other_run(out_dir, config)
     verify(folder, state, here.rank, here.world)
     return state
 

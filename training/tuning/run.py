@@ -143,7 +143,7 @@ def tune(
     if model_dir.resolve() == out_dir.resolve():
         raise TrainingError(f"--output {out_dir} is the model itself; choose another folder")
     fingerprint = config.fingerprint(task.kind, *model_identity(model_dir), *task.inputs())
-    if finished := finished_run(out_dir, fingerprint):
+    if finished := finished_run(out_dir, config, fingerprint):
         log(f"{out_dir} holds this very run, finished; nothing to do")
         return finished
 
@@ -167,7 +167,7 @@ def tune(
         bench = Bench(config, here, model, network, optimizer, model_dir, end, log)
         steps = task.begin(bench)
         identity = {"fingerprint": fingerprint, "threads": here.threads, "processes": here.world}
-        progress = resume(out_dir, module, optimizer, identity, here, log)
+        progress = resume(out_dir, module, optimizer, config, identity, here, log)
         watch = Best(config, **progress.task["best"]) if progress.task else Best(config)
         if progress.task:
             task.load_state(progress.task["state"])
