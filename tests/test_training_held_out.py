@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -9,6 +11,7 @@ import pytest
 import torch
 
 from tests.training_common import SMALL
+from tests.training_processes import finish, start_group
 from tests.training_sources import LANGUAGES, SOURCES, make_sources
 from training.config import resolve
 from training.data import load_batch, open_dataset
@@ -126,3 +129,35 @@ def test_documents_that_are_none_are_refused_by_name(folders, tmp_path):
     (tmp_path / "bare" / "part.parquet").write_bytes(b"PAR1 but no")
     with pytest.raises(TrainingError, match=r"cannot read .*part\.parquet"):
         measured((*folders[:2], tmp_path / "bare"))
+
+
+ONE_MISTAKE = """
+import json, sys
+sys.path[:0] = json.loads(sys.argv[1])
+import torch.distributed as dist
+from training.config import resolve
+from training.knobs import TrainingError
+from training.pretrain import pretrain
+dist.init_process_group("gloo")
+for values, documents, said in json.loads(sys.argv[2]):
+    if values.get("tracker"):
+        sys.modules["torch.utils.tensorboard"] = None
+    try:
+        pretrain(resolve(values), *sys.argv[3:5], sys.argv[5], documents_dir=documents, log=lambda line: None)
+    except TrainingError as error:
+        assert said in str(error), error
+    else:
+        raise SystemExit("no error")
+"""
+
+
+def test_a_mistake_that_only_the_first_process_meets_is_every_process_s(folders, tmp_path):
+    """None waits for the one that has left: here documents without a language, and a tracker that is not installed."""
+    (tmp_path / "empty").mkdir()
+    values = {**SMALL, "threads": 1, "parallel": "ddp"}
+    cases = [
+        (values, str(tmp_path / "empty"), "no *.parquet"),
+        ({**values, "tracker": ["tensorboard"]}, None, "tensorboard is not installed"),
+    ]
+    arguments = [json.dumps(sys.path), json.dumps(cases), *map(str, folders[:2]), str(tmp_path / "model")]
+    finish(start_group(["-c", ONE_MISTAKE, *arguments], stderr=subprocess.PIPE), seconds=120)

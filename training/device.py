@@ -61,7 +61,7 @@ class Place:
         """Whether it holds in any process: what all must do at the same step is decided so."""
         return bool(self.sum(torch.tensor(int(flag), device=self.device))) if self.world > 1 else flag
 
-    def alike(self, action: Callable[[], T]) -> list[T]:
+    def alike(self, action: Callable[[], T]) -> T:
         """Let every process act; if it is a mistake for one, all raise that mistake instead of waiting for each other."""
         result: T | None = None
         mistake: TrainingError | None = None
@@ -69,11 +69,10 @@ class Place:
             result = action()
         except TrainingError as error:
             mistake = error
-        outcomes = self.gather((result, mistake))
-        for _, theirs in outcomes:
+        for theirs in self.gather(mistake):
             if theirs is not None:
                 raise theirs
-        return [value for value, _ in outcomes]
+        return result  # type: ignore[return-value]
 
     def wait_for_all(self) -> None:
         """Go on only when every process has come here.

@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from tokenizer_training.dataset.read import PackedSplit, TokenDataset
@@ -61,17 +60,15 @@ class Labels:
 def label_rows(tokens: TokenDataset, split: PackedSplit, rows: int, documents_dir: Path | None, here: Place) -> Labels:
     """Labels of the first `rows` rows: sources from the token sidecar, languages from the column of documents/*.parquet.
 
-    One process reads documents/ and tells the others. Raises `TrainingError` if the folder given has no such column.
+    One process reads documents/ and tells the others. Raises `TrainingError`, in all, if the folder given has no such column.
     """
     pieces = [tokens.documents_in_row(split, row) for row in range(min(rows, len(split)))]
-    language_of: dict[str, str] | None = None
-    if documents_dir is not None:
-        if here.rank == 0:
-            language_of = column_of(documents_dir, {piece.id for row in pieces for piece in row}, "language")
-        if here.world > 1:
-            told = [language_of]
-            dist.broadcast_object_list(told)
-            language_of = told[0]
+    ids = {piece.id for row in pieces for piece in row}
+
+    def languages_of_ids() -> dict[str, str] | None:
+        return column_of(documents_dir, ids, "language") if documents_dir is not None and here.rank == 0 else None
+
+    language_of = here.gather(here.alike(languages_of_ids))[0]
     sources = sorted({piece.source for row in pieces for piece in row})
     number = {source: at for at, source in enumerate(sources)}
     if not language_of:

@@ -111,7 +111,9 @@ def pretrain(
             log("no validation text: neither validation loss nor bits per byte can be measured")
 
         network = wrap(model, kind, here)
-        monitor = Monitor(config, data, model.config, here, tokenizer_dir, out_dir, steps, progress.step, log, show)
+        monitor = here.alike(
+            lambda: Monitor(config, data, model.config, here, tokenizer_dir, out_dir, steps, progress.step, log, show)
+        )
         stack.enter_context(closing(monitor))
         saver = stack.enter_context(closing(Saver(out_dir / "trainer_state", config, here, kind == "fsdp2")))
         batches = stack.enter_context(closing(_read_ahead(data, config, here)))

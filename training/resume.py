@@ -57,7 +57,8 @@ def resume(
     if folder is None:
         return Progress()
     began = time.perf_counter()
-    state = here.alike(partial(_checked, folder, out_dir, config, identity["fingerprint"], here))[0]
+    checked = partial(_checked, folder, out_dir, config, identity["fingerprint"], here)
+    state = here.gather(here.alike(checked))[0]
     load_state(folder, model, optimizer)
     log(f"going on from step {state['step']:,} (checkpoint read in {time.perf_counter() - began:.1f} s)")
     for what in ("threads", "processes"):

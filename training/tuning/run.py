@@ -178,9 +178,8 @@ def tune(
         )
         if warning := here.warning():
             log(warning)
-        record = stack.enter_context(
-            closing(Record(config, here, out_dir, steps, progress.step, task.shown, log, show))
-        )
+        record = here.alike(lambda: Record(config, here, out_dir, steps, progress.step, task.shown, log, show))
+        stack.enter_context(closing(record))
         saver = stack.enter_context(closing(Saver(out_dir / "trainer_state", config, here, kind == "fsdp2")))
         saver.best = watch.step
         figures: dict[str, float] = progress.task.get("figures", {})
