@@ -124,6 +124,19 @@ def test_draws_follow_the_distribution_and_give_its_logprobs():
     assert ends.tolist() == [1, 2]  # never one of probability 0
 
 
+@pytest.mark.parametrize(
+    "odd", [{"temperature": 1e-40}, {"temperature": 1e-6}, {"top_k": 10**20}, {"repetition_penalty": 1e-3}]
+)
+def test_odd_settings_draw_a_token_and_leave_others_alone(odd):
+    logits = torch.tensor([[3.0, 1.0, -2.0, 60.0]]).expand(2, 4)
+    settings = settings_of([Sampling(**odd), Sampling(temperature=0.5)], 4, CPU)
+    uniforms = torch.tensor([0.5, 0.5], dtype=torch.float64)
+    tokens, logprobs = choose(
+        ours.penalised(logits, settings, torch.ones(2, 4, dtype=torch.bool), None), settings, uniforms
+    )
+    assert tokens.tolist() == [3, 3] and torch.isfinite(logprobs).all()
+
+
 def test_greedy_and_random_rows_share_a_batch():
     rows = [
         Sampling(temperature=0),

@@ -9,6 +9,7 @@ import pytest
 
 from training.knobs import TrainingError
 from training.verify import Verdict, verifier
+from training.verify.jail.values import decoded
 from training.verify.numbers import final_number, numbers
 from training.verify.python_tests import equal, extract_code, last_function, parse_tests, same_output
 from training.verify.sandbox import Sandbox, SandboxError
@@ -66,10 +67,16 @@ def test_numbers_are_compared_by_value():
             verifier("number", **options)
 
 
-HOSTILE = ["1", "1,", "\\boxed{", "-", "1 ", "1/", ".", "$", "\\frac{1", " ", "1e", "1{,}", "{", "- ", "1,111", "####", "1.", "9 1/", "```\n", "`", "<a>", "</a>", '{"a":', "[", "def f(", '"']  # fmt: skip
+HOSTILE = ["1", "1,", "\\boxed{", "-", "1 ", "1/", ".", "$", "\\frac{1", " ", "1e", "1{,}", "{", "- ", "1,111", "####", "1.", "9 1/", "```\n", "`", "<a>", "</a>", '{"a":', "[", "def f(", '"', "```a\n", "\u0301\u0323"]  # fmt: skip
 
 
 @pytest.mark.timeout(60)  # quadratic in the length, one of these would take hours
+def test_the_time_of_finding_code_is_linear():
+    for part in HOSTILE:
+        extract_code(part * (100_000 // len(part)), True)
+
+
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize("name", ["number", "exact", "regex", "format"])
 def test_the_time_is_linear_in_what_a_completion_holds(name):
     answers = {"number": "1", "exact": "1", "regex": "(a+)+b", "format": '{"tags": ["a", "b"], "json": {"a": "any"}}'}
@@ -288,3 +295,18 @@ def test_code_of_several_threads_runs_side_by_side(sandbox):
 
 def test_all_numbers_of_a_text():
     assert [str(one.value) for one in numbers("1,000 apples at $2.50, 3/4 of them")] == ["1000", "5/2", "3/4"]
+
+
+@pytest.mark.parametrize(
+    "value", [{"complex": [10**400, 1]}, {"complex": ["x"]}, {"tuple": 3}, {"bytes": "zz"}, {"what": []}]
+)
+def test_a_value_that_code_made_up_is_none(value):
+    with pytest.raises(ValueError):
+        decoded(value)
+
+
+def test_exact_looks_at_thirty_marks_over_a_letter():
+    check = verifier("exact")
+    assert check("caf" + "e\u0301", "caf\u00e9").score == 1
+    assert check("a" + "\u0301" * 31, "a" + "\u0301" * 500).score == 1  # cut to the same
+    assert check("a" + "\u0301" * 29, "a" + "\u0301" * 30).score == 0

@@ -19,6 +19,9 @@ from training.knobs import TrainingError
 NUCLEUS = 256  # tokens among which top-p looks first; sorting a whole vocabulary takes several times as long
 
 
+COLDEST = 1e-5  # temperature below which the likeliest token is as good as sure, and logits would leave float32
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How one completion is drawn. `None` and the neutral values leave a rule out.
@@ -26,7 +29,7 @@ class Sampling:
     Raises `TrainingError` for a value that no rule can have.
     """
 
-    temperature: float = 1.0  # 0: always the likeliest token
+    temperature: float = 1.0  # 0, or less than float32 can divide by: always the likeliest token
     top_k: int | None = None
     top_p: float | None = None
     min_p: float | None = None
@@ -46,7 +49,7 @@ class Sampling:
             (self.top_p is None or 0 < self.top_p <= 1, "top_p must be above 0 and at most 1"),
             (self.min_p is None or 0 <= self.min_p <= 1, "min_p must be from 0 to 1"),
             (self.typical_p is None or 0 < self.typical_p <= 1, "typical_p must be above 0 and at most 1"),
-            (0 < self.repetition_penalty < 1e6, "repetition_penalty must be above 0"),
+            (1e-3 <= self.repetition_penalty <= 1e3, "repetition_penalty must be from 0.001 to 1000"),
             (finite, "frequency_penalty and presence_penalty must be finite"),
             (self.max_new_tokens >= 1, "max_new_tokens must be at least 1"),
             (all(isinstance(text, str) and text for text in self.stop), "stop must be texts that are not empty"),
@@ -58,7 +61,7 @@ class Sampling:
     @property
     def greedy(self) -> bool:
         """Whether nothing is left to chance."""
-        return self.temperature == 0
+        return self.temperature < COLDEST
 
     @property
     def penalises(self) -> bool:
@@ -169,7 +172,9 @@ def settings_of(rows: Sequence[Sampling], vocabulary: int, device: torch.device)
     def column(name: str, neutral: float, kind: torch.dtype = torch.float32) -> Tensor | None:
         found = [getattr(row, name) for row in rows]
         if name == "temperature":
-            found = [value or 1.0 for value in found]
+            found = [1.0 if row.greedy else row.temperature for row in rows]
+        if name == "top_k":
+            found = [None if value is None else min(value, vocabulary) for value in found]
         if all(value is None or value == neutral for value in found):
             return None
         return torch.tensor([[neutral if value is None else value] for value in found], dtype=kind, device=device)

@@ -20,9 +20,8 @@ from training.verify.sandbox import Check, Limits, Ran, Sandbox, cores, shared_s
 from training.verify.verdict import MAX_CHARACTERS, Verdict, Verifier, short
 
 MAX_TESTS = 1000
-_FENCE = re.compile(
-    r"^[ \t]{0,3}```[ \t]*(\w{0,20})[^\n`]{0,100}\n(.*?)^[ \t]{0,3}```[ \t]*$", re.DOTALL | re.MULTILINE
-)
+_OPENING = re.compile(r"[ \t]{0,3}```[ \t]*(\w{0,20})[^\n`]{0,100}")
+_CLOSING = re.compile(r"[ \t]{0,3}```[ \t]*")
 _FUNCTION = re.compile(r"^(?:async[ \t]+)?def[ \t]+(\w{1,200})[ \t]*\(|^class[ \t]+(\w{1,200})", re.MULTILINE)
 
 
@@ -139,6 +138,23 @@ def _why(ran: Ran) -> str:
 # the code
 
 
+def _fenced(text: str) -> list[tuple[str, str]]:
+    """(language, body) of each closed block of code, in one pass over the lines."""
+    found: list[tuple[str, str]] = []
+    language: str | None = None
+    body: list[str] = []
+    for line in text.split("\n"):
+        if language is None:
+            opening = _OPENING.fullmatch(line)
+            language, body = opening and opening[1], []
+        elif _CLOSING.fullmatch(line):
+            found.append((language, "".join(body)))
+            language = None
+        else:
+            body.append(line + "\n")
+    return found
+
+
 def extract_code(completion: str, function: bool) -> str:
     """The completion's last fenced block of Python (or of no named language), one that defines something if `function` is asked for.
 
@@ -146,7 +162,7 @@ def extract_code(completion: str, function: bool) -> str:
     """
     blocks = [
         body
-        for language, body in _FENCE.findall(completion[-MAX_CHARACTERS:])
+        for language, body in _fenced(completion[-MAX_CHARACTERS:])
         if language.lower() in ("python", "py", "python3", "")
     ]
     if not blocks:

@@ -53,9 +53,13 @@ def alternatives(answer: str) -> list[str]:
     return [answer]
 
 
+# Putting the marks over one letter in order takes time that is quadratic in their number; Unicode's stream-safe text has 30.
+_PILES = regex.compile(r"(\p{M}{30})\p{M}+")
+
+
 def normalised(text: str, case: bool = False, punctuation: bool = False) -> str:
     """NFKC, one space for any whitespace, without outer quotes and final full stop, and as the flags say."""
-    text = unicodedata.normalize("NFKC", text)
+    text = unicodedata.normalize("NFKC", _PILES.sub(r"\1", text))
     if not case:
         text = text.casefold()
     if not punctuation:

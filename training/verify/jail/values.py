@@ -50,5 +50,5 @@ def decoded(value: Any) -> Any:
         if kind == "complex":
             return complex(*inner)
         return SEQUENCES[kind](decoded(item) for item in inner)
-    except (KeyError, TypeError, RecursionError) as error:
+    except (KeyError, TypeError, RecursionError, ArithmeticError) as error:
         raise ValueError(f"no encoded value: {error}") from None
