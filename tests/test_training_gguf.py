@@ -178,6 +178,29 @@ def test_rotary_scaling_goes_along(folder, tmp_path):
             assert reader.fields["llama.rope.scaling.type"].contents() == kind
 
 
+def test_all_of_yarn_goes_along_or_is_refused(folder, tmp_path):
+    about = json.loads((folder / "llama" / "config.json").read_text())
+    (tmp_path / "model.safetensors").write_bytes((folder / "llama" / "model.safetensors").read_bytes())
+
+    def export(**values):
+        rope = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 10_000.0, **values}
+        (tmp_path / "config.json").write_text(json.dumps({**about, "rope_parameters": rope}))
+        export_gguf(tmp_path, tmp_path / "m.gguf", folder / "vocabulary.gguf", "f32")
+        fields = GGUFReader(tmp_path / "m.gguf").fields
+        return {
+            key.removeprefix("llama.rope.scaling."): field.contents()
+            for key, field in fields.items()
+            if "scaling" in key
+        }
+
+    plain = {"type": "yarn", "factor": 4.0, "original_context_length": about["max_position_embeddings"]}
+    assert export() == plain
+    assert export(beta_fast=8.0, beta_slow=2.0) == {**plain, "yarn_beta_fast": 8.0, "yarn_beta_slow": 2.0}
+    for values in ({"attention_factor": 0.5}, {"mscale": 1.0, "mscale_all_dim": 1.0}, {"truncate": False}):
+        with pytest.raises(TrainingError, match="cannot be exported"):
+            export(**values)
+
+
 def test_a_window_shortens_the_context_and_says_so(folder, tmp_path):
     about = json.loads((folder / "mistral" / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**about, "sliding_window": 48}))

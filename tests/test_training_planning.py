@@ -226,6 +226,25 @@ def test_sizes_and_token_counts_are_kept(capsys):
     assert 15 < alone["tokens"] / 1e9 < 25
 
 
+@pytest.mark.parametrize("flops", ["5e22", "1e24"])
+def test_the_fewest_gpus_are_those_of_the_table(capsys, flops):
+    """A large batch is many micro-batches, over which fsdp2 adds up whole gradients."""
+    least = run_plan(capsys, "--flops", flops)["least"][0]["fsdp2"]
+    assert least is not None and least["gpus"] > 2
+    for gpus, enough in ((least["gpus"], True), (least["gpus"] // 2, False)):
+        table = run_plan(capsys, "--flops", flops, "--gpus", str(gpus))["memory"]
+        fits = {row["recompute"] for row in table if row["parallel"] == "fsdp2" and row["fits"]}
+        assert (least["recompute"] in fits) == enough and bool(fits) == enough
+
+
+def test_depth_takes_the_length_of_a_row(capsys):
+    assert run_plan(capsys, "--depth", "4")["model"]["parameters"]["total"] > 0
+    short, long = (run_plan(capsys, "--depth", "4", "--sequence-length", str(n))["model"] for n in (128, 512))
+    assert short["tokens"] / short["steps"] == pytest.approx(
+        long["tokens"] / long["steps"], rel=0.3
+    )  # in tokens, not rows
+
+
 def test_the_plan_of_a_config_is_the_run(folders, tmp_path, capsys):
     """Steps, tokens and parameters are those of the run, and its speed gives the time."""
     settings = {**SMALL, "threads": 1}
@@ -254,6 +273,8 @@ def test_the_plan_of_a_config_is_the_run(folders, tmp_path, capsys):
         (["--tokens", "somewhere"], "number such as"),
         (["--preset", "cpu-tiny", "--flops", "1e20"], "its own budget"),
         (["--preset", "cpu-tiny", "--tokens", "/nowhere"], "token dataset"),
+        (["--preset", "cpu-tiny", "--law", "kaplan"], "leave it out"),
+        (["--preset", "cpu-tiny", "--tokens", "/nowhere", "--corpus-tokens", "1e9"], "leave one out"),
         (["--flops", "1e20", "--like", "/nowhere"], "finished run"),
     ],
 )

@@ -94,6 +94,11 @@ def test_urls_and_scores_come_from_documents_and_texts_do_not(trained, capsys):
     assert found["about"]["url"] == "https://example.org/train/5" and found["source"] == "<b>odd</b>"
 
 
+def test_documents_that_are_not_there_are_refused(trained, tmp_path, capsys):
+    assert main(["trace", str(trained / "model"), "--step", "3", "--documents", str(tmp_path)]) == 2
+    assert f"{tmp_path} has no *.parquet" in capsys.readouterr().err
+
+
 def test_skipped_batches_shift_the_steps_behind_them(trained):
     order = dataclasses.replace(order_of(read_run(trained / "model")), skipped=(3, 4, 9))
     rows = len(order.data.train)

@@ -81,6 +81,8 @@ def read_run(
             f"{folder} was trained on {tokens}, which is no token dataset now; give its place by --tokens"
         )
     documents = documents_dir
+    if documents is not None and not any(documents.glob("*.parquet")):
+        raise TrainingError(f"{documents} has no *.parquet; give the folder of the documents that were encoded")
     if documents is None and folders["documents"]:
         at = _existing(folders["documents"], folder)
         documents = at if at.is_dir() else None

@@ -31,10 +31,13 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="set one knob (YAML value)")
 
 
-def config_from(options: argparse.Namespace, tokens_dir: Path | None = None) -> PretrainConfig:
+def config_from(
+    options: argparse.Namespace, tokens_dir: Path | None = None, sequence_length: int | None = None
+) -> PretrainConfig:
     """The config of file, preset, depth and `--set`, the later over the earlier.
 
-    `depth` sizes batches in tokens, so it must know the row length: that of the token dataset, if it is packed for one only.
+    `depth` sizes batches in tokens, so it must know the row length: `sequence_length` where neither says one, else that of the token
+    dataset, if it is packed for one only.
     """
     values = read_config(options.config) if options.config else {}
     if options.preset:
@@ -42,8 +45,9 @@ def config_from(options: argparse.Namespace, tokens_dir: Path | None = None) -> 
     if options.depth:
         values["depth"] = options.depth
     assign(values, options.set)
-    if values.get("depth") and not values.get("sequence_length") and tokens_dir is not None:
-        values["sequence_length"] = _only_length(tokens_dir)
+    if values.get("depth") and not values.get("sequence_length"):
+        found = sequence_length or (None if tokens_dir is None else _only_length(tokens_dir))
+        values |= {} if found is None else {"sequence_length": found}
     return resolve(values, str(options.config or "pretrain"))
 
 

@@ -98,6 +98,8 @@ def _question(options: argparse.Namespace) -> Any:
     if options.config or options.preset or options.depth or options.set:
         if budgets:
             raise TrainingError(f"a config has its own budget: leave --{budgets[0].replace('_', '-')} out")
+        if options.law is not None:
+            raise TrainingError("--law chooses model and tokens for a budget; a config says both: leave it out")
         return _of_config(options, common)
     if options.tokens is not None:
         budgets.append("tokens")
@@ -137,10 +139,11 @@ def _of_config(options: argparse.Namespace, common: dict[str, Any]) -> Any:
     """The question of what one run will take. With a token dataset: its vocabulary, row length and epochs."""
     from training.planning.plan import Question
 
-    config = config_from(options, Path(options.tokens) if options.tokens else None)
+    length = options.sequence_length or (2_048 if options.depth and options.tokens is None else None)
+    config = config_from(options, Path(options.tokens) if options.tokens else None, length)
     vocab_size, length = options.vocab_size or 50_304, options.sequence_length or config.sequence_length or 2_048
     if options.tokens is not None:
-        for name in ("vocab_size", "sequence_length"):
+        for name in ("vocab_size", "sequence_length", "corpus_tokens"):
             if getattr(options, name) is not None:
                 raise TrainingError(f"--{name.replace('_', '-')}: the token dataset says what it is; leave one out")
         vocab_size, length, common["corpus_tokens"] = _dataset(Path(options.tokens), config)

@@ -164,8 +164,18 @@ def _metadata(writer: Any, config: Mapping[str, Any], folder: Path, dtype: str, 
         writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
         writer.add_rope_scaling_factor(float(rope["factor"]))
         writer.add_rope_scaling_orig_ctx_len(
-            int(rope.get("original_max_position_embeddings") or context / rope["factor"])
+            int(rope.get("original_max_position_embeddings") or config["max_position_embeddings"])
         )
+        if told := [name for name in ("attention_factor", "mscale", "mscale_all_dim") if rope.get(name) is not None]:
+            raise TrainingError(
+                f"rope_scaling.{told[0]}: GGUF's readers take YaRN's own value; this model cannot be exported"
+            )
+        if rope.get("truncate") is False:
+            raise TrainingError("rope_scaling.truncate: false: GGUF has no word for it; this model cannot be exported")
+        if rope.get("beta_fast") is not None:
+            writer.add_rope_scaling_yarn_beta_fast(float(rope["beta_fast"]))
+        if rope.get("beta_slow") is not None:
+            writer.add_rope_scaling_yarn_beta_slow(float(rope["beta_slow"]))
     if config["architectures"][0] == "MixtralForCausalLM":
         writer.add_expert_count(config["num_local_experts"])
         writer.add_expert_used_count(config["num_experts_per_tok"])

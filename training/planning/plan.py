@@ -25,7 +25,7 @@ from training.planning.laws import (
     flops_for,
 )
 from training.planning.memory import Parallel, Way, estimate, key_value_cache
-from training.planning.resources import RECOMPUTE, cheapest_way, fits, hours, largest_rows
+from training.planning.resources import RECOMPUTE, cheapest_way, fits, hours, way_of_share
 from training.planning.shapes import Shape, at_depth, count, nearest_depth, shape_of, training_flops
 
 FORMAT = 1
@@ -88,7 +88,7 @@ def make(question: Question) -> dict[str, Any]:
         "repeats": _repeats(question, shape, tokens, flops),
         "inference": _inference(question, flops),
         "memory": [row for one in question.gpus for row in _memory(question, shape, batch, one)],
-        "least": [_least(question, shape, one) for one in question.gpus if one.name != CPU],
+        "least": [_least(question, shape, batch, one) for one in question.gpus if one.name != CPU],
         "time": [_time(question, flops, one) for one in question.gpus],
         "notes": _notes(question, law, flops, tokens),
     }
@@ -183,13 +183,12 @@ def _inference(question: Question, flops: float) -> dict[str, Any] | None:
     }
 
 
-def _way(question: Question, batch: float, world: int, parallel: Parallel, one: Gpu) -> Way:
+def _way(question: Question, world: int, parallel: Parallel, one: Gpu) -> Way:
     device: Literal["cpu", "cuda"] = "cpu" if one.name == CPU else "cuda"
     if question.config is not None:
         size = question.bytes_per_element
         return way_of(question.config, bytes_per_element=size, device=device, world=world, parallel=parallel)
-    several = batch > question.context_length * world
-    return Way(rows=1, micro_batches=2 if several else 1, world=world, parallel=parallel, device=device)
+    return Way(rows=1, world=world, parallel=parallel, device=device)
 
 
 def _memory(question: Question, shape: Shape, batch: float, one: Gpu) -> list[dict[str, Any]]:
@@ -200,10 +199,9 @@ def _memory(question: Question, shape: Shape, batch: float, one: Gpu) -> list[di
     rows = []
     for world, parallel in ways:
         for policy in RECOMPUTE:
-            way = replace(_way(question, batch, world, parallel, one), recompute=policy)
+            way = replace(_way(question, world, parallel, one), recompute=policy)
             if question.config is None:
-                most = int(max(1, batch / shape.context_length / world))
-                way = replace(way, rows=max(1, min(largest_rows(shape, way, one), most)))
+                way = way_of_share(shape, way, one, batch / shape.context_length / world)
             need = estimate(shape, way)
             rows.append(
                 {
@@ -221,13 +219,15 @@ def _memory(question: Question, shape: Shape, batch: float, one: Gpu) -> list[di
     return rows
 
 
-def _least(question: Question, shape: Shape, one: Gpu) -> dict[str, Any]:
+def _least(question: Question, shape: Shape, batch: float, one: Gpu) -> dict[str, Any]:
     """The fewest GPUs of this kind that hold the run."""
-    way = _way(question, 0.0, 1, "none", one)
-    found: dict[str, Any] = {"gpu": one.name, "micro_batch_rows": way.rows}
+    way = _way(question, 1, "none", one)
+    fixed = question.config is not None
+    rows = batch / shape.context_length if question.config is None else question.config.batch_rows
+    found: dict[str, Any] = {"gpu": one.name, "micro_batch_rows": way.rows if fixed else None}
     parallels: tuple[Parallel, ...] = ("ddp", "fsdp2")
     for parallel in parallels:
-        best = cheapest_way(shape, way, one, parallel)
+        best = cheapest_way(shape, way, one, parallel, rows, fixed)
         found[parallel] = None if best is None else {"gpus": best[0], "recompute": best[1]}
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from training.planning.hardware import Gpu
@@ -31,22 +32,49 @@ def largest_rows(shape: Shape, way: Way, gpu: Gpu) -> int:
     return rows
 
 
-def fewest_gpus(shape: Shape, way: Way, gpu: Gpu, parallel: Parallel) -> int | None:
-    """The smallest power of two of GPUs on which a process fits; None if no number up to 4,096 helps.
+def way_of_share(shape: Shape, way: Way, gpu: Gpu, share: float) -> Way:
+    """How a process takes its `share` of a step's rows: in one micro-batch if that fits, else in the largest ones that do (of one row, if
+    none does), over which gradients are added up; fsdp2 keeps whole ones meanwhile.
+    """
+    rows = max(1, math.ceil(share))
+    at_once = replace(way, rows=rows, micro_batches=1)
+    if rows <= LARGEST_ROWS and fits(estimate(shape, at_once), gpu):
+        return at_once
+    several = replace(way, micro_batches=2)
+    rows = max(1, min(largest_rows(shape, several, gpu), rows))
+    return replace(several, rows=rows, micro_batches=max(1, math.ceil(share / rows)))
 
-    With ddp each holds everything, so the number never matters.
+
+def fewest_gpus(
+    shape: Shape, way: Way, gpu: Gpu, parallel: Parallel, batch_rows: float, fixed: bool = False
+) -> int | None:
+    """The smallest power of two of GPUs on which a process fits its share of a step; None if no number up to 4,096 helps.
+
+    fixed: the rows of a micro-batch are those of `way`. With ddp each process holds everything: the number never matters.
     """
     world = 1
     while world <= (1 if parallel == "ddp" else LARGEST_WORLD):
-        if fits(estimate(shape, replace(way, world=world, parallel=parallel)), gpu):
+        mine = replace(way, world=world, parallel=parallel)
+        share = batch_rows / world
+        if fixed:
+            rows = min(way.rows, max(1, math.ceil(share)))
+            mine = replace(mine, rows=rows, micro_batches=max(1, math.ceil(share / rows)))
+        else:
+            mine = way_of_share(shape, mine, gpu, share)
+        if fits(estimate(shape, mine), gpu):
             return world
         world *= 2
     return None
 
 
-def cheapest_way(shape: Shape, way: Way, gpu: Gpu, parallel: Parallel) -> tuple[int, Recompute] | None:
+def cheapest_way(
+    shape: Shape, way: Way, gpu: Gpu, parallel: Parallel, batch_rows: float, fixed: bool = False
+) -> tuple[int, Recompute] | None:
     """(GPUs, recompute policy) that a run needs at least: fewer GPUs first, then less recomputation."""
-    found = [(fewest_gpus(shape, replace(way, recompute=policy), gpu, parallel), policy) for policy in RECOMPUTE]
+    found = [
+        (fewest_gpus(shape, replace(way, recompute=policy), gpu, parallel, batch_rows, fixed), policy)
+        for policy in RECOMPUTE
+    ]
     possible = [(world, RECOMPUTE.index(policy), policy) for world, policy in found if world is not None]
     if not possible:
         return None

@@ -150,7 +150,9 @@ def _memory(memory: list[dict[str, Any]], least: list[dict[str, Any]]) -> str:
             needed.append(f"{one['gpu']} {parallel} {what}")
     found = f"memory of a process in GiB\n{table(head, rows)}"
     if needed:
-        found += f"\n  fewest GPUs at {least[0]['micro_batch_rows']} row(s) a micro-batch: {'; '.join(needed)}"
+        rows = least[0]["micro_batch_rows"]
+        at = "" if rows is None else f" at {rows} row{'s' * (rows > 1)} a micro-batch"
+        found += f"\n  fewest GPUs{at}: {'; '.join(needed)}"
     return found
 
 

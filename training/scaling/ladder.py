@@ -57,7 +57,7 @@ def _rung(base: PretrainConfig, depth: int, budget: float, vocab_size: int, sequ
     shape = shape_of(resolve({**given, "steps": 1}), vocab_size, sequence_length)
     per_step = training_flops(shape) * base.batch_rows * sequence_length
     steps = round(budget / per_step)
-    name = f"depth-{depth}-{budget:.3g}"
+    name = f"depth-{depth}-{budget:.12g}"  # budgets may differ in late digits only
     if steps < FEWEST_STEPS:
         raise TrainingError(
             f"{name}: {budget:.3g} FLOPs are {steps} steps of {base.batch_rows} rows; at least {FEWEST_STEPS} are needed: "
