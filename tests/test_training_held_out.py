@@ -138,10 +138,12 @@ import torch.distributed as dist
 from training.config import resolve
 from training.knobs import TrainingError
 from training.pretrain import pretrain
+import training.device
 dist.init_process_group("gloo")
 for values, documents, said in json.loads(sys.argv[2]):
     if values.get("tracker"):
         sys.modules["torch.utils.tensorboard"] = None
+    training.device.native_bfloat16 = lambda device: values["dtype"] == "auto" and dist.get_rank() == 1
     try:
         pretrain(resolve(values), *sys.argv[3:5], sys.argv[5], documents_dir=documents, log=lambda line: None)
     except TrainingError as error:
@@ -158,6 +160,7 @@ def test_a_mistake_that_only_the_first_process_meets_is_every_process_s(folders,
     cases = [
         (values, str(tmp_path / "empty"), "no *.parquet"),
         ({**values, "tracker": ["tensorboard"]}, None, "tensorboard is not installed"),
+        ({**values, "dtype": "auto"}, None, "would compute in bfloat16 on cpu and float32 on cpu"),
     ]
     arguments = [json.dumps(sys.path), json.dumps(cases), *map(str, folders[:2]), str(tmp_path / "model")]
     finish(start_group(["-c", ONE_MISTAKE, *arguments], stderr=subprocess.PIPE), seconds=120)

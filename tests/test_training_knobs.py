@@ -9,6 +9,7 @@ import pytest
 
 from tests.training_common import SMALL, make
 from training.config import PretrainConfig, resolve
+from training.knobs import TrainingError
 from training.pretrain import pretrain
 
 ROOT = Path(__file__).parent.parent
@@ -129,3 +130,10 @@ def test_a_knob_of_the_work_is_read_and_has_tests(knob):
     code = "".join(path.read_text() for path in (ROOT / "training").rglob("*.py") if path.name != "config.py")
     assert re.search(rf"\b(config|given)\W{{1,6}}{knob}\b", code) or knob == "preset", knob
     assert knob in (ROOT / "tests" / f"test_training_{ELSEWHERE[knob]}.py").read_text(), knob
+
+
+@pytest.mark.parametrize("key", ["learning_rate", "weight_decay", "rope_theta"])
+def test_a_knob_is_a_number(key):
+    for value in ("inf", "nan"):
+        with pytest.raises(TrainingError, match=rf"{key}: Input should be"):
+            resolve({key: float(value)})

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -80,7 +81,25 @@ def test_ray_gets_the_arguments_and_a_sigterm_becomes_a_file(job, monkeypatch, t
         run_pretrain(job(train_launch="ray"))
 
 
-def test_a_sigterm_reaches_the_processes_behind_torchrun_and_gives_143(tmp_path):
+def test_checkpoints_of_another_config_are_put_aside_and_outlive_an_update_of_torch(job, monkeypatch, tmp_path, capsys):
+    here, checkpoint = job(), Path("trainer_state/step-00000007/state.json")
+    here.parts = {"pretrain": "a", "torch": "2.13.0"}
+    launched(monkeypatch, here)
+    (tmp_path / "model" / checkpoint).parent.mkdir(parents=True)
+    (tmp_path / "model" / checkpoint).write_text("first")
+    here.parts = {"pretrain": "a", "torch": "2.13.1"}
+    launched(monkeypatch, here)
+    assert (tmp_path / "model" / checkpoint).read_text() == "first" and "before" not in capsys.readouterr().out
+    here.parts = {"pretrain": "b", "torch": "2.13.1"}
+    launched(monkeypatch, here)
+    assert not (tmp_path / "model" / checkpoint).exists()
+    assert (tmp_path / "model.before" / checkpoint).read_text() == "first"
+    assert "they are in model.before now" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_reaches_the_processes_behind_torchrun_which_save(tmp_path, number, code):
+    """Also where a scheduler sends it to each of them too."""
     tokens, tokenizer = make(tmp_path / "data")
     values = {**SMALL, "threads": 1, "steps": 100_000, "log_every": 1, "parallel": "ddp"}
     command = [
@@ -88,19 +107,22 @@ def test_a_sigterm_reaches_the_processes_behind_torchrun_and_gives_143(tmp_path)
         "--tokens", str(tokens), "--tokenizer", str(tokenizer), "--output", str(tmp_path / "model"),
         *(part for key, value in values.items() for part in ("--set", f"{key}={value}")),
     ]  # fmt: skip
-    code = (
+    script = (
         f"import sys\nsys.path[:0] = {sys.path!r}\nfrom pipeline.sections.calls import launch\n"
-        f"sys.exit(launch([sys.executable, *{command!r}]))"
+        f"try:\n    sys.exit(launch([sys.executable, *{command!r}]))\nexcept KeyboardInterrupt:\n    sys.exit(130)"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT
     )
     try:
         while not process.stdout.readline().startswith("step 3/"):
             assert process.poll() is None
-        process.send_signal(signal.SIGTERM)
+        workers = [p for p in psutil.Process(process.pid).children(recursive=True) if "pretrain" in p.cmdline()[3:6]]
+        assert len(workers) == 2
+        for each in (*workers, process):
+            each.send_signal(number)
         process.stdout.read()
-        assert process.wait(120) == 143
+        assert process.wait(120) == code
     finally:
         process.kill()
     newest = json.loads((checkpoints(tmp_path / "model" / "trainer_state")[-1] / "state.json").read_text())

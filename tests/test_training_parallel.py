@@ -26,6 +26,7 @@ VALUES = {**SMALL, "threads": 1, "grad_clip": 0.05, "micro_batch_rows": 1, "eval
 LONG = {**VALUES, "steps": 50, "save_every": 25, "eval_every": 50}
 COMPILER = shutil.which("g++")
 SHARES = ("ddp", "fsdp2")
+GPT2 = {"architecture": "gpt2", "dtype": "bfloat16", "kv_heads": 4}
 MUON, MIXTRAL = {**VALUES, "optimizer": "muon"}, {**VALUES, "architecture": "mixtral"}
 
 
@@ -42,6 +43,7 @@ def runs(folders, tmp_path_factory):
     pretrain(resolve(LONG), *folders, root / "long", log=silent)
     pretrain(resolve(MUON), *folders, root / "muon", log=silent)
     pretrain(resolve(MIXTRAL), *folders, root / "mixtral", log=silent)
+    pretrain(resolve({**VALUES, **GPT2}), *folders, root / "gpt2", log=silent)
     for name in ("one-then-fsdp2", "one-then-ddp"):
         stop_at_three(VALUES, folders, root / name)
     ddp, fsdp2 = {**VALUES, "parallel": "ddp"}, {**VALUES, "parallel": "fsdp2"}
@@ -49,6 +51,7 @@ def runs(folders, tmp_path_factory):
         [
             {"values": ddp, "out": root / "ddp"},
             {"values": fsdp2, "out": root / "fsdp2"},
+            {"values": {**fsdp2, **GPT2}, "out": root / "gpt2-fsdp2"},
             {"values": {**fsdp2, "reshard": False, "prefetch": 1}, "out": root / "fsdp2-whole"},
             {"values": fsdp2, "out": root / "one-then-fsdp2"},
             {"values": ddp, "out": root / "one-then-ddp"},
@@ -117,6 +120,10 @@ def compare(ours: Path, alone: Path, rel: float) -> None:
 def test_a_sharded_model_can_be_compiled(runs):
     compare(runs / "fsdp2-compiled", runs / "one", rel=1e-5)  # other kernels than the eager ones, so other rounding
     assert json.loads((runs / "fsdp2-compiled" / "training.json").read_text())["config"]["compile"] is True
+
+
+def test_norms_whose_weights_are_gathered_in_bfloat16(runs):
+    compare(runs / "gpt2-fsdp2", runs / "gpt2", rel=2e-2)
 
 
 def test_muon_takes_the_same_steps_in_two_processes(runs):

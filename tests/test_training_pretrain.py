@@ -5,6 +5,7 @@ import json
 import math
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import torch
 from transformers import AutoModelForCausalLM, get_cosine_with_min_lr_schedule_with_warmup
 
 from tests.training_common import SMALL, make
-from training.checkpoint import checkpoints
+from training.checkpoint import checkpoints, state_text
 from training.config import resolve
 from training.data import load_batch, open_dataset, step_rows
 from training.device import place
@@ -284,6 +285,50 @@ def test_sigterm_saves_and_exits_143(undisturbed, folders, tmp_path):
     assert process.wait(30) == 143
     newest = json.loads((checkpoints(tmp_path / "trainer_state")[-1] / "state.json").read_text())
     assert newest["step"] == metrics(tmp_path)[-1]["step"] >= 3
+
+
+@pytest.mark.parametrize(("key", "value"), [("step", 7), ("skipped", None), ("tokens", 0)])
+def test_a_state_that_was_changed_is_named(folders, tmp_path, key, value):
+    with pytest.raises(Stopped):
+        pretrain(small(), *folders, tmp_path, log=silent, stop=lambda: True)
+    path = checkpoints(tmp_path / "trainer_state")[-1] / "state.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    with pytest.raises(TrainingError, match=r"step-0000000\d is broken \(state.json is not what was written"):
+        pretrain(small(), *folders, tmp_path, log=silent)
+
+
+def test_going_on_in_another_dtype_is_said(folders, tmp_path):
+    with pytest.raises(Stopped):
+        pretrain(small(dtype="auto"), *folders, tmp_path, log=silent, stop=lambda: True)
+    path, said = checkpoints(tmp_path / "trainer_state")[-1] / "state.json", []
+    state = json.loads(path.read_text())
+    here = state["dtype"]
+    del state["xxh3"]
+    path.write_text(state_text({**state, "dtype": "float16"}))
+    pretrain(small(dtype="auto"), *folders, tmp_path, log=said.append)
+    assert any(line.startswith(f"this run was begun in float16, and goes on in {here}") for line in said)
+
+
+def test_a_checkpoint_has_no_name_before_its_export_is_there(folders, tmp_path, monkeypatch):
+    """Else a run that is killed in between would never make it."""
+    values = {"steps": 4, "save_every": 2, "keep_every": 2, "export_kept": True}
+    monkeypatch.setattr("training.pretrain.save_model", lambda *_: (_ for _ in ()).throw(OSError("no room")))
+    with pytest.raises(OSError, match="no room"):
+        pretrain(small(**values), *folders, tmp_path, log=silent)
+    assert checkpoints(tmp_path / "trainer_state") == []
+
+
+def test_an_old_checkpoint_that_cannot_be_removed_does_not_end_the_run(folders, tmp_path, monkeypatch):
+    remove = shutil.rmtree
+
+    def refuse(path, *arguments, **options):
+        if "step-00000002" in str(path) and not options.get("ignore_errors"):
+            raise OSError(39, "Directory not empty")
+        remove(path, *arguments, **options)
+
+    monkeypatch.setattr("training.saver.shutil.rmtree", refuse)
+    pretrain(small(steps=6, save_every=2, keep_checkpoints=1), *folders, tmp_path, log=silent)
+    assert [path.name for path in checkpoints(tmp_path / "trainer_state")] == ["step-00000006"]
 
 
 def test_another_config_or_data_or_tokenizer_is_refused(undisturbed, folders, tmp_path):

@@ -27,4 +27,9 @@ def begun(config: TrainerConfig, out_dir: Path, fingerprint: str) -> Iterator[Pl
         here.alike(lambda: held.enter_context(only_run(out_dir / "trainer_state") if here.rank == 0 else nullcontext()))
         if len(set(here.gather(fingerprint))) > 1:
             raise TrainingError("the processes of this run were given different knobs, models or data")
+        if len(places := sorted(set(here.gather((here.device.type, str(here.dtype).removeprefix("torch.")))))) > 1:
+            found = " and ".join(f"{dtype} on {device}" for device, dtype in places)
+            raise TrainingError(
+                f"the processes of this run would compute in {found}; set device and dtype to what all have"
+            )
         yield here

@@ -132,13 +132,25 @@ def read_state(folder: Path) -> dict[str, Any]:
     """A checkpoint's state.json. Raises `TrainingError` if it is broken or of a newer format."""
     path = folder / "state.json"
     try:
-        state = json.loads(path.read_text(encoding="utf-8"))
-        version, _ = state["format"], state["files"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        version, _ = int(state["format"]), state["files"]
+        written = state.pop("xxh3", None)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _broken(folder, f"state.json: {error}") from None
     if version > FORMAT:
         raise TrainingError(f"{path} is of format {version}, this program knows {FORMAT}: use a newer gristmill")
+    if written not in (None, _digest(state)):  # older programs wrote none
+        raise _broken(folder, "state.json is not what was written: its checksum differs")
     return state
+
+
+def state_text(state: dict[str, Any]) -> str:
+    """What state.json holds: the state and its own checksum."""
+    return json.dumps({**state, "xxh3": _digest(json.loads(json.dumps(state)))}, indent=2) + "\n"
+
+
+def _digest(state: dict[str, Any]) -> str:
+    return xxhash.xxh3_128(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
 def checksum(path: Path) -> dict[str, Any]:

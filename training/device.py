@@ -31,11 +31,18 @@ class Place:
     device: torch.device
     dtype: torch.dtype
     threads: int
+    patient: Any = (
+        None  # all processes as a group that waits for a day, for what the first one does alone (writing a large model)
+    )
 
     def describe(self) -> str:
         """One line for the log."""
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else f"cpu, {self.threads} threads"
         return f"{name}, {str(self.dtype).removeprefix('torch.')}, {self.world} process{'es' * (self.world > 1)}"
+
+    def about(self) -> dict[str, Any]:
+        """What results depend on beside knobs and data, as a checkpoint keeps it."""
+        return {"threads": self.threads, "processes": self.world, "dtype": str(self.dtype).removeprefix("torch.")}
 
     def warning(self) -> str | None:
         """What the log should say beside that, if anything."""
@@ -81,7 +88,7 @@ class Place:
         apart with Python's lock held, for which such a thread would wait for ever.
         """
         if self.world > 1:
-            dist.barrier()
+            dist.barrier(self.patient)
 
 
 def choose_device(wanted: str, local_rank: int = 0) -> torch.device:
@@ -160,6 +167,11 @@ def place(config: TrainerConfig) -> Iterator[Place]:
             torch.use_deterministic_algorithms(True)
             deterministic.fill_uninitialized_memory = False  # it would write every new tensor twice
         else:
+            if (device.index or 0) >= torch.cuda.device_count():
+                raise TrainingError(
+                    f"{os.environ.get('LOCAL_WORLD_SIZE', world)} processes were started on this machine, which has "
+                    f"{torch.cuda.device_count()} GPUs: start one for each"
+                )
             torch.cuda.set_device(device)
         if started:
             # gloo for what is on the CPU (objects, checkpoints), also where CUDA computes
@@ -168,7 +180,8 @@ def place(config: TrainerConfig) -> Iterator[Place]:
                 timeout=timedelta(seconds=config.process_timeout),
             )
         try:
-            yield Place(rank, world, device, choose_dtype(config.dtype, device), threads)
+            patient = dist.new_group(backend="gloo", timeout=timedelta(days=1)) if world > 1 else None
+            yield Place(rank, world, device, choose_dtype(config.dtype, device), threads, patient)
         except (RuntimeError, dist.DistError) as error:
             if world > 1 and (isinstance(error, dist.DistError) or _LOST.search(str(error))):
                 raise ConnectionError(

@@ -55,7 +55,7 @@ MEANT_FOR: dict[str, tuple[str, tuple[Any, ...]]] = {
 class TrainerConfig(BaseModel):
     """What pretraining and every kind of fine-tuning have in common; they subclass it, and may have other defaults."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     # knobs that a resumed run may change: they move work about, or only say how often something is written
     runtime_knobs: ClassVar[tuple[str, ...]] = RUNTIME_KNOBS

@@ -152,7 +152,8 @@ class LayerNorm(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., W] -> [..., W]` in the dtype of `x`."""
-        return F.layer_norm(x.float(), self.normalized_shape, self.weight, self.bias, self.eps).to(x.dtype)
+        weight, bias = self.weight.float(), self.bias.float()  # FSDP2 gathers them in the dtype of the products
+        return F.layer_norm(x.float(), self.normalized_shape, weight, bias, self.eps).to(x.dtype)
 
 
 def embedding(rows: int, width: int) -> nn.Embedding:

@@ -24,7 +24,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """
     few = x.numel() <= CACHED_ROWS * x.shape[-1] and not torch.is_grad_enabled()
     if few or x.is_cuda or torch.compiler.is_compiling():
-        return F.rms_norm(x.float(), (x.shape[-1],), weight, eps).to(x.dtype)
+        return F.rms_norm(x.float(), (x.shape[-1],), weight.float(), eps).to(x.dtype)
     return _RMSNorm.apply(x, weight, eps)
 
 

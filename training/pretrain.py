@@ -76,7 +76,7 @@ def pretrain(
         here = stack.enter_context(begun(config, out_dir, fingerprint))
         if here.rank > 0:
             log, show = silent, None
-        check_here(config, data.tokens.vocab_size, data.sequence_length, here)
+        here.alike(lambda: check_here(config, data.tokens.vocab_size, data.sequence_length, here))
         with torch.device("meta"):  # its weights are drawn where they will be
             model = Decoder(_shape(config, data), here.dtype)
         model.z_loss = config.z_loss
@@ -89,7 +89,7 @@ def pretrain(
         model.tie()
         model.initialise(config.seed)
         optimizer = build_optimizer(model, config, here.world if kind == "ddp" else 1)
-        identity = {"fingerprint": fingerprint, "threads": here.threads, "processes": here.world}
+        identity = {"fingerprint": fingerprint, **here.about()}
         progress = resume(out_dir, model, optimizer, config, identity, here, log)
         about = lineage(out_dir, data, tokenizer_dir, documents_dir, fingerprint)
         if here.rank == 0:

@@ -50,7 +50,7 @@ def resume(
 ) -> Progress:
     """Load the newest checkpoint, if there is one, and say how far it is.
 
-    identity: fingerprint, threads and processes of this run. Raises `TrainingError`, in all processes, if the checkpoint is
+    identity: fingerprint, threads, processes and dtype of this run. Raises `TrainingError`, in all processes, if the checkpoint is
     broken or of another run.
     """
     folder = _newest(out_dir, here)
@@ -64,6 +64,8 @@ def resume(
     for what in ("threads", "processes"):
         if state[what] != identity[what]:
             log(f"{identity[what]} {what}, {state[what]} before: results will differ in the last digits")
+    if (before := state.get("dtype", identity["dtype"])) != identity["dtype"]:
+        log(f"this run was begun in {before}, and goes on in {identity['dtype']}: set dtype if that is not meant")
     return _progress(state)
 
 

@@ -7,11 +7,11 @@ with the checksums of the others, is written last; then the folder gets its name
 
 from __future__ import annotations
 
-import json
 import shutil
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from training.checkpoint import FORMAT, checkpoints, checksum, sync, write_tensors
+from training.checkpoint import FORMAT, checkpoints, checksum, state_text, sync, write_tensors
 from training.device import Place
 from training.knobs import TrainerConfig
 from training.optimizer import Optimizer
@@ -53,7 +53,7 @@ class Saver:
         if self.here.rank == 0:
             self.folder.mkdir(parents=True, exist_ok=True)
             for left in self.folder.glob("step-*.tmp"):  # by a kill in the middle of a write
-                shutil.rmtree(left)
+                shutil.rmtree(left, ignore_errors=True)
 
     def save(
         self,
@@ -125,24 +125,26 @@ class Saver:
         final = self.folder / f"step-{state['step']:08d}"
         try:
             if self.sharded:
-                self._write_shards(final, {**weights, **moments}, state)
+                self._write_shards(final, {**weights, **moments}, state, also)
             else:
-                self._write(final, {"model.safetensors": weights, "optimizer.safetensors": moments}, state)
-            if also is not None and self.here.rank == 0:
-                also()
+                self._write(final, {"model.safetensors": weights, "optimizer.safetensors": moments}, state, also)
         except BaseException as error:
             self._failure = _explain(error, final)
             shutil.rmtree(final.with_name(final.name + ".tmp"), ignore_errors=True)  # room for whoever cleans up
         self.written_seconds.append(time.perf_counter() - began)
 
-    def _write(self, final: Path, files: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
+    def _write(
+        self, final: Path, files: dict[str, dict[str, Tensor]], state: dict[str, Any], also: Callable[[], Any] | None
+    ) -> None:
         temporary = _fresh(final)
         for name, tensors in files.items():
             write_tensors(temporary / name, tensors)
             sync(temporary / name)
-        self._finish(final, state, {name: checksum(temporary / name) for name in files})
+        self._finish(final, state, {name: checksum(temporary / name) for name in files}, also)
 
-    def _write_shards(self, final: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+    def _write_shards(
+        self, final: Path, tensors: dict[str, Tensor], state: dict[str, Any], also: Callable[[], Any] | None
+    ) -> None:
         import torch.distributed.checkpoint as dcp
         from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 
@@ -156,13 +158,16 @@ class Saver:
         found: list[Any] = [None] * self.here.world
         dist.all_gather_object(found, {file.name: checksum(file) for file in mine}, group=self._group)
         if self.here.rank == 0:
-            self._finish(final, state, {name: about for part in found for name, about in part.items()})
+            self._finish(final, state, {name: about for part in found for name, about in part.items()}, also)
 
-    def _finish(self, final: Path, state: dict[str, Any], files: dict[str, Any]) -> None:
-        """state.json, the folder's name, and the policy of what is kept."""
+    def _finish(
+        self, final: Path, state: dict[str, Any], files: dict[str, Any], also: Callable[[], Any] | None
+    ) -> None:
+        """state.json, what else belongs to it, the folder's name, and the policy of what is kept."""
         temporary = final.with_name(final.name + ".tmp")
-        text = json.dumps({"format": FORMAT, **state, "files": files}, indent=2) + "\n"
-        (temporary / "state.json").write_text(text, encoding="utf-8")
+        (temporary / "state.json").write_text(state_text({"format": FORMAT, **state, "files": files}), encoding="utf-8")
+        if also is not None:
+            also()  # before the name: a run that is killed here does it again
         sync(temporary / "state.json")
         sync(temporary)
         shutil.rmtree(final, ignore_errors=True)
@@ -172,7 +177,10 @@ class Saver:
         for old in checkpoints(self.folder)[: -self.config.keep_checkpoints]:
             step = int(old.name.removeprefix("step-"))
             if step != self.best and (every is None or step % every):
-                shutil.rmtree(old)
+                leaving = old.with_name(old.name + ".tmp")  # what cannot be removed now is at the next start
+                with suppress(OSError):
+                    old.rename(leaving)
+                    shutil.rmtree(leaving)
 
 
 def _to_host(tensor: Tensor) -> Tensor:

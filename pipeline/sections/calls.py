@@ -119,34 +119,43 @@ def environment() -> dict[str, str]:
 
 
 def launch(command: list[str], extra: dict[str, str] | None = None) -> int:
-    """Run a command with its output passed through; a SIGTERM to this process reaches it. `extra`: of its environment.
+    """Run a command with its output passed through; a SIGTERM or Ctrl-C reaches it through this process. `extra`: of its environment.
 
-    Returns its exit code; 143 if it ended otherwise than by 0 after a SIGTERM, whatever a launcher between makes of that.
+    Returns its exit code; if it ended otherwise than by 0 after a SIGTERM 143, whatever a launcher between makes of that. Raises
+    `KeyboardInterrupt` if it did so after a Ctrl-C.
     """
     from pipeline.engine.work import die_with_parent
 
     process = subprocess.Popen(
-        command, env={**environment(), **(extra or {})}, stdin=subprocess.DEVNULL, preexec_fn=die_with_parent
+        command,
+        env={**environment(), **(extra or {})},
+        stdin=subprocess.DEVNULL,
+        preexec_fn=die_with_parent,
+        start_new_session=True,  # a Ctrl-C would reach it from the terminal and from here, and launchers take the second ill
     )
     asked: list[int] = []
 
     def pass_on(number: int) -> None:
         asked.append(number)
-        process.terminate()
+        process.send_signal(number)
 
-    with on_sigterm(pass_on):
+    with on_stop(pass_on):
         code = process.wait()
+    if code and signal.SIGINT in asked:
+        raise KeyboardInterrupt
     return 143 if asked and code else code
 
 
 @contextmanager
-def on_sigterm(act: Callable[[int], Any]) -> Iterator[None]:
-    """Call `act` at a SIGTERM instead of what is usual; only the main thread can."""
+def on_stop(act: Callable[[int], Any]) -> Iterator[None]:
+    """Call `act` at a SIGTERM or Ctrl-C instead of what is usual; only the main thread can."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = signal.signal(signal.SIGTERM, lambda number, frame: act(number))
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    previous = [signal.signal(number, lambda number, frame: act(number)) for number in numbers]
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, before in zip(numbers, previous, strict=True):
+            signal.signal(number, before)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from pipeline.engine.journal import digest
 from pipeline.engine.ray_train import train_on_ray
 from pipeline.engine.schedule import RunFailed, Terminated
 from pipeline.engine.store import Store
-from pipeline.sections.calls import Job, launch, on_sigterm
+from pipeline.sections.calls import Job, launch, on_stop
 from training.knobs import TrainerConfig
 
 
@@ -30,10 +31,13 @@ def train(
     output = job.local / folder
     output.mkdir(exist_ok=True)
     mark = output / ".gristmill-fingerprint"  # of the data and config that the checkpoints in the folder belong to
-    if not mark.exists() or mark.read_text() != digest(job.parts):
-        Store(str(job.local)).remove(folder)
+    parts = digest(
+        {name: part for name, part in job.parts.items() if name != "torch"}
+    )  # they outlive an update of torch
+    if not mark.exists() or mark.read_text() != parts:
+        _put_aside(job, section, folder)
         output.mkdir()
-        mark.write_text(digest(job.parts))
+        mark.write_text(parts)
     settings = job.local / "phases" / f"{section}.yaml"
     settings.parent.mkdir(exist_ok=True)
     settings.write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_unset=True)))
@@ -54,14 +58,38 @@ def train(
     return facts, lasting
 
 
+def _put_aside(job: Job, section: str, folder: str) -> None:
+    """Make room for a model of another config or other data; days of training are not removed without a word."""
+    store, output = Store(str(job.local)), job.local / folder
+    if any((output / "trainer_state").glob("step-*")):
+        store.remove(f"{folder}.before")
+        output.rename(job.local / f"{folder}.before")
+        job.say(
+            f"{section}: {output} holds checkpoints of another config or other data; they are in {folder}.before now, until it "
+            "changes again"
+        )
+    store.remove(folder)
+
+
 def _launch(job: Job, config: TrainerConfig, output: Path, arguments: list[str]) -> int:
     """Start it by `engine.train_launch`; returns the exit code of `python -m training`."""
     engine = job.config.engine
     if engine.train_launch == "ray":
         stop = job.local / "phases" / f"{arguments[0]}.stop"
         stop.unlink(missing_ok=True)
-        with on_sigterm(lambda number: stop.touch()):
-            return train_on_ray(engine, arguments, config, output, stop, job.say)
+        asked: list[int] = []
+
+        def ask(number: int) -> None:
+            if signal.SIGINT in asked:
+                raise KeyboardInterrupt  # a second time: at once
+            asked.append(number)
+            stop.touch()
+
+        with on_stop(ask):
+            code = train_on_ray(engine, arguments, config, output, stop, job.say)
+        if code and signal.SIGINT in asked:
+            raise KeyboardInterrupt
+        return code
     command = ["-m", "training", *arguments]
     if engine.train_launch == "local":
         return launch([sys.executable, *command])

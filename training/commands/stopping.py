@@ -6,28 +6,36 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from training.terminal import terminal
 
+AGAIN = 5.0  # seconds after a first signal in which others say the same thing: launchers pass on what a scheduler or a terminal sends too
 STOP_FILE = "GRISTMILL_STOP_FILE"  # environment: once that file is there, a run saves and ends as after SIGTERM
 
 
 def until_stopped(work: Callable[[Callable[[], bool]], Any]) -> int:
-    """Call `work(stop)` and return the exit code. After SIGTERM or a first Ctrl-C `stop` says so; the second ends the process at once.
+    """Call `work(stop)` and return the exit code. After SIGTERM or Ctrl-C `stop` says so; a signal more than `AGAIN`
+    seconds later ends the process at once.
 
     So it does once the file of `STOP_FILE` is there: workers on a cluster get no signals, and handle them in the main thread only.
     """
     from training.resume import Stopped
 
     signals: list[int] = []
+    first = 0.0
     file = os.environ.get(STOP_FILE)
 
     def remember(number: int, _: object) -> None:
+        nonlocal first
         signals.append(number)
-        signal.signal(number, signal.SIG_DFL)
+        first = first or time.monotonic()
+        if time.monotonic() - first > AGAIN:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
 
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT):

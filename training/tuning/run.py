@@ -166,7 +166,7 @@ def tune(
         network = wrap(module, kind, here)
         bench = Bench(config, here, model, network, optimizer, model_dir, end, log)
         steps = task.begin(bench)
-        identity = {"fingerprint": fingerprint, "threads": here.threads, "processes": here.world}
+        identity = {"fingerprint": fingerprint, **here.about()}
         progress = resume(out_dir, module, optimizer, config, identity, here, log)
         watch = Best(config, **progress.task["best"]) if progress.task else Best(config)
         if progress.task:
