@@ -137,3 +137,17 @@ def test_a_knob_is_a_number(key):
     for value in ("inf", "nan"):
         with pytest.raises(TrainingError, match=rf"{key}: Input should be"):
             resolve({key: float(value)})
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"loader_threads": 0, "prefetch": 9},
+        {"spike_window": 7},
+        {"experts_per_token": 3},
+        {"schedule": "constant", "min_lr_ratio": 0.5},
+    ],
+)
+def test_a_knob_that_would_change_nothing_is_refused(values):
+    with pytest.raises(TrainingError, match="leave it out"):
+        resolve(values)

@@ -138,6 +138,13 @@ class PretrainConfig(TrainerConfig):
             raise ValueError(f"the width of a head must be an even whole number for rotary positions; got {head_width}")
         if self.export_kept and self.keep_every is None:
             raise ValueError("export_kept needs keep_every: it says which checkpoints are kept for good")
+        for key, without in (
+            ("prefetch", self.loader_threads == 0 and "loader_threads: 0"),
+            ("spike_window", self.spike_factor is None and "no spike_factor"),
+            ("experts_per_token", self.architecture != "mixtral" and f"architecture: {self.architecture}"),
+        ):
+            if without and getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{key} changes nothing with {without}; leave it out")
         if self.heads % self.kv_heads:
             raise ValueError(f"heads must be a multiple of kv_heads; got heads={self.heads}, kv_heads={self.kv_heads}")
         for rule in family_mistakes(self):

@@ -44,6 +44,7 @@ RUNTIME_KNOBS = (
 )
 
 MEANT_FOR: dict[str, tuple[str, tuple[Any, ...]]] = {
+    "min_lr_ratio": ("schedule", ("cosine", "linear", "wsd")),
     "decay_ratio": ("schedule", ("wsd",)),
     "decay_shape": ("schedule", ("wsd",)),
     "muon_learning_rate": ("optimizer", ("muon",)),
