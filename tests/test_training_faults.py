@@ -70,7 +70,7 @@ def stop_after(count: int):
 def test_damage_is_found_and_named_and_the_checkpoint_before_is_good(folders, tmp_path, name, damage):
     with pytest.raises(Stopped):
         pretrain(small(), *folders, tmp_path, log=silent, stop=stop_after(5))
-    assert steps_saved(tmp_path) == [4, 5]
+    assert steps_saved(tmp_path) == [2, 4, 5]  # two regular ones, and the stop's
     file = tmp_path / "trainer_state" / "step-00000005" / name
     content = bytearray(file.read_bytes())
     if damage == "bit":
@@ -264,6 +264,30 @@ def test_a_state_that_is_suspect_goes_back_to_the_checkpoint_and_skips_all_since
     assert summary["skipped_batches"] == [4, 5, 6] and len(losses(tmp_path)) == 8
     assert [(event["from_step"], event["to_step"]) for event in rollbacks(tmp_path)] == [(5, 5), (5, 4)]
     assert [line["step"] for line in metrics(tmp_path) if "loss" in line] == list(range(1, 9))
+
+
+def test_behind_a_stop_a_suspect_state_goes_back_to_where_an_undisturbed_run_does(folders, tmp_path, monkeypatch):
+    """The sixth update fails twice. A stop's checkpoint of step 5 is newer than the regular one of step 4."""
+    real = training.step.train_step
+    data = open_dataset(folders[0], None)
+    bad = [step_rows(at, len(data.train), 4, 0, True) for at in (5, 6)]
+
+    def step(network, optimizer, batch, *given):
+        if batch.rows in bad:
+            raise training.step.BadRows("the loss is nan", batch.rows)
+        return real(network, optimizer, batch, *given)
+
+    monkeypatch.setattr("training.pretrain.train_step", step)
+    pretrain(small(keep_checkpoints=1), *folders, tmp_path / "a", log=silent)
+    for after, there in ((2, [2]), (3, [4, 5]), (1, [4, 5])):  # at 2, at 5, and, from 5 back to 4, at 5 once more
+        with pytest.raises(Stopped):
+            pretrain(small(keep_checkpoints=1), *folders, tmp_path / "b", log=silent, stop=stop_after(after))
+        assert steps_saved(tmp_path / "b") == there
+    assert [(event["from_step"], event["to_step"]) for event in rollbacks(tmp_path / "b")] == [(5, 5), (5, 4)]
+    pretrain(small(keep_checkpoints=1), *folders, tmp_path / "b", log=silent)
+    assert losses(tmp_path / "a") == losses(tmp_path / "b")
+    assert (tmp_path / "a" / "model.safetensors").read_bytes() == (tmp_path / "b" / "model.safetensors").read_bytes()
+    assert steps_saved(tmp_path / "b") == [8]
 
 
 def test_after_max_rollbacks_the_run_ends_and_names_the_rows(folders, tmp_path, monkeypatch):

@@ -128,6 +128,26 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if path.name.removeprefix("step-").isdigit())
 
 
+def regular(folder: Path) -> list[Path]:
+    """The whole checkpoints that the run's knobs asked for, oldest first: those that an undisturbed run has too, no stop's."""
+    return [path for path in checkpoints(folder) if not _by_stop(path)]
+
+
+def _by_stop(folder: Path) -> bool:
+    try:
+        return bool(read_state(folder).get("by_stop"))
+    except TrainingError:  # whoever reads it will say so
+        return False
+
+
+def remove_checkpoint(folder: Path) -> None:
+    """Take its name from a checkpoint, then remove it. Raises `OSError` if it keeps its name; files left are the next start's work."""
+    leaving = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(leaving, ignore_errors=True)
+    folder.rename(leaving)
+    shutil.rmtree(leaving, ignore_errors=True)
+
+
 def read_state(folder: Path) -> dict[str, Any]:
     """A checkpoint's state.json. Raises `TrainingError` if it is broken or of a newer format."""
     path = folder / "state.json"

@@ -158,11 +158,12 @@ def pretrain(
             monitor.sample(progress.step, model)
             settle(model)
             kept = config.keep_every is not None and progress.step % config.keep_every == 0
-            if stopping or kept or _due(progress.step, steps, config.save_every):
+            due = kept or _due(progress.step, steps, config.save_every)
+            if stopping or due:
                 export = None
                 if kept and config.export_kept:
                     export = _export(out_dir / f"step-{progress.step:08d}", model, tokenizer_dir, data, here)
-                saver.save(model, optimizer, {**identity, **asdict(progress)}, export)
+                saver.save(model, optimizer, {**identity, **asdict(progress), "by_stop": not due}, export)
                 if stopping and progress.step < steps:
                     saver.wait()
                     here.wait_for_all()

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from training.checkpoint import checkpoints, load_state, read_state, verify
+from training.checkpoint import checkpoints, load_state, read_state, regular, remove_checkpoint, verify
 from training.device import Place
 from training.knobs import TrainerConfig, TrainingError
 from training.optimizer import Optimizer
@@ -70,15 +70,21 @@ def resume(
 
 
 def go_back(after: Progress, out_dir: Path, model: nn.Module, optimizer: Optimizer, here: Place) -> Progress:
-    """From a state that is suspect to the newest checkpoint, all positions since on the list of skipped ones.
+    """From a state that is suspect to the newest regular checkpoint, all positions since on the list of skipped ones.
 
-    Without a checkpoint the state stays as it is.
+    Those of stops are passed over, and removed: an undisturbed run has none, and both must decide the same. Without a
+    checkpoint the state stays as it is.
     """
-    folder = _newest(out_dir, here)
+    folder = here.gather((regular(out_dir / "trainer_state") or [None])[-1])[0]
     if folder is None:
         return after
     load_state(folder, model, optimizer)
     old = _progress(read_state(folder))
+    here.wait_for_all()  # all have looked
+    if here.rank == 0:
+        for newer in checkpoints(folder.parent):
+            if newer > folder:  # what is suspect is nothing to resume from
+                remove_checkpoint(newer)
     since = {position(step, after.skipped) for step in range(old.step, after.step)}
     return replace(old, skipped=tuple(sorted(since | set(after.skipped))), refused=after.refused)
 

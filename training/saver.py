@@ -21,7 +21,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from training.checkpoint import FORMAT, checkpoints, checksum, state_text, sync, write_tensors
+from training.checkpoint import (
+    FORMAT,
+    checkpoints,
+    checksum,
+    regular,
+    remove_checkpoint,
+    state_text,
+    sync,
+    write_tensors,
+)
 from training.device import Place
 from training.knobs import TrainerConfig
 from training.optimizer import Optimizer
@@ -174,13 +183,12 @@ class Saver:
         temporary.rename(final)
         sync(self.folder)
         every = self.config.keep_every
-        for old in checkpoints(self.folder)[: -self.config.keep_checkpoints]:
+        kept = {final, *regular(self.folder)[-self.config.keep_checkpoints :]}  # a stop's counts for none of them
+        for old in checkpoints(self.folder):
             step = int(old.name.removeprefix("step-"))
-            if step != self.best and (every is None or step % every):
-                leaving = old.with_name(old.name + ".tmp")  # what cannot be removed now is at the next start
+            if old not in kept and step != self.best and (every is None or step % every):
                 with suppress(OSError):
-                    old.rename(leaving)
-                    shutil.rmtree(leaving)
+                    remove_checkpoint(old)
 
 
 def _to_host(tensor: Tensor) -> Tensor:

@@ -214,11 +214,12 @@ def tune(
                 saver.best = watch.step
             ended = task.stop_reason or ended
             due = progress.step % config.save_every == 0 or progress.step == steps or watch.step == progress.step
-            if stopping or ended or due or (config.keep_every and progress.step % config.keep_every == 0):
+            due = due or bool(ended) or bool(config.keep_every and progress.step % config.keep_every == 0)
+            if stopping or due:
                 remembered = {"state": task.state(), "best": watch.values(), "figures": figures, "ended": ended}
                 saver.best = watch.step if watch.step is not None else task.good_step
                 progress = replace(progress, task=remembered)
-                saver.save(module, optimizer, {**identity, **asdict(progress)})
+                saver.save(module, optimizer, {**identity, **asdict(progress), "by_stop": not due})
                 if stopping and progress.step < steps and ended is None:
                     saver.wait()
                     here.wait_for_all()
