@@ -423,6 +423,9 @@ def test_safety_scores(tmp_path):
         ('{"prompt": "x", "answer": {}}', "answer must be"),
         ('{"prompt": "x", "answer": []}', "answer must be"),
         ('{"prompt": "x", "verifier": 3}', "verifier must be"),
+        ('{"prompt": "x", "verifier": "number", "answer": "none"}', ":1: verifier number: .* holds no number"),
+        ('{"prompt": "x", "verifier": "regex", "answer": "("}', ":1: verifier regex"),
+        ('{"prompt": "x", "verifier": "python_tests", "answer": "def ("}', ":1: verifier python_tests"),
     ],
 )
 def test_broken_questions_are_named(tmp_path, line, message):

@@ -170,7 +170,7 @@ def test_knobs_of_questions_do_what_they_say(models, files):
     assert found["items"] == 1 and found["answers"] == []
 
 
-def test_bertscore_and_options_of_verifiers(models, files, encoder_dir, monkeypatch):  # noqa: F811
+def test_bertscore_and_options_of_verifiers(models, files, encoder_dir, tmp_path, monkeypatch):  # noqa: F811
     def score(**more):
         questions = [{"path": files["facts"], "metrics": ["bertscore"]}]
         config = resolve(QUIET | {"questions": questions, "bertscore": str(encoder_dir), **more})
@@ -185,17 +185,20 @@ def test_bertscore_and_options_of_verifiers(models, files, encoder_dir, monkeypa
         asked.append((name, options))
         return lambda completion, answer: Verdict(0.5, "")
 
-    monkeypatch.setattr("training.evaluation.scored_answers.verifier", verifier)
+    monkeypatch.setattr("training.evaluation.questions.verifier", verifier)
+    code = tmp_path / "code.jsonl"
+    code.write_text('{"prompt": "a function", "answer": "assert f(1) == 2"}\n')
     for allowed in (False, True):
+        asked.clear()
         questions = {
-            "path": files["facts"],
+            "path": str(code),
             "metrics": ["verified"],
             "verifier": "python_tests",
             "allow_unsandboxed": allowed,
         }
         found = evaluate([models[1]], resolve(QUIET | {"questions": [questions]}))["models"]["sft"]["questions"]
-        assert found["facts"]["scores"]["verified"]["value"] == 0.5
-    assert asked == [("python_tests", {"allow_unsandboxed": allowed}) for allowed in (False, True)]
+        assert found["code"]["scores"]["verified"]["value"] == 0.5
+        assert asked and all(one == ("python_tests", {"allow_unsandboxed": allowed}) for one in asked)
 
 
 def test_prompts_that_fill_the_context_are_wrong_and_not_fatal(models):
@@ -234,10 +237,13 @@ def test_mistakes_are_one_line(models, files, tmp_path, capsys):
     judge = {"endpoint": "http://127.0.0.1:9/v1", "model": "m"}
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"prompt": "x", "answer": "y", "verifier": "numbr"}\n')
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text('{"messages": [{"role": "user", "content": ""}], "answer": "y"}\n')
     for values, words in (
         ({"questions": [files["sums"]], "judge": judge}, "give two models"),
         ({"questions": [files["sums"]], "compared": ["nope"], "judge": judge}, "there are sums"),
         ({"questions": [files["sums"], files["sums"]]}, "two files are called 'sums'"),
+        ({"questions": [{"path": str(empty), "form": "text"}]}, "empty.jsonl: "),
         ({"questions": [str(bad)]}, "bad.jsonl:1: no verifier is called 'numbr'"),
         ({"questions": ["/no/such.jsonl"]}, "/no/such.jsonl"),
         ({"safety": {"path": files["sums"]}}, "refuse must be true or false"),

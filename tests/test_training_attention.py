@@ -16,9 +16,13 @@ from tests.model_common import DOCUMENTS, FAMILIES, random_model, shape, tokens
 from training import attention
 from training.attention import Sight, attend, block_mask, document_lengths, document_segments, row_mask, sight_of_rows
 from training.config import resolve
+from training.data import Batch
+from training.device import Place
 from training.knobs import TrainingError
 from training.loss import IGNORED
 from training.model import Decoder, load_balance, model_config
+from training.optimizer import build_optimizer
+from training.step import train_step
 
 CPU = torch.device("cpu")
 
@@ -227,6 +231,31 @@ def test_balance_is_in_the_objective_and_does_not_depend_on_micro_batches():
     with_balance = torch.autograd.grad(together.objective, router)[0]
     without = torch.autograd.grad(plain(x, targets).objective, plain.model.layers[0].mlp.gate.weight)[0]
     assert not torch.allclose(with_balance, without, rtol=1e-2)
+
+
+def test_padding_has_no_part_in_the_balance_whether_documents_are_masked_or_not():
+    """A row cut where its padding begins has the objective and gradient of the row, read as one text too."""
+    x, real = tokens(1, 32), torch.arange(32)[None] < 20
+    targets = torch.where(real.roll(-1, 1) & real, x.roll(-1, 1), IGNORED)
+    found = []
+    for length in (32, 20):
+        model = random_model(shape("mixtral", balance_coefficient=0.5))
+        losses = model(x[:, :length], targets[:, :length], real=real[:, :length])
+        losses.objective.backward()
+        found.append((losses.objective, model.model.layers[0].mlp.gate.weight.grad))
+    assert torch.allclose(found[0][0], found[1][0], rtol=1e-6)
+    assert torch.allclose(found[0][1], found[1][1], rtol=1e-4, atol=1e-6)
+    assert not torch.allclose(model(x, targets).objective, found[0][0], rtol=1e-4)  # all 32 counted
+
+    batch = Batch(x, targets, torch.where(real, 0, -1), [0])
+    norms = []
+    for cut in (32, 20):
+        short = Batch(*(part[:, :cut] for part in batch[:3]), [0])
+        model = random_model(shape("mixtral", balance_coefficient=0.5))
+        config = resolve({"batch_rows": 1, "micro_batch_rows": 1, "document_mask": False})
+        optimizer = build_optimizer(model, config)
+        norms.append(train_step(model, optimizer, short, config, Place(0, 1, CPU, torch.float32, 1), 1e-3).grad_norm)
+    assert norms[0] == pytest.approx(norms[1], rel=1e-5)
 
 
 def test_an_expert_without_tokens_has_a_zero_gradient():

@@ -241,7 +241,7 @@ def test_a_knob_changes_what_it_says(folders, model_dir, choices_file):
         (["tasks=[/no/such.jsonl]"], "/no/such.jsonl"),
         (["tasks=[{path: a, shotz: 1}]"], "did you mean 'shots'"),
         (["canaries=/no/such.jsonl"], "/no/such.jsonl"),
-        (["prompts=['']"], "prompt is empty"),
+        (["prompts=['']"], "'' has 0 tokens"),
         (["harness=[no_such_task_anywhere.yaml]"], "no_such_task_anywhere.yaml"),
         (["memorisation_prefixes=[0]"], "from 1"),
         (["documents"], "KEY=VALUE"),
@@ -265,6 +265,43 @@ def test_models_and_data_that_do_not_belong_together_are_refused(model_dir, fold
     other = make(tmp_path / "other", documents=30)[0]
     assert cli.main(["evaluate", str(model_dir), "--tokens", str(other)]) == 2
     assert "another tokenizer" in capsys.readouterr().err
+
+
+def test_documents_must_be_there_and_readable(model_dir, folders, tmp_path, capsys):
+    """Also where no split of the dataset would ask for them."""
+    (tmp_path / "part-0.parquet").write_bytes(b"PAR1 broken")
+    output = ["--output", str(tmp_path / "e")]
+    for documents, words in ((tmp_path / "none", "has no *.parquet"), (tmp_path, "cannot read")):
+        given = ["evaluate", str(model_dir), "--tokens", str(folders[0]), "--documents", str(documents), *output]
+        assert cli.main(given) == 2
+        said = capsys.readouterr().err
+        assert str(documents) in said and words in said and said.count("\n") == 1
+    assert cli.main(["evaluate", str(model_dir), "--documents", str(tmp_path), *output]) == 2
+    assert "give --tokens too" in capsys.readouterr().err
+
+
+def test_a_split_that_a_dataset_lacks_is_said(model_dir, folders, tmp_path):
+    shutil.copytree(folders[0], tmp_path / "tokens")
+    facts = json.loads((tmp_path / "tokens" / "dataset.json").read_text())
+    del facts["splits"]["validation"]
+    (tmp_path / "tokens" / "dataset.json").write_text(json.dumps(facts))
+    quiet, said = resolve({"memorisation": False, "prompts": []}), []
+    assert evaluate([model_dir], quiet, tokens=tmp_path / "tokens", say=said.append)
+    assert len(said) == 1 and "tokens has no such split" in said[0]
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_compressed_file_that_is_damaged_is_one_line(model_dir, tmp_path, capsys, cut):
+    """In its middle, which zlib notices itself, or without its end."""
+    rows = b"".join(b'{"text": "%d"}\n' % number for number in range(1500))
+    packed = bytearray(gzip.compress(rows))
+    packed[len(packed) // 2] ^= 0xFF
+    file = tmp_path / "texts.jsonl.gz"
+    file.write_bytes(packed[: len(packed) // 2] if cut else packed)
+    for knob in (f"perplexity=[{file}]", f"tasks=[{file}]", f"questions=[{file}]"):
+        assert cli.main(["evaluate", str(model_dir), "--set", knob, "--output", str(tmp_path / "e")]) == 2
+        said = capsys.readouterr().err
+        assert "texts.jsonl.gz" in said and "Traceback" not in said
 
 
 def test_a_dataset_that_was_copied_in_part_is_one_line(model_dir, folders, tmp_path, capsys):

@@ -146,6 +146,11 @@ def test_a_knob_is_a_number(key):
         {"spike_window": 7},
         {"experts_per_token": 3},
         {"schedule": "constant", "min_lr_ratio": 0.5},
+        {"architecture": "gpt2", "rope_theta": 5e5},
+        {"parallel": "ddp", "reshard": False},
+        {"weight_decay": 0, "decay_embeddings": False},
+        {"sample_prompts": [], "sample_every": 5},
+        {"sample_prompts": [], "sample_tokens": 5},
     ],
 )
 def test_a_knob_that_would_change_nothing_is_refused(values):

@@ -226,6 +226,11 @@ def test_sizes_and_token_counts_are_kept(capsys):
     assert 15 < alone["tokens"] / 1e9 < 25
 
 
+def test_a_model_of_another_size_than_was_asked_for_is_said(capsys):
+    notes = [run_plan(capsys, "--parameters", count)["notes"] for count in ("1e9", "1e5", "1e15")]
+    assert [any("parameters were asked for" in note for note in one) for one in notes] == [False, True, True]
+
+
 @pytest.mark.parametrize("flops", ["5e22", "1e24"])
 def test_the_fewest_gpus_are_those_of_the_table(capsys, flops):
     """A large batch is many micro-batches, over which fsdp2 adds up whole gradients."""

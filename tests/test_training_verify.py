@@ -33,6 +33,8 @@ def score(name, completion, answer, **options):
         (r"\boxed{x=\text{-3}}", -3), (r"\boxed{5} is \boxed{", 5), ("12 / 4 = 3\n#### 3\n99", 3), ("#### $1,000 (2 each)", 1000),
         ("-.5", "-1/2"), ("a5", 5), ("5-6", 6), ("1/0 then 4", 4), ("7 of 0/0", 7), ("1" * 500 + " 3", 3), ("2e9999 8", 8),
         ("none", None), ("", None), ("...", None), ("$", None), ("--", None), ("½", None), (r"\boxed{none} 5", None), ("### 4", 4),
+        ("1 000 000", 1_000_000), ("#### 1 000", 1000), (r"so \boxed{12 000}", 12_000), ("it is 1\u202f000\u202f000 euros", 1_000_000),
+        ("-1\u00a0000.5", "-2001/2"), ("1 2 200", 200), ("7, 10 200", 200), ("0 200", 200), ("2 000 4", 4),
     ],
 )  # fmt: skip
 def test_the_number_that_a_text_ends_on(text, expected):
@@ -152,7 +154,7 @@ def test_the_code_of_a_completion():
 
 @pytest.mark.parametrize(
     "answer",
-    ["", "[]", "{}", "3", '[{"input": 1}]', '[{"stdin": 1, "stdout": "x"}]', "def (", '{"test": "x"}', '{"tests": [1]}', '{"cases": "assert", "function": "a b"}', '[{"args": 1, "output": 2}]', "null"],
+    ["", "[]", "{}", "3", '[{"input": 1}]', '[{"stdin": 1, "stdout": "x"}]', "def (", '{"test": "x"}', '{"tests": [1]}', '{"cases": "assert", "function": "a b"}', '[{"args": 1, "output": 2}]', "null", '[{"input": ' + "[" * 500 + "]" * 500 + ', "output": 1}]'],
 )  # fmt: skip
 def test_answers_that_are_no_tests_are_refused(answer):
     with pytest.raises(TrainingError, match="verifier python_tests"):
@@ -284,6 +286,16 @@ def test_names_options_and_rows():
         verifier("format", tagz=["a"])
     with pytest.raises(TrainingError, match="worker"):
         verifier("python_tests", workers=0)
+    assert verifier("number", tolerance=1)("5", "6").score == 1  # a whole number is a number
+    for name, options in (
+        ("number", {"tolerance": "a"}),
+        ("number", {"marker": []}),
+        ("exact", {"case": "yes"}),
+        ("python_tests", {"workers": "3"}),
+        ("format", {"json": {"a": ["string"]}}),
+    ):
+        with pytest.raises(TrainingError, match=f"verifier {name}: {next(iter(options))}: "):
+            verifier(name, **options)
 
 
 def test_code_of_several_threads_runs_side_by_side(sandbox):

@@ -15,6 +15,7 @@ from training import knobs
 from training.knobs import TrainerConfig, knob, resolve_as
 from training.presets import PRESETS, RopeScaling, fill
 
+SAMPLE_KNOBS = ("sample_every", "sample_tokens", "sample_temperature")
 # of pretraining, beside those of every training run
 RUNTIME_KNOBS = (
     *knobs.RUNTIME_KNOBS,
@@ -27,9 +28,7 @@ RUNTIME_KNOBS = (
     "max_rollbacks",
     "export_kept",
     "sample_prompts",
-    "sample_every",
-    "sample_tokens",
-    "sample_temperature",
+    *SAMPLE_KNOBS,
     "peak_flops",
 )
 
@@ -41,6 +40,7 @@ class PretrainConfig(TrainerConfig):
     meant_for: ClassVar[dict[str, tuple[str, tuple[Any, ...]]]] = {
         **knobs.MEANT_FOR,
         "head_learning_rate": ("tie_embeddings", (False,)),
+        "rope_theta": ("positions", ("rotary",)),
     }
 
     preset: str = knob("cpu-tiny", f"values to start from: {', '.join(PRESETS)}")
@@ -141,6 +141,7 @@ class PretrainConfig(TrainerConfig):
         for key, without in (
             ("prefetch", self.loader_threads == 0 and "loader_threads: 0"),
             ("spike_window", self.spike_factor is None and "no spike_factor"),
+            *((key, not self.sample_prompts and "no sample_prompts") for key in SAMPLE_KNOBS),
             ("experts_per_token", self.architecture != "mixtral" and f"architecture: {self.architecture}"),
         ):
             if without and getattr(self, key) != type(self).model_fields[key].default:

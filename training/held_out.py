@@ -65,10 +65,7 @@ def label_rows(tokens: TokenDataset, split: PackedSplit, rows: int, documents_di
     pieces = [tokens.documents_in_row(split, row) for row in range(min(rows, len(split)))]
     ids = {piece.id for row in pieces for piece in row}
 
-    def languages_of_ids() -> dict[str, str] | None:
-        return column_of(documents_dir, ids, "language") if documents_dir is not None and here.rank == 0 else None
-
-    language_of = here.gather(here.alike(languages_of_ids))[0]
+    language_of = here.first(lambda: {} if documents_dir is None else column_of(documents_dir, ids, "language"))
     sources = sorted({piece.source for row in pieces for piece in row})
     number = {source: at for at, source in enumerate(sources)}
     if not language_of:

@@ -50,6 +50,7 @@ MEANT_FOR: dict[str, tuple[str, tuple[Any, ...]]] = {
     "muon_learning_rate": ("optimizer", ("muon",)),
     "muon_momentum": ("optimizer", ("muon",)),
     "recompute_every": ("recompute", ("full", "selective")),
+    "reshard": ("parallel", ("auto", "fsdp2")),
 }
 
 
@@ -132,6 +133,8 @@ class TrainerConfig(BaseModel):
             if getattr(self, key) != type(self).model_fields[key].default and getattr(self, other) not in values:
                 needed = " or ".join(str(value).lower() for value in values)
                 raise ValueError(f"{key} means something with {other}: {needed} only; leave it out or set that")
+        if not self.decay_embeddings and self.weight_decay == 0:
+            raise ValueError("decay_embeddings changes nothing with weight_decay: 0; leave it out")
         if self.schedule == "wsd" and self.warmup_ratio + self.decay_ratio > 1:
             raise ValueError(
                 f"warmup_ratio + decay_ratio must be at most 1; got {self.warmup_ratio} + {self.decay_ratio}"

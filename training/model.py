@@ -344,13 +344,15 @@ class Decoder(nn.Module):
         cache: KeyValueCache | None = None,
         logprobs: float | None = None,
         at: Tensor | None = None,
+        real: Tensor | None = None,
     ) -> Any:
         """Predict the next token at every position.
 
         tokens: int64 `[B, L]`. targets: int64 `[B, L]`, `IGNORED` where nothing is predicted. documents: integers
         `[B, L]` as the packer gives them, negative where padded; if given, a position sees only its own document and positions
         restart at 0 in each. cache: keys and values of earlier positions of the same rows (not together with `documents`).
-        at: int64 `[B]`, the one position of each row whose logits are wanted.
+        at: int64 `[B]`, the one position of each row whose logits are wanted. real: bool `[B, L]`, false where padded: for
+        the experts' balance, where `documents` do not say it.
 
         Returns float32 logits `[B, L, V]` (with `at` `[B, V]`); with `targets` `loss.Losses`; with `targets` and `logprobs`, a
         temperature, `logprobs.TokenScores` of the targets at it.
@@ -368,7 +370,8 @@ class Decoder(nn.Module):
             return token_scores(x, weight, targets, logprobs)
         losses = self.loss(x, weight, targets, self.z_loss)
         if self.config.experts and self.config.balance_coefficient:
-            real = torch.ones_like(tokens, dtype=torch.bool) if documents is None else documents >= 0
+            if real is None:
+                real = torch.ones_like(tokens, dtype=torch.bool) if documents is None else documents >= 0
             balance = load_balance(torch.stack(routers), self.config.experts_per_token, real)
             share = (targets != IGNORED).sum(dim=1) * self.config.balance_coefficient
             losses = Losses(losses.objective + (balance * share).sum(), losses.nll)

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.knobs import TrainerConfig, TrainingError
@@ -55,7 +56,9 @@ def use_float8(model: nn.Module) -> None:
 
 
 def _product(linear: nn.Linear, x: Tensor) -> Tensor:
-    y = float8_linear(x.reshape(-1, x.shape[-1]), linear.weight)
+    rows = x.reshape(-1, x.shape[-1])
+    padded = F.pad(rows, (0, 0, 0, -len(rows) % STEP))  # zeros count neither for the scale nor for a gradient
+    y = float8_linear(padded, linear.weight)[: len(rows)]
     if linear.bias is not None:
         y = y + linear.bias.to(y.dtype)
     return y.view(*x.shape[:-1], -1)

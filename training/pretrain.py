@@ -80,7 +80,7 @@ def pretrain(
         with torch.device("meta"):  # its weights are drawn where they will be
             model = Decoder(_shape(config, data), here.dtype)
         model.z_loss = config.z_loss
-        set_precision(model, config, here.device, here.dtype)
+        here.alike(lambda: set_precision(model, config, here.device, here.dtype))
         recompute_layers(model, config)
         if config.compile:
             compile_regions(model)

@@ -75,9 +75,10 @@ def go_back(after: Progress, out_dir: Path, model: nn.Module, optimizer: Optimiz
     Those of stops are passed over, and removed: an undisturbed run has none, and both must decide the same. Without a
     checkpoint the state stays as it is.
     """
-    folder = here.gather((regular(out_dir / "trainer_state") or [None])[-1])[0]
-    if folder is None:
+    found = here.gather(regular(out_dir / "trainer_state")[-1:])[0]
+    if not found:
         return after
+    folder = found[0]
     load_state(folder, model, optimizer)
     old = _progress(read_state(folder))
     here.wait_for_all()  # all have looked

@@ -92,11 +92,13 @@ class Saver:
             raise failure
 
     def wait(self) -> None:
-        """Return when nothing is being written any more. Raises the `OSError` of a write that failed."""
+        """Return when nothing is being written any more, by any process. Raises the `OSError` of a write that failed."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
         self.check()
+        if not self.sharded:  # the others would count the first one as lost, were its disk slower than process_timeout
+            self.here.wait_for_all()
 
     def close(self) -> None:
         """As `wait`, when the run ends by another error anyway."""

@@ -63,7 +63,10 @@ def train_step(
     parts = list(micro_batches(batch, config.micro_batch_rows, here.device))
     for number, part in enumerate(parts):
         add_up_gradients(network, number == len(parts) - 1)
-        losses = network(part.tokens, part.targets, part.documents if config.document_mask else None)
+        documents = (
+            part.documents if config.document_mask else None
+        )  # without it rows are read as one text, padded behind
+        losses = network(part.tokens, part.targets, documents, real=part.documents >= 0)
         # gradients are averaged over processes, by DistributedDataParallel and by sharding; the sum is wanted
         (losses.objective * (here.world / counts[1])).backward()
         row_losses.append(losses.nll.sum(dim=1))

@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from training.chat.format import chat_format, own_template
+from tokenizers import Tokenizer
+
+from training.chat.format import ChatFormat, chat_format, own_template
 from training.evaluation.answers_config import Form
 from training.evaluation.questions import Messages
 from training.evaluation.subject import Subject
@@ -33,6 +35,25 @@ def form_of(folder: Path, form: Form) -> Literal["chat", "text"]:
     return "text" if own_template(folder) is None else "chat"
 
 
+def encode_prompts(
+    folder: Path, tokenizer: Tokenizer, prompts: Sequence[Messages], form: Form
+) -> tuple[list[list[int]], ChatFormat | None]:
+    """The ids that each prompt is for the model of a folder, and its chat format if that is used.
+
+    Raises `TrainingError` for a prompt without a token, or one that the chat template does not take.
+    """
+    chat = chat_format(folder) if form_of(folder, form) == "chat" else None
+    encoded: list[list[int]] = []
+    for messages in prompts:
+        if chat:
+            encoded.append(chat.encode([dict(message) for message in messages], prompt=True).ids)
+        else:
+            encoded.append(encode_text(tokenizer, "\n\n".join(message["content"] for message in messages)))
+        if not encoded[-1]:
+            raise TrainingError(f"{folder}: a prompt has no token: {messages!r}")
+    return encoded, chat
+
+
 def answer_all(
     subject: Subject,
     prompts: Sequence[Messages],
@@ -46,16 +67,8 @@ def answer_all(
 
     A prompt that fills the context is not put; its answers are empty, `too_long`.
     """
-    chat = chat_format(subject.folder) if form_of(subject.folder, form) == "chat" else None
+    encoded, chat = encode_prompts(subject.folder, subject.tokenizer, prompts, form)
     end: Sequence[int] = chat.end_ids if chat else subject.end
-    encoded: list[list[int]] = []
-    for messages in prompts:
-        if chat:
-            encoded.append(chat.encode([dict(message) for message in messages], prompt=True).ids)
-        else:
-            encoded.append(encode_text(subject.tokenizer, "\n\n".join(message["content"] for message in messages)))
-        if not encoded[-1]:
-            raise TrainingError(f"a prompt has no token: {messages!r}")
     room = subject.model.config.context_length
     found: list[list[Answer]] = [[Answer("", [], "too_long")] * samples for _ in prompts]
     fitting = [i for i, ids in enumerate(encoded) if len(ids) < room]

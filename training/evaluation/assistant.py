@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from training.device import Place, choose_device, choose_dtype, choose_threads
 from training.evaluation.abstention import BUNDLED as ABSTENTION
 from training.evaluation.abstention import Probe, abstention_scores, confidence, fate, read_probes
-from training.evaluation.answering import ROWS, Answer, answer_all, form_of
+from training.evaluation.answering import ROWS, Answer, answer_all, encode_prompts, form_of
 from training.evaluation.config import EvaluateConfig
 from training.evaluation.endpoint import Endpoint
 from training.evaluation.judge import Pair, by_judge, by_scores, win_rate
@@ -23,6 +23,7 @@ from training.evaluation.subject import Subject
 from training.inference.sampling import Sampling
 from training.knobs import TrainingError
 from training.reinforcement.rewards import RewardModel
+from training.vocabulary import load_tokenizer
 
 Progress = Callable[[str, int | None], Callable[[int], object]]  # (title, total) -> counter
 
@@ -49,6 +50,20 @@ def read_asked(config: EvaluateConfig) -> Asked:
         read_requests(Path(config.safety.path or SAFETY)) if config.safety else [],
         load_encoder(Path(config.bertscore), config.bertscore_layer) if config.bertscore else None,
     )
+
+
+def check_prompts(folder: Path, asked: Asked, config: EvaluateConfig) -> None:
+    """Raise `TrainingError` for what a model cannot be asked, before anything runs."""
+    tokenizer = load_tokenizer(folder)
+    for one in asked.questions:
+        try:
+            encode_prompts(folder, tokenizer, [item.messages for item in one.items[: config.items]], one.config.form)
+        except TrainingError as error:
+            raise TrainingError(f"{one.config.path}: {error}") from None
+    if config.abstention is not None:
+        encode_prompts(folder, tokenizer, [one.messages for one in asked.abstention], config.abstention.form)
+    if config.safety is not None:
+        encode_prompts(folder, tokenizer, [one.messages for one in asked.safety], config.safety.form)
 
 
 def ask(

@@ -16,7 +16,7 @@ from tokenizer_training.dataset.read import TokenDataset
 from training.checkpoint import load_model, write_json
 from training.device import choose_device, choose_dtype, choose_threads
 from training.evaluation.answering import Answer
-from training.evaluation.assistant import ask, base_of, compare, read_asked
+from training.evaluation.assistant import ask, base_of, check_prompts, compare, read_asked
 from training.evaluation.canaries import exposure
 from training.evaluation.canaries_file import read_canaries
 from training.evaluation.choices import run_task
@@ -27,9 +27,9 @@ from training.evaluation.items import read_tasks
 from training.evaluation.memorisation import memorisation
 from training.evaluation.perplexity import first, perplexity
 from training.evaluation.results import FORMAT
-from training.evaluation.samples import samples
+from training.evaluation.samples import encode, samples
 from training.evaluation.subject import Subject
-from training.evaluation.texts import file_documents, language_of, split_documents
+from training.evaluation.texts import file_documents, has_languages, language_of, split_documents
 from training.knobs import TrainingError
 from training.vocabulary import load_tokenizer, token_bytes, tokenizer_sha256
 
@@ -61,9 +61,14 @@ def evaluate(
     comparing = config.judge is not None or config.reward_model is not None
     if comparing:
         base_of(names, config)
+    if documents is not None:
+        if data is None:
+            raise TrainingError(f"--documents {documents}: it says the languages of a token dataset; give --tokens too")
+        has_languages(documents)
     for folder in folders:
         if data is not None:
             _check_tokenizer(data, folder)
+        check_prompts(folder, asked, config)
     task_files(config.harness)
     results: dict[str, Any] = {}
     answers: dict[str, dict[str, list[Answer]]] = {}
@@ -75,6 +80,9 @@ def evaluate(
             device = choose_device(config.device)
             model, end = load_model(folder, device, choose_dtype(config.dtype, device))
             subject = Subject(folder, model, load_tokenizer(folder), end)
+            encode(
+                subject.tokenizer, config.prompts, model.config.context_length
+            )  # raises now what it would at the end
             out: dict[str, Any] = {
                 "weights_sha256": weights_sha256(folder),
                 "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -162,7 +170,8 @@ def _perplexities(
     for name in config.perplexity:
         of_split = data is not None and name in data.splits
         if not of_split and name in ("train", "validation"):
-            say(f"{name}: no token dataset was given (--tokens), so this split is left out")
+            lacking = "no token dataset was given (--tokens)" if data is None else f"{data.path} has no such split"
+            say(f"{name}: {lacking}, so it is left out")
             continue
         skipped = config.first_token == "skipped"
         lengths: np.ndarray | None = None

@@ -79,10 +79,7 @@ def read_tasks(configs: tuple[TaskConfig, ...]) -> list[Task]:
 
 def read_task(path: Path, config: TaskConfig) -> Task:
     """One file of items, all of one kind."""
-    try:
-        found = [_item(row, where) for where, row in json_lines(path)]
-    except OSError as error:
-        raise TrainingError(f"evaluate.tasks: cannot read {path}: {error.strerror}") from None
+    found = [_item(row, where) for where, row in json_lines(path)]
     if not found:
         raise TrainingError(f"{path}: has no items")
     kinds = {kind for kind, _ in found}

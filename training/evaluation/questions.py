@@ -5,7 +5,7 @@ The pipeline's prompts/ is such a folder. A line: {"prompt": "2 + 3 =", "answer"
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ from typing import Any
 from training.evaluation.answers_config import QuestionsConfig
 from training.evaluation.texts import find_files, json_lines
 from training.knobs import TrainingError
-from training.verify.registry import VERIFIERS
+from training.verify.registry import VERIFIERS, check_answer, verifier
+from training.verify.verdict import Verifier
 
 ROLES = ("system", "user", "assistant", "tool")
 COLUMNS = ("id", "prompt", "messages", "answer", "verifier")
@@ -28,6 +29,11 @@ class Question:
     messages: Messages
     references: tuple[str, ...]
     verifier: str | None
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """What its verifier checks by, any of which will do: there are verifiers that need none."""
+        return self.references or ("",)
 
     @property
     def text(self) -> str:
@@ -73,7 +79,18 @@ def read_questions(config: QuestionsConfig) -> Questions:
         if lacking:
             needs = "verifier (or set the knob verifier)" if metric == "verified" else "answer"
             raise TrainingError(f"{lacking[0]}: the metric {metric} needs the key {needs}; {len(lacking)} rows lack it")
+    if "verified" in metrics:
+        checks = verifiers(items, config.allow_unsandboxed)
+        for item in items:
+            for answer in item.answers:
+                check_answer(str(item.verifier), checks[str(item.verifier)], answer, item.where)
     return Questions(name, items, metrics, config)
+
+
+def verifiers(items: Sequence[Question], allow_unsandboxed: bool) -> dict[str, Verifier]:
+    """The verifiers that questions name."""
+    options = {"python_tests": {"allow_unsandboxed": allow_unsandboxed}}
+    return {name: verifier(name, **options.get(name, {})) for name in {str(item.verifier) for item in items}}
 
 
 def rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -82,10 +99,7 @@ def rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         if file.suffix == ".parquet":
             yield from _parquet(file)
         elif file.name.removesuffix(".gz").endswith((".jsonl", ".ndjson")):
-            try:
-                yield from json_lines(file)
-            except (OSError, UnicodeDecodeError, EOFError) as error:
-                raise TrainingError(f"cannot read {file}: {error}") from None
+            yield from json_lines(file)
         elif path.is_file():
             raise TrainingError(f"{file}: expected .jsonl, .jsonl.gz or .parquet")
 

@@ -24,12 +24,18 @@ def samples(
     seed: int,
 ) -> list[dict[str, str]]:
     """`prompt` and `text` (without the prompt) of each. A prompt draws from its own seed, so others do not change it."""
-    encoded = [encode_text(tokenizer, prompt) for prompt in prompts]
-    for prompt, ids in zip(prompts, encoded, strict=True):
-        if len(ids) >= model.config.context_length:
-            raise TrainingError(
-                f"evaluate.prompts: {prompt[:40]!r} has {len(ids)} tokens, the context is {model.config.context_length}"
-            )
+    encoded = encode(tokenizer, prompts, model.config.context_length)
     sampling = Sampling(temperature=temperature, max_new_tokens=new_tokens, seed=seed)
     found = generate_batch(model, encoded, sampling, end, tokenizer=tokenizer, special=True)
     return [{"prompt": prompt, "text": one.text} for prompt, one in zip(prompts, found, strict=True)]
+
+
+def encode(tokenizer: Tokenizer, prompts: Sequence[str], context: int) -> list[list[int]]:
+    """The ids of each prompt. Raises `TrainingError` for one without a token, or that fills the context."""
+    encoded = [encode_text(tokenizer, prompt) for prompt in prompts]
+    for prompt, ids in zip(prompts, encoded, strict=True):
+        if not 0 < len(ids) < context:
+            raise TrainingError(
+                f"evaluate.prompts: {prompt[:40]!r} has {len(ids)} tokens; expected 1 to {context - 1}, the context is {context}"
+            )
+    return encoded

@@ -7,12 +7,11 @@ from typing import Any
 
 from training.evaluation.answering import Answer, answer_all, form_of
 from training.evaluation.answers import bleu, chrf, exact_match, pass_at_k, rouge, token_f1
-from training.evaluation.questions import Question, Questions
+from training.evaluation.questions import Question, Questions, verifiers
 from training.evaluation.scoring import mean_and_error
 from training.evaluation.similarity import Encoder, bertscore
 from training.evaluation.subject import Subject
 from training.inference.sampling import Sampling
-from training.verify import verifier
 
 RIGHT = 1.0  # the score from which pass@k counts a verified answer
 
@@ -108,9 +107,8 @@ def _score(
 
 def verify(items: Sequence[Question], texts: Sequence[Sequence[str]], allow_unsandboxed: bool) -> list[list[float]]:
     """The verifiers' score of each text of each question, the best over references where there are several."""
-    options = {"python_tests": {"allow_unsandboxed": allow_unsandboxed}}
-    checks = {name: verifier(name, **options.get(name, {})) for name in {str(item.verifier) for item in items}}
+    checks = verifiers(items, allow_unsandboxed)
     return [
-        [max(checks[str(item.verifier)](text, one).score for one in item.references or ("",)) for text in of_item]
+        [max(checks[str(item.verifier)](text, one).score for one in item.answers) for text in of_item]
         for item, of_item in zip(items, texts, strict=True)
     ]

@@ -6,6 +6,7 @@ import glob
 import gzip
 import json
 import re
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from training.knobs import TrainingError
 from training.vocabulary import encode_text
 
 GROUPS = ("source", "language")  # columns by which figures are given
+UNREADABLE = (OSError, UnicodeDecodeError, EOFError, zlib.error)  # what a file, compressed or not, cannot be read for
 
 
 class Document(NamedTuple):
@@ -90,8 +92,13 @@ def _rows(path: Path, text_field: str) -> Iterator[tuple[str, dict[str, Any]]]:
             yield from json_lines(path)
         else:
             yield str(path), {text_field: _open(path).read()}
-    except (OSError, UnicodeDecodeError, EOFError) as error:
-        raise TrainingError(f"cannot read {path}: {error}") from None
+    except UNREADABLE as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: BaseException) -> TrainingError:
+    why = error.strerror if isinstance(error, OSError) and error.strerror else error
+    return TrainingError(f"cannot read {path}: {why}")
 
 
 def _open(path: Path) -> Any:
@@ -99,18 +106,26 @@ def _open(path: Path) -> Any:
 
 
 def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(file:line, object) of each line of a JSONL file, empty lines left out. Raises `TrainingError` for another line."""
-    with _open(path) as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise TrainingError(f"{path}:{number}: not JSON ({error}); expected one object a line") from None
-            if not isinstance(row, dict):
-                raise TrainingError(f"{path}:{number}: a {type(row).__name__}, expected one JSON object a line")
-            yield f"{path}:{number}", row
+    """(file:line, object) of each line of a JSONL file, empty lines left out. Raises `TrainingError` for another line, and for a
+    file that cannot be read to its end."""
+    for number, line in enumerate(_lines(path), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise TrainingError(f"{path}:{number}: not JSON ({error}); expected one object a line") from None
+        if not isinstance(row, dict):
+            raise TrainingError(f"{path}:{number}: a {type(row).__name__}, expected one JSON object a line")
+        yield f"{path}:{number}", row
+
+
+def _lines(path: Path) -> Iterator[str]:
+    try:
+        with _open(path) as lines:
+            yield from lines
+    except UNREADABLE as error:
+        raise _unreadable(path, error) from None
 
 
 def _parquet_rows(path: Path, text_field: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -137,17 +152,30 @@ def language_of(
     data: TokenDataset, split: str, limit: int | None, documents: Path | None
 ) -> Callable[[str], str | None]:
     """The language of the first documents of a split, by id, where the Parquet parts in a folder have such a column."""
-    if documents is None:
+    if documents is None or not has_languages(documents):
         return lambda identity: None
-    import pyarrow.parquet as pq
-
     from training.held_out import column_of
 
-    if not any({"id", "language"} <= set(pq.read_schema(path).names) for path in documents.glob("*.parquet")):
-        return lambda identity: None
     ids: list[str] = []
     for number in range(len(data.splits.get(split, []))):
         ids += data.sidecar(split, number).ids[: None if limit is None else limit - len(ids)].to_pylist()
         if limit is not None and len(ids) >= limit:
             break
     return column_of(documents, ids, "language").get
+
+
+def has_languages(documents: Path) -> bool:
+    """Whether a folder's Parquet parts say languages. Raises `TrainingError` where there are none, or they cannot be read."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    files = sorted(documents.glob("*.parquet"))
+    if not files:
+        raise TrainingError(f"{documents} has no *.parquet; give the folder of the documents that were encoded")
+    found = False
+    for file in files:
+        try:
+            found = found or {"id", "language"} <= set(pq.read_schema(file).names)
+        except (OSError, pa.ArrowException) as error:
+            raise TrainingError(f"cannot read {file}: {error}") from None
+    return found

@@ -31,6 +31,7 @@ from training.planning.shapes import Shape, at_depth, count, nearest_depth, shap
 FORMAT = 1
 LOSSES = {"chinchilla-3": HOFFMANN, "besiroglu": BESIROGLU, "muennighoff": MUENNIGHOFF}
 BATCH_RANGE = (1e17, 2e19)  # FLOPs in which `batch_and_rate` was fitted
+FAR = 1.25  # times: a model of another size than was asked for
 MANY_EPOCHS = 4  # up to here repeats are nearly as good as new tokens (Muennighoff et al. 2023, section 6.1)
 
 
@@ -90,7 +91,7 @@ def make(question: Question) -> dict[str, Any]:
         "memory": [row for one in question.gpus for row in _memory(question, shape, batch, one)],
         "least": [_least(question, shape, batch, one) for one in question.gpus if one.name != CPU],
         "time": [_time(question, flops, one) for one in question.gpus],
-        "notes": _notes(question, law, flops, tokens),
+        "notes": _notes(question, law, shape, flops, tokens),
     }
 
 
@@ -246,7 +247,7 @@ def _time(question: Question, flops: float, one: Gpu) -> dict[str, Any]:
     }
 
 
-def _notes(question: Question, law: Law, flops: float, tokens: float) -> list[str]:
+def _notes(question: Question, law: Law, shape: Shape, flops: float, tokens: float) -> list[str]:
     """What a reader must know before believing the numbers."""
     notes = []
     if question.config is None and not law.range[0] <= flops <= law.range[1]:
@@ -258,6 +259,12 @@ def _notes(question: Question, law: Law, flops: float, tokens: float) -> list[st
         notes.append(
             f"batch size and learning rate were fitted on {BATCH_RANGE[0]:.0e} to {BATCH_RANGE[1]:.0e} FLOPs (DeepSeek-AI "
             "2024, equation 1; used there up to 1e24)"
+        )
+    asked = question.parameters
+    if asked is not None and not 1 / FAR < (found := count(shape).total) / asked < FAR:
+        notes.append(
+            f"{asked:.3g} parameters were asked for; of what `depth` gives with {shape.vocab_size:,} ids, {found:.3g} come "
+            "nearest, and everything here is of those"
         )
     if question.corpus_tokens and tokens / question.corpus_tokens > MANY_EPOCHS:
         notes.append(

@@ -18,6 +18,7 @@ from training.preference.reward_model import Scorer, load_scorer
 from training.reinforcement.prompts import Prompt
 from training.tuning.run import model_identity
 from training.verify import verifier
+from training.verify.registry import check_answer
 from training.verify.verdict import Verifier
 
 
@@ -37,10 +38,9 @@ class Verifiers:
                 raise TrainingError(f"{prompt.where}: verifier {prompt.verifier!r} but no answer to check by")
             try:
                 check = self.get(prompt.verifier)
-                if prompt.verifier != "python_tests":  # which would start a process for each
-                    check("", prompt.answer)
             except TrainingError as error:
                 raise TrainingError(f"{prompt.where}: {error}") from None
+            check_answer(prompt.verifier, check, prompt.answer, prompt.where)
 
     def get(self, name: str) -> Verifier:
         """The verifier of this name."""

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -155,7 +156,7 @@ def tune(
         model.train()
         if config.adapter is not None:
             add_adapter(model, config.adapter, config.seed, model_dir)
-        set_precision(model, config, here.device, here.dtype)
+        here.alike(partial(set_precision, model, config, here.device, here.dtype))
         recompute_layers(model, config)
         torch.manual_seed(config.seed % 2**63)  # for what a task adds: heads, adapters
         module = task.prepare(model, here)

@@ -24,13 +24,16 @@ _NUMBER = re.compile(
     (?:\\?[$€£¥]\s?(?P<sign_inside>[-−](?=[\d.]))?)?
     (?: \\[dt]?frac\s?\{\s?(?P<top>[-−]?\d{1,400})\s?\}\s?\{\s?(?P<bottom>[-−]?\d{1,400})\s?\}
       | (?:(?P<whole>\d{1,400})\s)?(?P<over>\d{1,400})\s?/\s?(?P<under>\d{1,400})(?![\d.]|,\d)
-      | (?P<integer>\d{1,3}(?:(?:,|\{,\}|\\,)\d{3})+(?!\d)|\d+)?(?:\.(?P<decimals>\d+))?(?P<exponent>[eE][-+]?\d{1,4}(?![\w.]))?
+      | (?P<integer>\d{1,3}(?:(?:,|\{,\}|\\,|[\u00a0\u2009\u202f])\d{3})+(?!\d)|\d+)?(?:\.(?P<decimals>\d+))?(?P<exponent>[eE][-+]?\d{1,4}(?![\w.]))?
     )
     (?P<percent>\s?\\?%)?(?:\s(?P<scale>hundred|thousand|million|billion|trillion)\b)?
     """,
     re.VERBOSE | re.IGNORECASE,
 )
 _START = re.compile(r"\d|\.\d|\\[dt]?frac|[-+−–]\s?(?:[\\$€£¥\d]|\.\d)|\\?[$€£¥]\s?[-−]?(?:\d|\.\d)")
+
+# plain spaces between groups of three digits: of a text that is nothing else, since they also part the numbers of a list
+_SPACED = re.compile(r"(?P<front>[^\w.]{0,4})(?P<groups>[1-9]\d{0,2}(?: \d{3})+)(?P<rest>(?:\.\d+)?\s?\\?%?\.?)")
 
 
 class Number(NamedTuple):
@@ -125,7 +128,7 @@ def final_number(text: str, marker: Literal["any", "boxed", "####", "none"]) -> 
         if not found and marker == "####":
             return None
         if found:
-            return next(numbers(behind.lstrip().partition("\n")[0]), None)
+            return next(numbers(_joined(behind.lstrip().partition("\n")[0])), None)
     return _last(text)
 
 
@@ -143,11 +146,17 @@ def boxed(text: str) -> str | None:
 
 
 def _last(text: str) -> Number | None:
-    for match in reversed(list(_matches(text))):  # arithmetic on the last one alone
+    for match in reversed(list(_matches(_joined(text)))):  # arithmetic on the last one alone
         number = _number(match)
         if number is not None:
             return number
     return None
+
+
+def _joined(text: str) -> str:
+    """A text that is one number with spaces between its thousands, without them; any other as it is."""
+    spaced = _SPACED.fullmatch(text.strip())
+    return text if spaced is None else spaced["front"] + spaced["groups"].replace(" ", "") + spaced["rest"]
 
 
 def numbers(text: str) -> Iterator[Number]:

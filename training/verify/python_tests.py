@@ -20,6 +20,7 @@ from training.verify.sandbox import Check, Limits, Ran, Sandbox, cores, shared_s
 from training.verify.verdict import MAX_CHARACTERS, Verdict, Verifier, short
 
 MAX_TESTS = 1000
+DEEPEST = 100  # lists in lists of an answer; Python's own parser takes 200
 _OPENING = re.compile(r"[ \t]{0,3}```[ \t]*(\w{0,20})[^\n`]{0,100}")
 _CLOSING = re.compile(r"[ \t]{0,3}```[ \t]*")
 _FUNCTION = re.compile(r"^(?:async[ \t]+)?def[ \t]+(\w{1,200})[ \t]*\(|^class[ \t]+(\w{1,200})", re.MULTILINE)
@@ -194,6 +195,8 @@ def parse_tests(answer: str) -> Tests:
         found = json.loads(answer)
     except (ValueError, RecursionError):
         found = [answer]
+    if _deeper(found, DEEPEST):
+        raise TrainingError(f"verifier python_tests: the answer {short(answer)} is nested deeper than {DEEPEST}")
     about: Mapping[str, Any] = {}
     if isinstance(found, dict):
         about = found
@@ -218,6 +221,11 @@ def parse_tests(answer: str) -> Tests:
     if name is not None and not (isinstance(name, str) and name.isidentifier()):
         raise TrainingError(f"verifier python_tests: {short(repr(name))} is no function's name")
     return Tests(tuple(tests), _text(about, ("setup", "test_setup_code")), name)
+
+
+def _deeper(value: Any, depth: int) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return depth < 0 or any(_deeper(item, depth - 1) for item in inner)
 
 
 def _first(found: Mapping[str, Any], names: Sequence[str]) -> Any:

@@ -157,7 +157,7 @@ def _checks(spec: Mapping[str, Any]) -> dict[str, Any]:
         strings = value if isinstance(value, list | tuple) else ()
         if not all(isinstance(item, str) and item for item in strings):
             raise TrainingError(f"verifier format: {name}: expected a list of strings that are not empty")
-        if name == "json" and isinstance(value, dict) and not set(value.values()) <= set(JSON_TYPES):
+        if name == "json" and isinstance(value, dict) and not all(kind in list(JSON_TYPES) for kind in value.values()):
             raise TrainingError(f"verifier format: json: types are {', '.join(JSON_TYPES)}")
     return dict(spec)
 
