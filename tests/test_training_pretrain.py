@@ -369,8 +369,8 @@ def test_a_loss_that_is_no_number_names_step_and_documents(folders, tmp_path, mo
     expected = data.documents_of(bad_row)
     real = Decoder.forward
 
-    def poisoned(self, tokens, targets=None, documents=None, cache=None):
-        losses = real(self, tokens, targets, documents, cache)
+    def poisoned(self, tokens, targets=None, documents=None, cache=None, **more):
+        losses = real(self, tokens, targets, documents, cache, **more)
         poison = torch.from_numpy(data.train.row(bad_row)[0])
         hit = (tokens == poison).all(dim=1)
         return losses._replace(nll=losses.nll * torch.where(hit, torch.nan, 1.0)[:, None])
