@@ -269,6 +269,17 @@ def test_a_judge_sees_both_orders_and_answers_are_kept(judges, tmp_path, monkeyp
     assert said["max_tokens"] == 7 and said["model"] == "judge" and "Look at brevity." in said["messages"][0]["content"]
 
 
+def test_answers_of_any_characters_are_kept_and_bad_addresses_named(judges, tmp_path):
+    judge = judges(lambda prompt: "odd \u2028 line\x85 \U0001f33e\nVerdict: A")
+    cache = tmp_path / "judge.jsonl"
+    asked = [Pair("half \ud800", "one", "other")]
+    for _ in range(2):
+        assert by_judge(Endpoint(config_of(judge), cache), asked)[0].score == 0.5
+    assert len(judge.requests) == 2
+    with pytest.raises(TrainingError, match=r"judge\.endpoint"):
+        Endpoint(JudgeConfig(endpoint="http://localhost:port/v1", model="m"), None)
+
+
 def test_a_judge_with_a_favourite_place_only_ties(judges):
     outcomes = by_judge(Endpoint(config_of(judges(lambda prompt: "Verdict: A")), None), PAIRS)
     rate = win_rate(outcomes, 0)
@@ -313,6 +324,10 @@ def test_a_slow_judge_times_out(judges):
         ("Verdict: A? No.\nVerdict: B", "B"),
         ("[[A]]", "A"),
         ("tie", "tie"),
+        ("Verdict: a tie", "tie"),
+        ("Verdict: an even tie.", "tie"),
+        ("The verdict is: Answer B", "B"),
+        ("verdict: it's a tie", "tie"),
         ("A is better", None),
         ("Verdict: Answer", None),
         ("", None),
@@ -363,6 +378,13 @@ def test_phrases_of_every_language_are_found_at_the_start_alone():
         ("", ["Paris"], "abstained"),
         ("Eight legs", ["8", "eight"], "correct"),
         ("18", ["8"], "wrong"),
+        ("法国的首都是巴黎。", ["巴黎"], "correct"),
+        ("答えは東京です", ["東京"], "correct"),
+        ("一共42年", ["42"], "correct"),
+        ("一共142年", ["42"], "wrong"),
+        ("首都是里昂", ["巴黎"], "wrong"),
+        ("เมืองหลวงคือกรุงเทพฯ", ["กรุงเทพ"], "correct"),
+        ("수도는 서울이다", ["서"], "wrong"),
         ("In 1821.", [], "wrong"),
         ("Das weiß ich nicht.", [], "abstained"),
     ],

@@ -12,6 +12,7 @@ from training import cli
 from training.checkpoint import save_model
 from training.inference.batch import generate_batch
 from training.inference.beam import beam_search
+from training.inference.engine import Engine
 from training.inference.fused import fused
 from training.inference.quantise import bits_per_byte, quantise, weight_bytes
 from training.inference.sampling import Sampling
@@ -121,12 +122,35 @@ def test_a_draft_leaves_the_distribution_as_it_is():
     assert 0.05 < both.accepted_share < 0.95  # both ways of getting a token were taken
 
 
+def test_a_draft_with_a_shorter_context_helps_as_far_as_it_sees():
+    model, draft = (
+        softer(random_model(shape(context_length=64))),
+        softer(random_model(shape(context_length=12), seed=9)),
+    )
+    for prompt in (PROMPT, PROMPT * 3):  # within the draft's context at first, and beyond it
+        for limit in (3, 20, 200):
+            sampling = Sampling(temperature=0, max_new_tokens=limit)
+            wanted = generate_batch(model, [prompt], sampling, [])[0].tokens
+            both = Speculation(model, draft, 4)
+            assert [token for token, _ in both.complete(prompt, sampling, [])] == wanted
+            assert (both.proposed > 0) == (prompt == PROMPT)
+
+
 def test_drafts_that_do_not_fit_are_mistakes():
     model = random_model(shape())
     with pytest.raises(TrainingError, match="50 ids"):
         Speculation(model, random_model(shape(vocab_size=50)))
     with pytest.raises(TrainingError, match="penalties"):
         list(Speculation(model, model).complete(PROMPT, Sampling(presence_penalty=1.0), []))
+
+
+def test_what_no_memory_holds_and_no_number_is_are_mistakes(monkeypatch):
+    model = random_model(shape())
+    for penalty in (1e6, -1e6, float("nan")):
+        with pytest.raises(TrainingError, match="length_penalty"):
+            beam_search(model, PROMPT, [], beams=2, max_new_tokens=5, length_penalty=penalty)
+    with pytest.raises(TrainingError, match=r"100,000,000 rows of .* GiB"):
+        Engine(model, [], None, max_rows=100_000_000)
 
 
 @pytest.fixture(scope="module")

@@ -39,7 +39,7 @@ def test_a_run_that_cannot_fit_is_refused_before_it_starts(folders, tmp_path):
 
 
 def test_memory_check_off_lets_it_start(folders, tmp_path, monkeypatch):
-    monkeypatch.setattr("training.planning.check.cpu_memory", lambda: 1)
+    monkeypatch.setattr("training.device.cpu_memory", lambda: 1)
     with pytest.raises(TrainingError, match="micro_batch_rows"):
         pretrain(resolve({**SMALL, "steps": 1}), *folders, tmp_path / "a", log=lambda _: None)
     done = pretrain(resolve({**SMALL, "steps": 1, "memory_check": False}), *folders, tmp_path / "b", log=lambda _: None)

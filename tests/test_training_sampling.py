@@ -195,6 +195,16 @@ def streamed(tokenizer, ids, stops=(), prompt=()):
     return pieces, stream.stopped
 
 
+def test_a_character_that_the_prompt_breaks_off_in_is_told_when_it_is_whole(tokenizer):
+    for text, end in (("the mill 🦔", "🦔"), ("a🪿", "🪿")):
+        ids = tokenizer.encode(text).ids
+        cut = next(at for at in range(len(ids)) if tokenizer.decode(ids[: at + 1]).endswith("\ufffd"))
+        pieces, _ = streamed(tokenizer, [*ids[cut + 1 :], *tokenizer.encode(" mill").ids], prompt=ids[: cut + 1])
+        assert "".join(pieces) == f"{end} mill"
+    spoilt = tokenizer.encode("read wrongly \ufffd").ids  # a character of its own, which nothing completes
+    assert "".join(streamed(tokenizer, tokenizer.encode(" mill").ids, prompt=spoilt)[0]) == " mill"
+
+
 def test_pieces_are_whole_characters_and_add_up_to_the_text(tokenizer):
     for text in [*texts(30, seed=4), "🥖🌾粉", "é", "� real ��", "  two  spaces ", "\n\n"]:
         ids = tokenizer.encode(text).ids

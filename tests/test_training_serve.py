@@ -112,6 +112,10 @@ def test_completions(client, loaded):
     assert len(two.choices[0].logprobs.tokens) == 4 and len(two.choices[0].logprobs.top_logprobs[0]) <= 2
     pieces = list(client.completions.create(model="mill", prompt="the mill", temperature=0, stream=True))
     assert "".join(one.choices[0].text for one in pieces) == wanted and pieces[-1].choices[0].finish_reason == "length"
+    odd = {"model": "mill", "prompt": "粉 🌾", "temperature": 1.5, "seed": 3, "max_tokens": 24, "logprobs": 0}
+    whole = client.completions.create(**odd).choices[0].logprobs  # characters of several tokens among them
+    parts = [one.choices[0].logprobs for one in client.completions.create(**odd, stream=True)]
+    assert [at for part in parts if part for at in part.text_offset] == whole.text_offset
 
 
 def test_models_and_mistakes_have_openais_shape(client, server):
@@ -247,7 +251,7 @@ def test_a_model_without_a_template_completes_texts(tmp_path):
 def test_mistakes_on_the_command_line(tmp_path, capsys):
     assert cli.main(["serve", str(tmp_path)]) == 2
     assert "config.json" in capsys.readouterr().err
-    for arguments in (["--max-rows", "0"], ["--max-time", "0"], ["--max-queue", "-1"]):
+    for arguments in (["--max-rows", "0"], ["--max-time", "0"], ["--max-queue", "-1"], ["--port", "99999"]):
         with pytest.raises(SystemExit):
             cli.main(["serve", str(tmp_path), *arguments])
     with pytest.raises(TrainingError, match="no chat template is called"):

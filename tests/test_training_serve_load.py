@@ -162,7 +162,21 @@ def test_overload_is_refused_with_a_time_to_wait_and_hurts_nobody(model_dir, loa
             ]
             assert all(job.result().choices[0].finish_reason == "length" for job in jobs)
         six = {**body, "messages": user("x"), "n": 6}  # more than could ever wait
-        assert httpx.post(f"{server}/v1/chat/completions", json=six, headers=headers).status_code == 429
+        assert httpx.post(f"{server}/v1/chat/completions", json=six, headers=headers).status_code == 400
+
+
+def test_a_connection_without_a_whole_request_is_closed(model_dir):
+    with serving(model_dir, "--max-stall", "1") as (server, _):
+        host, port = server.removeprefix("http://").split(":")
+        for sent in (b"", b"POST /v1/completions HTTP/1.1\r\nHost: x\r\n"):
+            with socket.create_connection((host, int(port))) as connection:
+                connection.settimeout(20)
+                connection.sendall(sent)
+                assert connection.recv(200) == b""
+        with httpx.Client(base_url=server) as client:  # not one that asks again
+            for _ in range(4):
+                assert client.get("/health").status_code == 200
+                time.sleep(0.5)
 
 
 def test_time_limits(model_dir):

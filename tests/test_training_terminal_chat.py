@@ -70,5 +70,28 @@ def test_ctrl_c_ends_an_answer(model_dir):
         return step()
 
     engine.step = interrupted
-    assert list(stream(engine, [5, 6], Sampling(temperature=0, max_new_tokens=50)))[-1] == " (stopped)"
+    with pytest.raises(KeyboardInterrupt):
+        list(stream(engine, [5, 6], Sampling(temperature=0, max_new_tokens=50)))
     assert not engine.busy
+
+
+def test_what_a_stop_says_is_no_part_of_the_talk(model_dir, monkeypatch):
+    model, end = load_model(model_dir, torch.device("cpu"))
+    form, prompts, out = chat_format(model_dir), [], io.StringIO()
+    engine = Engine(model, [*end, *form.end_ids], load_tokenizer(model_dir), max_rows=1)
+
+    def answer(engine, prompt, sampling):
+        prompts.append(form.tokenizer.decode(prompt, skip_special_tokens=False))
+        yield "half"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("training.serve.terminal_chat.stream", answer)
+    lines = iter(["one", "two", None])
+    talk(engine, form, Sampling(), None, lambda: next(lines), out)
+    assert out.getvalue() == "half (stopped)\n" * 2 and "half" in prompts[1] and "stopped" not in prompts[1]
+
+
+def test_a_short_context_remembers_more_than_the_last_message(model_dir):
+    form = chat_format(model_dir)
+    turns = [{"role": role, "content": "hi"} for role in ("user", "assistant", "user")]
+    assert fitting(form, [], turns, 96, 512) == (form.encode(turns, prompt=True).ids, 0)

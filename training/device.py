@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 from training.knobs import TrainerConfig, TrainingError
+from training.planning.check import cpu_memory
 
 T = TypeVar("T")
 # how the libraries below report a process that is gone: they have no class of error for it
@@ -126,6 +127,13 @@ def native_bfloat16(device: torch.device) -> bool:
     ask = getattr(torch.cpu, "get_capabilities", None)  # newer than the oldest torch we take
     known: dict[str, Any] = ask() if ask else {}
     return bool(known.get("amx_bf16") or known.get("avx512_bf16"))
+
+
+def memory_of(device: torch.device) -> int:
+    """Bytes of a device, or on the CPU those that this process may use."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return cpu_memory()
 
 
 def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:

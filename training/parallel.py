@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from training.device import Place
+from training.device import Place, memory_of
 from training.knobs import TrainerConfig
 from training.planning.check import STATE_BYTES
 
@@ -24,7 +24,7 @@ def choose_parallel(config: TrainerConfig, model: nn.Module, here: Place) -> str
     if here.device.type != "cuda":
         return "ddp"
     needed = STATE_BYTES * sum(parameter.numel() for parameter in model.parameters())
-    return "fsdp2" if needed > torch.cuda.get_device_properties(here.device).total_memory / 2 else "ddp"
+    return "fsdp2" if needed > memory_of(here.device) / 2 else "ddp"
 
 
 def distribute(model: nn.Module, config: TrainerConfig, here: Place) -> str:

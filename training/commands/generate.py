@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # they need torch
     from training.inference.sampling import Sampling
 
 CHANCE = ("temperature", "top_k", "top_p", "min_p", "typical_p", "seed")  # what changes nothing where greedy
+ROWS = 32  # continuations side by side
 SHOWN = 5  # candidates of a step
 PENALTIES = ("repetition_penalty", "frequency_penalty", "presence_penalty")
 
@@ -70,7 +71,9 @@ def add(commands: Any) -> None:
         metavar="FILE.html",
         help="print the candidates of each step; with a file also as a page with attention maps",
     )
-    parser.add_argument("--rows", type=positive, default=32, metavar="N", help="continuations side by side, at most")
+    parser.add_argument(
+        "--rows", type=positive, metavar="N", help=f"continuations side by side, at most; default {ROWS}"
+    )
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--dtype", choices=["auto", "float32", "bfloat16"], default="float32")
     parser.set_defaults(command=run)
@@ -114,6 +117,8 @@ def _check(options: argparse.Namespace) -> None:
         given += [name for name in ("greedy", "draft", "show", "stop", "top_logprobs") if getattr(options, name)]
         if given:
             raise TrainingError(f"--beams looks for the likeliest text; leave --{given[0].replace('_', '-')} out")
+    if options.rows and (options.beams or options.draft):
+        raise TrainingError("--beams and --draft write one continuation after the other: leave --rows out")
     if options.draft and (options.show or options.top_logprobs):
         raise TrainingError("--draft gives no candidates of each step: leave --show and --top-logprobs out")
 
@@ -225,7 +230,7 @@ def _stream(options: argparse.Namespace, loaded: Loaded, given: list[Given], sam
     from training.inference.fused import fused
 
     prompts, end = _encode(options, loaded, given)
-    engine = Engine(fused(loaded.model), end, loaded.tokenizer, max_rows=options.rows, special=True)
+    engine = Engine(fused(loaded.model), end, loaded.tokenizer, max_rows=options.rows or ROWS, special=True)
     for prompt in prompts:
         engine.add(prompt.ids, sampling, options.samples, top=options.top_logprobs or 0)
     printer = _printer(options, loaded, prompts)

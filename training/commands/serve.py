@@ -22,7 +22,7 @@ def add(commands: Any) -> None:
     parser.add_argument("model", type=Path, metavar="MODEL", help="model folder")
     parser.add_argument("--name", help="the model's name in requests; default: the folder's")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0: all (default 127.0.0.1)")
-    parser.add_argument("--port", type=int, default=8000, help="0: a free one (default 8000)")
+    parser.add_argument("--port", type=_port, default=8000, help="0: a free one (default 8000)")
     parser.add_argument("--api-key", metavar="KEY", help=f"what clients must send; better in {KEY}, which nobody sees")
     parser.add_argument("--template", metavar="NAME", help="chat template by name, instead of the model's own")
     parser.add_argument(
@@ -58,6 +58,13 @@ def _from_zero(text: str) -> int:
     number = int(text)
     if number < 0:
         raise argparse.ArgumentTypeError(f"expected a whole number from 0, got {text}")
+    return number
+
+
+def _port(text: str) -> int:
+    number = _from_zero(text)
+    if number > 65_535:
+        raise argparse.ArgumentTypeError(f"expected a port up to 65535, got {text}")
     return number
 
 

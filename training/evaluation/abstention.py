@@ -6,10 +6,11 @@ A line of the file: {"prompt": ..., "answer": "Paris" (or a list, or null: nobod
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+
+import regex
 
 from training.evaluation.answers import normalise
 from training.evaluation.phrases import PROBES, says
@@ -18,6 +19,9 @@ from training.knobs import TrainingError
 
 BUNDLED = PROBES / "abstention.jsonl"
 BINS = 10
+_SCRIPTS = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+UNSPACED = regex.compile(rf"[{_SCRIPTS}]")  # a letter of a script that writes without space between words
+SPACED = rf"[\w--[{_SCRIPTS}]]"
 
 Fate = Literal["correct", "wrong", "abstained"]
 
@@ -62,7 +66,12 @@ def fate(answer: str, references: Sequence[str]) -> Fate:
 
 
 def _holds(words: str, wanted: str) -> bool:
-    return bool(wanted) and re.search(rf"(?<!\w){re.escape(wanted)}(?!\w)", words) is not None
+    """Whether the words are among those, whole ones where their script has space between words."""
+    if not wanted:
+        return False
+    before = "" if UNSPACED.match(wanted[0]) else rf"(?<!{SPACED})"
+    behind = "" if UNSPACED.match(wanted[-1]) else rf"(?!{SPACED})"
+    return regex.search(before + regex.escape(wanted) + behind, words, regex.V1) is not None
 
 
 def confidence(logprobs: Sequence[float]) -> float:

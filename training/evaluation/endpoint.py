@@ -29,6 +29,10 @@ class Endpoint:
             import httpx
         except ModuleNotFoundError:
             raise TrainingError("httpx is not installed; pip install 'gristmill[eval]'") from None
+        try:
+            httpx.URL(config.endpoint)
+        except httpx.InvalidURL as error:
+            raise TrainingError(f"evaluate.judge.endpoint: {config.endpoint}: {error}") from None
         key = os.environ.get(config.api_key)
         self.config = config
         self.asked = 0
@@ -45,7 +49,7 @@ class Endpoint:
             self._read(cache)
 
     def _read(self, cache: Path) -> None:
-        for line in cache.read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in cache.read_text(encoding="utf-8", errors="replace").split("\n"):
             try:
                 row = json.loads(line)
                 self._known[row["key"]] = row["content"]
@@ -74,6 +78,7 @@ class Endpoint:
     def ask(self, prompt: str) -> str:
         """The answer to one prompt, from disk where it is known."""
         config = self.config
+        prompt = prompt.encode("utf-8", "replace").decode()  # half a surrogate pair cannot be sent
         body: dict[str, Any] = {
             "model": config.model,
             "messages": [{"role": "user", "content": prompt}],
@@ -94,7 +99,7 @@ class Endpoint:
                 with self._cache.open("a+b") as file:
                     if file.tell() and not _ends_with_newline(self._cache):
                         file.write(b"\n")  # behind half a line of a killed run
-                    file.write(json.dumps({"key": key, "content": content}, ensure_ascii=False).encode() + b"\n")
+                    file.write(json.dumps({"key": key, "content": content}).encode() + b"\n")
         return content
 
     def _post(self, body: dict[str, Any]) -> str:

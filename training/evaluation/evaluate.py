@@ -21,6 +21,7 @@ from training.evaluation.canaries import exposure
 from training.evaluation.canaries_file import read_canaries
 from training.evaluation.choices import run_task
 from training.evaluation.config import EvaluateConfig
+from training.evaluation.endpoint import Endpoint
 from training.evaluation.harness import run_harness, task_files
 from training.evaluation.inputs import check
 from training.evaluation.items import read_tasks
@@ -61,6 +62,8 @@ def evaluate(
     comparing = config.judge is not None or config.reward_model is not None
     if comparing:
         base_of(names, config)
+    if config.judge is not None:
+        Endpoint(config.judge, None).close()  # raises now what it would at the end
     if documents is not None:
         if data is None:
             raise TrainingError(f"--documents {documents}: it says the languages of a token dataset; give --tokens too")

@@ -17,7 +17,9 @@ Verdict = Literal["A", "B", "tie"]
 INSTRUCTION = (
     "Which answer helps the user more? Look at whether it is correct, does what was asked, and is to the point."
 )
-VERDICT = re.compile(r"verdict\W{0,6}(A|B|tie)\b", re.IGNORECASE)
+VERDICT = re.compile(
+    r"verdict\W{0,6}(?:(?:is|it is|it's)\W{1,3})?(?:answer\W{1,3}|an? (?:even )?(?=tie))?(A|B|tie)\b", re.IGNORECASE
+)
 
 
 class Pair(NamedTuple):

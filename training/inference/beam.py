@@ -5,6 +5,7 @@ Scores, stopping and ties of candidates are those of transformers' `generate(num
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -54,6 +55,8 @@ def beam_search(
             f"vocabulary of {model.config.vocab_size}"
         )
     limit = min(max_new_tokens, model.config.context_length - len(prompt))
+    if not abs(length_penalty) * math.log(max(2, limit)) < 700:  # length ** length_penalty must be a number
+        raise TrainingError(f"length_penalty={length_penalty}: too far from 0 for {limit} tokens")
     device = next(model.parameters()).device
     cache = KeyValueCache(model.config, beams, len(prompt) + limit, device, model.dtype)
     first = cache.part(0, 1)

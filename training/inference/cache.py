@@ -10,11 +10,14 @@ Virtual tokens (adapters/prompt.py) stand in front of what a row holds, and are 
 from __future__ import annotations
 
 import copy
+import math
 
 import torch
 from torch import Tensor
 
 from training.attention import Sight, sight_of_positions
+from training.device import memory_of
+from training.knobs import TrainingError
 from training.model import ModelConfig
 from training.rotary import frequencies, rotary
 
@@ -27,6 +30,12 @@ class KeyValueCache:
     ) -> None:
         positions += config.virtual_tokens
         shape = (config.layers, rows, config.kv_heads, positions, config.head_width)
+        size, room = 2 * math.prod(shape) * dtype.itemsize, memory_of(device)
+        if size > room:
+            raise TrainingError(
+                f"keys and values of {rows:,} rows of {positions:,} tokens take {size / 2**30:,.1f} GiB, {device} has "
+                f"{room / 2**30:,.1f}: decode fewer rows side by side, or give a shorter context"
+            )
         # zeros, not whatever is there: a masked key still is multiplied by 0, and 0 times infinity is no number
         self.keys = torch.zeros(shape, device=device, dtype=dtype)
         self.values = torch.zeros(shape, device=device, dtype=dtype)

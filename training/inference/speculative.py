@@ -31,7 +31,7 @@ class Speculation:
             )
         self.model, self.draft, self.tokens = model, draft, tokens
         self.device = next(model.parameters()).device
-        self.context = min(model.config.context_length, draft.config.context_length)
+        self.context, self.sight = model.config.context_length, draft.config.context_length
         self.proposed = self.accepted = 0
 
     @property
@@ -51,9 +51,13 @@ class Speculation:
             raise TrainingError("penalties and speculative decoding do not go together: leave one out")
         sequence, chance = list(prompt), random.Random(sampling.seed)
         limit = min(self.context, len(prompt) + sampling.max_new_tokens)
-        caches = [KeyValueCache(one.config, 1, limit, self.device, one.dtype) for one in (self.model, self.draft)]
+        caches = [
+            KeyValueCache(one.config, 1, min(limit, one.config.context_length), self.device, one.dtype)
+            for one in (self.model, self.draft)
+        ]
         while len(sequence) < limit:
-            count = min(self.tokens, limit - len(sequence) - 1)
+            # what the draft cannot see whole it proposes nothing behind: the model goes on alone
+            count = max(0, min(self.tokens, limit - len(sequence) - 1, self.sight - len(sequence) + 1))
             guesses, q = self._propose(caches[1], sequence, count, sampling, chance)
             logits = self._read(self.model, caches[0], sequence + guesses, count + 1)
             p = self._chances(logits, sampling)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from tokenizers import Tokenizer
 
 HALF = "\ufffd"  # what decoders write for bytes that are no whole character
+_BYTE_LEVEL, _FALLBACK = "\u00ef\u00bf\u00bd", "<0xEF><0xBF><0xBD>"  # U+FFFD in the tokens of vocabularies of bytes
 CONTEXT = 8  # tokens before the new ones that are decoded with them, for decoders that look back
 
 
@@ -44,8 +45,17 @@ class TextStream:
         self.ids = list(prompt[-CONTEXT:])
         self.told = len(self.ids)  # ids before this have become text
         self.before = self._decode(self.ids)
+        if self.before.endswith(HALF) and not self._is_replacement():
+            self.before = self.before.rstrip(
+                HALF
+            )  # the character that the prompt breaks off in is told when it is whole
         self.held = ""  # text that waits, since a stop string may have begun in it
         self.stopped = False
+
+    def _is_replacement(self) -> bool:
+        """Whether the prompt ends with U+FFFD itself, as texts that were read wrongly do."""
+        end = "".join(self.tokenizer.id_to_token(token) or "" for token in self.ids)
+        return end.endswith((HALF, _BYTE_LEVEL, _FALLBACK))
 
     def _decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=self.skip)

@@ -83,17 +83,14 @@ def check_here(config: PretrainConfig, vocab_size: int, sequence_length: int, he
     """
     if not config.memory_check:
         return None
-    if here.device.type == "cuda":
-        import torch
+    from training.device import memory_of  # torch, which the rest of this file does without
 
-        available, processes = torch.cuda.get_device_properties(here.device).total_memory, 1
-    else:
-        available, processes = cpu_memory(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    processes = 1 if here.device.type == "cuda" else int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return check(
         config,
         vocab_size,
         sequence_length,
-        available=available,
+        available=memory_of(here.device),
         device="cuda" if here.device.type == "cuda" else "cpu",
         bytes_per_element=here.dtype.itemsize,
         world=here.world,

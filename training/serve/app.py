@@ -175,6 +175,9 @@ class Server:
         total = len(prompts) * asked.n
         if total > self.limits.samples:
             raise ApiError(400, f"{total} samples in one request: this server allows {self.limits.samples}", param="n")
+        if total > self.worker.capacity:
+            why = f"{total} samples in one request: this server holds {self.worker.capacity} that run or wait"
+            raise ApiError(400, why, param="n")
         for prompt in prompts:
             try:
                 self.worker.check(prompt, sampling)

@@ -26,6 +26,7 @@ class Choice:
         self.calls: list[dict[str, Any]] = []
         self.events: list[Event] = []  # without the end token
         self.tokens = 0
+        self.offset = 0  # characters of the tokens whose log-probabilities were sent
         self.finish: str | None = None
 
     def add(self, events: Iterable[Event]) -> tuple[str, list[dict[str, Any]], list[Event]]:
@@ -97,12 +98,14 @@ class Reply:
         out = []
         for number, mine in by_choice.items():
             choice = self.choices[number]
-            before = len(choice.text)
             text, calls, shown = choice.add(mine)
             if self.kind == "chat":
                 out += self._chat_pieces(number, choice, text, calls, shown)
             elif text or choice.finish or self.logprobs:
-                logprobs = self.texts.completion_logprobs(shown, before) if self.logprobs else None
+                logprobs = None
+                if self.logprobs:
+                    logprobs = self.texts.completion_logprobs(shown, choice.offset)
+                    choice.offset += sum(map(len, logprobs["tokens"]))
                 out.append({"index": number, "text": text, "logprobs": logprobs, "finish_reason": choice.finish})
         return b"".join(self._piece([one]) for one in out)
 

@@ -16,6 +16,7 @@ from training.inference.engine import Engine
 from training.inference.load import load
 from training.serve.app import Served, Server
 from training.serve.config import Limits
+from training.serve.slow import protocol
 from training.serve.worker import Worker
 
 
@@ -83,6 +84,7 @@ def serve(server: Server, host: str, port: int, said: Callable[[str], Any]) -> i
         server.app(),
         host=host,
         port=port,
+        http=protocol(server.limits.stall),
         log_level="warning",
         access_log=False,
         server_header=False,

@@ -24,7 +24,7 @@ def talk(
 ) -> None:
     """Answer what `ask` gives until it gives None. Each turn draws from the next seed.
 
-    Where the talk is too long for the context with `max_new_tokens` behind it, the oldest turns are forgotten, aloud.
+    Where the talk is too long for the context with room for an answer behind it, the oldest turns are forgotten, aloud.
     """
     first: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
     turns: list[dict[str, Any]] = []
@@ -48,10 +48,13 @@ def talk(
         if dropped:
             out.write(f"(the first {dropped} messages no longer fit the context and are forgotten)\n")
         answer = ""
-        for piece in stream(engine, prompt, replace(sampling, seed=sampling.seed + number)):
-            out.write(piece)
-            out.flush()
-            answer += piece
+        try:
+            for piece in stream(engine, prompt, replace(sampling, seed=sampling.seed + number)):
+                out.write(piece)
+                out.flush()
+                answer += piece
+        except KeyboardInterrupt:
+            out.write(" (stopped)")
         out.write("\n")
         out.flush()
         number += 1
@@ -61,7 +64,12 @@ def talk(
 def fitting(
     form: ChatFormat, first: list[dict[str, Any]], turns: list[dict[str, Any]], context: int, new: int
 ) -> tuple[list[int], int]:
-    """The prompt's ids, and how many of the oldest turns had to go. Raises `TrainingError` if the last alone is too long."""
+    """The prompt's ids, and how many of the oldest turns had to go. Raises `TrainingError` if the last alone is too long.
+
+    An answer shall have room for `new` tokens, or for a quarter of the context where that is less: the memory of a model with
+    a short context would otherwise be none.
+    """
+    new = min(new, context // 4)
     dropped = 0
     while True:
         prompt = form.encode([*first, *turns[dropped:]], prompt=True).ids
@@ -74,13 +82,11 @@ def fitting(
 
 
 def stream(engine: Engine, prompt: list[int], sampling: Sampling) -> Iterator[str]:
-    """The pieces of one answer; Ctrl-C ends it."""
+    """The pieces of one answer. After a `KeyboardInterrupt` the engine is free again."""
     request = engine.add(prompt, sampling)
     try:
         while engine.busy:
             for event in engine.step():
                 yield event.text
-    except KeyboardInterrupt:
-        yield " (stopped)"
     finally:
         engine.cancel(request)
