@@ -159,12 +159,21 @@ def peak_flops(device: torch.device, dtype: str, threads: int) -> float | None:
     return measured_peak(dtype, threads)
 
 
+SECONDS = 0.5  # that a product may take to be measured
+
+
 @cache
-def measured_peak(dtype: str, threads: int, size: int = 1024, times: int = 7) -> float:
+def measured_peak(dtype: str, threads: int) -> float:
     """FLOP/s of the fastest of a few square matrix products on the CPU, measured once in a process, in a few tenths of a second.
 
     What the machine can do beside its other work now: it differs from one start to the next.
     """
+    small = _products(dtype, 256, times=2)
+    # where bfloat16 is emulated, larger ones would be no faster, and take seconds each
+    return small if 2 * 1024**3 / small > SECONDS else max(small, _products(dtype, 1024, times=7))
+
+
+def _products(dtype: str, size: int, times: int) -> float:
     import torch
 
     generator = torch.Generator().manual_seed(0)  # the run's own random state is not touched
