@@ -22,7 +22,7 @@ from training.parallel import choose_parallel
 from training.pretrain import pretrain
 from training.resume import Stopped
 
-VALUES = {**SMALL, "threads": 1, "grad_clip": 0.05, "micro_batch_rows": 1, "eval_rows": 7}
+VALUES = {**SMALL, "threads": 1, "grad_clip": 0.05, "micro_batch_rows": 1, "eval_rows": 7, "sample_prompts": []}
 LONG = {**VALUES, "steps": 50, "save_every": 25, "eval_every": 50}
 COMPILER = shutil.which("g++")
 SHARES = ("ddp", "fsdp2")
@@ -49,8 +49,8 @@ def runs(folders, tmp_path_factory):
     ddp, fsdp2 = {**VALUES, "parallel": "ddp"}, {**VALUES, "parallel": "fsdp2"}
     run_jobs(
         [
-            {"values": ddp, "out": root / "ddp"},
-            {"values": fsdp2, "out": root / "fsdp2"},
+            {"values": {**ddp, "sample_prompts": ["The"]}, "out": root / "ddp"},
+            {"values": {**fsdp2, "sample_prompts": ["The"]}, "out": root / "fsdp2"},
             {"values": {**fsdp2, **GPT2}, "out": root / "gpt2-fsdp2"},
             {"values": {**fsdp2, "reshard": False, "prefetch": 1}, "out": root / "fsdp2-whole"},
             {"values": fsdp2, "out": root / "one-then-fsdp2"},
