@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,6 +21,8 @@ from pipeline.sections.pretrain import run_pretrain
 from tests.training_common import SMALL, make
 from training.checkpoint import checkpoints
 from training.config import resolve
+from training.knobs import TrainingError
+from training.lock import only_run
 
 ROOT = Path(__file__).parent.parent
 
@@ -97,33 +100,76 @@ def test_checkpoints_of_another_config_are_put_aside_and_outlive_an_update_of_to
     assert "they are in model.before now" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_reaches_the_processes_behind_torchrun_which_save(tmp_path, number, code):
-    """Also where a scheduler sends it to each of them too."""
+SCRIPT = """
+import json, sys
+sys.path[:0] = json.loads(sys.argv[1])
+from pathlib import Path
+from types import SimpleNamespace
+from pipeline.engine.config import EngineConfig
+from pipeline.sections.launching import _launch
+from training.config import resolve
+job = SimpleNamespace(config=SimpleNamespace(engine=EngineConfig(train_launch="torchrun", train_processes=2)))
+try:
+    sys.exit(_launch(job, resolve({}), Path("unused"), json.loads(sys.argv[2])))
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+@contextmanager
+def behind_torchrun(tmp_path):
+    """A section's process as the pipeline starts it, in its third step, and the workers behind its torchrun."""
     tokens, tokenizer = make(tmp_path / "data")
     values = {**SMALL, "threads": 1, "steps": 100_000, "log_every": 1, "parallel": "ddp"}
-    command = [
-        "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "training", "pretrain",
-        "--tokens", str(tokens), "--tokenizer", str(tokenizer), "--output", str(tmp_path / "model"),
+    arguments = [
+        "pretrain", "--tokens", str(tokens), "--tokenizer", str(tokenizer), "--output", str(tmp_path / "model"),
         *(part for key, value in values.items() for part in ("--set", f"{key}={value}")),
     ]  # fmt: skip
-    script = (
-        f"import sys\nsys.path[:0] = {sys.path!r}\nfrom pipeline.sections.calls import launch\n"
-        f"try:\n    sys.exit(launch([sys.executable, *{command!r}]))\nexcept KeyboardInterrupt:\n    sys.exit(130)"
-    )
     process = subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT
-    )
+        [sys.executable, "-c", SCRIPT, json.dumps(sys.path), json.dumps(arguments)],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT,
+    )  # fmt: skip
+    workers = []
     try:
         while not process.stdout.readline().startswith("step 3/"):
             assert process.poll() is None
-        workers = [p for p in psutil.Process(process.pid).children(recursive=True) if "pretrain" in p.cmdline()[3:6]]
+        workers += [p for p in psutil.Process(process.pid).children(recursive=True) if "pretrain" in p.cmdline()[3:6]]
         assert len(workers) == 2
+        yield process, workers
+    finally:
+        process.kill()
+        process.wait()
+        for worker in workers:
+            with suppress(psutil.NoSuchProcess):
+                worker.kill()
+
+
+def test_nothing_goes_on_behind_a_pipeline_that_is_killed(tmp_path):
+    """Not the workers of its torchrun either, which has no time to stop them: the folder is free again."""
+    with behind_torchrun(tmp_path) as (process, workers):
+        with pytest.raises(TrainingError, match="another run"), only_run(tmp_path / "model" / "trainer_state"):
+            pass
+        process.kill()
+        gone, alive = psutil.wait_procs(workers, timeout=30)
+        assert len(gone) == 2 and not alive
+        with only_run(tmp_path / "model" / "trainer_state"):
+            pass
+
+
+def test_a_folder_that_a_run_still_writes_to_is_not_put_aside(job, tmp_path):
+    (tmp_path / "model" / "trainer_state" / "step-00000007").mkdir(parents=True)
+    with only_run(tmp_path / "model" / "trainer_state"), pytest.raises(RunFailed, match="another run writes to"):
+        run_pretrain(job())
+    assert (tmp_path / "model" / "trainer_state" / "step-00000007").is_dir()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_reaches_the_processes_behind_torchrun_which_save(tmp_path, number, code):
+    """Also where a scheduler sends it to each of them too."""
+    with behind_torchrun(tmp_path) as (process, workers):
         for each in (*workers, process):
             each.send_signal(number)
         process.stdout.read()
         assert process.wait(120) == code
-    finally:
-        process.kill()
     newest = json.loads((checkpoints(tmp_path / "model" / "trainer_state")[-1] / "state.json").read_text())
     assert newest["step"] >= 3 and newest["processes"] == 2

@@ -6,16 +6,18 @@ import json
 import sys
 
 import pytest
+import torch
 
 from tests.training_common import SMALL
 from tests.training_sources import make_sources
 from training.config import resolve
 from training.data import open_dataset
+from training.device import Place
 from training.flops import flops_per_token, mean_visible_keys
 from training.knobs import TrainingError
 from training.metrics import MetricsFile, TimeLeft
 from training.model import model_config
-from training.monitor import duration
+from training.monitor import duration, measure_compute
 from training.pretrain import pretrain
 from training.resume import Stopped
 from training.terminal import terminal
@@ -71,6 +73,16 @@ def test_peak_flops_changes_mfu_alone(watched, folders, tmp_path):
     other = pretrain(small(peak_flops=None, sample_prompts=[]), *folders[:2], tmp_path / "m", log=lambda line: None)
     assert other["peak_flops"] > 1e9 and other["peak_flops"] != 5e9
     assert other["bits_per_byte"] == summary["bits_per_byte"] and other["fingerprint"] == summary["fingerprint"]
+
+
+def test_tf32_is_held_against_its_own_peak(folders, monkeypatch):
+    asked = []
+    monkeypatch.setattr("training.monitor.peak_flops", lambda device, dtype, threads: asked.append(dtype) or 1.0)
+    data, here = open_dataset(folders[0], None), Place(0, 1, torch.device("cpu"), torch.float32, 1)
+    for tf32 in (False, True):
+        config = resolve({**SMALL, "tf32": tf32})
+        measure_compute(config, data, model_config(config, 400, 64), here)
+    assert asked == ["float32", "tf32"]
 
 
 def test_lines_in_a_batch_log(watched):

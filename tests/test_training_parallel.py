@@ -276,6 +276,14 @@ def test_when_a_process_dies_the_other_ends_with_a_message(slow, folders, tmp_pa
     assert "Traceback" not in said[0]
 
 
+def test_a_process_that_the_others_never_join_ends_with_a_message(slow, folders, tmp_path):
+    values = {**slow, "process_timeout": 5}
+    (alone, other) = start_group(command(values, folders, tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    other.kill()
+    (said, _) = finish([alone, other], (1, -9), seconds=120)
+    assert "rank 0 of 2: another process of this run has ended" in said and "Traceback" not in said
+
+
 def test_rows_that_cannot_be_shared_evenly_are_refused_with_the_numbers(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(

@@ -13,6 +13,7 @@ from tests.training_common import SMALL, make
 from training import flops, loss
 from training.cli import main
 from training.config import resolve
+from training.device import choose_dtype
 from training.knobs import TrainingError
 from training.model import Decoder, model_config
 from training.planning import memory
@@ -271,6 +272,11 @@ def test_the_plan_of_a_config_is_the_run(folders, tmp_path, capsys):
     assert found["measured"]["hours"] == pytest.approx(took)
     assert [row["gpu"] for row in found["memory"]] == ["cpu"] * 3
     assert found["memory"][0]["available"] == cpu_memory()
+    # `auto` is what the run would take here
+    dtype = str(choose_dtype("auto", torch.device("cpu"))).removeprefix("torch.")
+    auto, given = (run_plan(capsys, str(config), "--set", f"dtype={one}") for one in ("auto", dtype))
+    assert auto["memory"] == given["memory"]
+    assert auto["time"][0]["peak_flops"] == pytest.approx(given["time"][0]["peak_flops"], rel=0.5)
 
 
 @pytest.mark.parametrize(

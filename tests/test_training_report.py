@@ -5,6 +5,8 @@ import re
 import subprocess
 import sys
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -15,6 +17,7 @@ from tokenizer_training.dataset.read import TokenDataset
 from training.card import MACHINE, card, count_columns
 from training.cli import main
 from training.config import resolve
+from training.knobs import TrainingError
 from training.pretrain import pretrain
 from training.report.curves import POINTS, SAMPLES, read_metrics, read_samples
 from training.report.view import page
@@ -120,6 +123,15 @@ def test_the_card_says_data_config_metrics_and_lineage(trained):
     lines = text.splitlines()
     hostile = next(at for at, line in enumerate(lines) if "<script>" in line)
     assert lines[hostile - 1] == lines[hostile + 1] and set(lines[hostile - 1]) == {"`"}
+
+
+def test_a_column_that_is_no_text_is_not_counted(tmp_path):
+    table = pa.table({"id": ["a"], "language": ["en"], "licence": [["CC-BY-4.0"]]})
+    pq.write_table(table, tmp_path / "part-0.parquet")
+    assert count_columns(tmp_path) == {"language": {"en": 1}}
+    (tmp_path / "part-1.parquet").write_bytes(b"PAR1")
+    with pytest.raises(TrainingError, match=r"cannot read .*part-1\.parquet"):
+        count_columns(tmp_path)
 
 
 def test_equal_runs_give_equal_cards_but_for_the_machine(trained, tmp_path):

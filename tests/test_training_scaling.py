@@ -196,8 +196,13 @@ def test_the_page_loads_nothing_and_shows_every_run(done):
 
 def test_mistakes_are_said_before_anything_is_trained(folders, tmp_path, capsys):
     common = ["scaling", "--tokens", str(folders[0]), "--tokenizer", str(folders[1]), "--output", str(tmp_path / "out")]
-    sets = [f"--set={key}={value}" for key, value in BASE.items()]
+    sets = [f"--set={key}={value}" for key, value in BASE.items() if key not in ladder.SIZED]
     for arguments, why in (
+        (
+            ["--depths", "1,2,3", "--budgets", "6e9,9e9", "--set=layers=3", "--set=steps=9"],
+            "layers, steps: the ladder sets",
+        ),
+        (["--depths", "1,2,3", "--budgets", "6e9,9e9", "--depth", "3"], "depth: the ladder sets"),
         (["--depths", "1,2", "--budgets", "6e9,7e9,9e9,1.35e10"], "three model sizes"),
         (["--depths", "1,2,3", "--budgets", "6e9,1.35e10"], "at least 6 runs"),
         (["--depths", "1,2,3", "--budgets", "6e9,9e9,1.35e10"], "epochs"),

@@ -24,19 +24,21 @@ COLUMNS = ("language", "licence")  # of documents/, counted for the card
 MACHINE = ("tokens_per_second", "mfu", "memory_bytes", "device", "dtype", "threads", "processes")
 
 
-def write_card(folder: Path, summary: Mapping[str, Any], tokens: TokenDataset, documents_dir: Path | None) -> None:
-    """Write README.md from what training.json will hold."""
-    text = card(folder.resolve().name, summary, tokens, count_columns(documents_dir))
+def write_card(
+    folder: Path, summary: Mapping[str, Any], tokens: TokenDataset, counted: Mapping[str, Mapping[str, int]]
+) -> None:
+    """Write README.md from what training.json will hold. `counted`: what `count_columns` found."""
+    text = card(folder.resolve().name, summary, tokens, counted)
     write_whole(folder / "README.md", lambda file: file.write_text(text, encoding="utf-8", errors="replace"))
 
 
 def count_columns(documents_dir: Path | None) -> dict[str, Counter[str]]:
-    """Documents by language and by licence, of those columns that documents/*.parquet has; reads a row group at a time."""
+    """Documents by language and by licence, of those columns of text that documents/*.parquet has; reads a row group at a time."""
     found: dict[str, Counter[str]] = {}
     for file in sorted(documents_dir.glob("*.parquet")) if documents_dir is not None else ():
         try:
             parquet = pq.ParquetFile(file)
-            there = [name for name in COLUMNS if name in parquet.schema_arrow.names]
+            there = [name for name in COLUMNS if name in parquet.schema_arrow.names and _is_text(parquet, name)]
             for group in range(parquet.num_row_groups if there else 0):
                 table: Any = parquet.read_row_group(group, columns=there)
                 for name in there:
@@ -45,6 +47,12 @@ def count_columns(documents_dir: Path | None) -> dict[str, Counter[str]]:
         except (OSError, pa.ArrowException) as error:
             raise TrainingError(f"cannot read {file}: {error}") from None
     return found
+
+
+def _is_text(parquet: pq.ParquetFile, name: str) -> bool:
+    kind = parquet.schema_arrow.field(name).type
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
 def card(name: str, summary: Mapping[str, Any], tokens: TokenDataset, counted: Mapping[str, Mapping[str, int]]) -> str:

@@ -197,13 +197,13 @@ def place(config: TrainerConfig) -> Iterator[Place]:
                     f"{torch.cuda.device_count()} GPUs: start one for each"
                 )
             torch.cuda.set_device(device)
-        if started:
-            # gloo for what is on the CPU (objects, checkpoints), also where CUDA computes
-            dist.init_process_group(
-                "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-                timeout=timedelta(seconds=config.process_timeout),
-            )
         try:
+            if started:
+                # gloo for what is on the CPU (objects, checkpoints), also where CUDA computes
+                dist.init_process_group(
+                    "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+                    timeout=timedelta(seconds=config.process_timeout),
+                )
             patient = dist.new_group(backend="gloo", timeout=timedelta(days=1)) if world > 1 else None
             yield Place(rank, world, device, choose_dtype(config.dtype, device), threads, patient)
         except (RuntimeError, dist.DistError) as error:

@@ -7,6 +7,7 @@ import math
 import os
 import resource
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -103,18 +104,17 @@ class TimeLeft:
 class MetricsFile:
     """metrics.jsonl: one line a step and one a validation; a resumed run continues behind its checkpoint's step."""
 
-    def __init__(self, path: Path, resume_step: int) -> None:
-        """Cut off the lines of steps after `resume_step`, and a half-written last line, then append."""
-        self.path = path
-        self.cut(resume_step)
+    def __init__(self, path: Path, resume_step: int, skipped: Collection[int] = ()) -> None:
+        """Cut off the lines of steps after `resume_step`, and a half-written last line, then append.
 
-    def cut(self, step: int, rollbacks: bool = True) -> None:
-        """Drop the lines of steps after `step`; not those of rollbacks, if it is by one that the run went back."""
-        kept = [
-            line
-            for line in _whole_lines(self.path)
-            if _step_of(line) <= step or (not rollbacks and b'"event": "rollback"' in line)
-        ]
+        skipped: positions in the data that the checkpoint says were refused: the lines that tell of these stay.
+        """
+        self.path = path
+        self.cut(resume_step, skipped)
+
+    def cut(self, step: int, skipped: Collection[int] = ()) -> None:
+        """Drop the lines of steps after `step`, but those that tell why one of these positions was skipped."""
+        kept = [line for line in _whole_lines(self.path) if _step_of(line) <= step or _refused(line) in skipped]
         temporary = self.path.with_name(self.path.name + ".tmp")
         temporary.write_bytes(b"".join(kept))
         temporary.replace(self.path)
@@ -127,6 +127,14 @@ class MetricsFile:
             os.write(descriptor, line)
         finally:
             os.close(descriptor)
+
+
+def _refused(line: bytes) -> int | None:
+    """The position that a line of a rollback tells of."""
+    try:
+        return json.loads(line)["position"] if b'"event": "rollback"' in line else None
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _step_of(line: bytes) -> float:

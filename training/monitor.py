@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,7 +44,7 @@ def measure_compute(config: PretrainConfig, data: Dataset, shape: ModelConfig, h
     """The figures behind MFU; equal in all processes but for a peak that is measured."""
     keys = mean_visible_keys(data.train, config.document_mask, shape.window)
     dtype = str(here.dtype).removeprefix("torch.")
-    peak = config.peak_flops or peak_flops(here.device, dtype, here.threads)
+    peak = config.peak_flops or peak_flops(here.device, "tf32" if config.tf32 else dtype, here.threads)
     return Compute(
         flops_per_token(shape, keys), flops_per_token(shape, data.sequence_length), peak and peak * here.world
     )
@@ -63,10 +63,11 @@ class Monitor:
         out_dir: Path,
         steps: int,
         done: int,
+        skipped: Collection[int],
         log: Callable[[str], Any],
         show: Callable[[str], Any] | None = None,
     ) -> None:
-        """A run of `steps` steps that goes on behind step `done`.
+        """A run of `steps` steps that goes on behind step `done`, with these positions refused before.
 
         `show` replaces the line that it wrote last, as a terminal can; without it a line is logged every `log_every` steps.
         """
@@ -76,7 +77,7 @@ class Monitor:
             config, shape.context_length, tokenizer_dir, data.tokens.eos_id, out_dir, here, done, log
         )
         self.first = here.rank == 0
-        self.file = MetricsFile(out_dir / "metrics.jsonl", done) if self.first else None
+        self.file = MetricsFile(out_dir / "metrics.jsonl", done, skipped) if self.first else None
         self.trackers = open_trackers(config, out_dir, done) if self.first else []
         self.left = TimeLeft()
         self.since: list[Step] = []  # the last line
@@ -143,7 +144,7 @@ class Monitor:
         self.log(f"step {from_step + 1:,}: {event['why']}; {back}going on without batch {event['position']:,}. {where}")
         if self.file is not None:
             if to_step < from_step:
-                self.file.cut(to_step, rollbacks=False)
+                self.file.cut(to_step, event["skipped"])
                 self.samples.cut(to_step)
             steps = {"step": to_step + 1, "event": "rollback", "from_step": from_step, "to_step": to_step}
             self.file.write({**steps, **event})

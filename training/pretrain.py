@@ -15,7 +15,7 @@ import torch
 
 from training.architectures import weights
 from training.begin import begun
-from training.card import write_card
+from training.card import count_columns, write_card
 from training.checkpoint import FORMAT, save_model, write_json
 from training.compiling import compile_regions
 from training.config import PretrainConfig
@@ -98,6 +98,9 @@ def pretrain(
         lengths = token_bytes(tokenizer_dir, data.tokens.vocab_size)
         counts = token_counts(data.tokens, "train")
         unigram = unigram_bits_per_byte(counts, lengths, data.validation, config.eval_rows, config.document_mask)
+        counted = here.first(
+            lambda: count_columns(documents_dir)
+        )  # now: what cannot be read shall not end a run at its end
         labels = label_rows(data.tokens, data.validation, config.eval_rows, documents_dir, here)
         steps = config.total_steps(data.sequence_length)
         log(f"{parameters:,} parameters on {here.describe()}" + (f", {kind}" if here.world > 1 else ""))
@@ -111,8 +114,9 @@ def pretrain(
             log("no validation text: neither validation loss nor bits per byte can be measured")
 
         network = wrap(model, kind, here)
+        before = (progress.step, progress.skipped)
         monitor = here.alike(
-            lambda: Monitor(config, data, model.config, here, tokenizer_dir, out_dir, steps, progress.step, log, show)
+            lambda: Monitor(config, data, model.config, here, tokenizer_dir, out_dir, steps, *before, log, show)
         )
         stack.enter_context(closing(monitor))
         saver = stack.enter_context(closing(Saver(out_dir / "trainer_state", config, here, kind == "fsdp2")))
@@ -201,7 +205,7 @@ def pretrain(
         tensors = weights(model, keep=here.rank == 0)
         if here.rank == 0:
             save_model(out_dir, model, tokenizer_dir, data.tokens.eos_id, tensors)
-            write_card(out_dir, summary, data.tokens, documents_dir)
+            write_card(out_dir, summary, data.tokens, counted)
             write_json(out_dir / "training.json", summary)  # last: it says that the rest is there
         here.wait_for_all()
         return summary

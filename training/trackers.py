@@ -83,10 +83,15 @@ def _wandb(config: TrainerConfig, out_dir: Path, done: int) -> Tracker:
         dir=str(out_dir),
         mode=os.environ.get("WANDB_MODE", "offline"),
         config=config.model_dump(mode="json"),
-        id=os.environ.get("WANDB_RUN_ID") or config.fingerprint(str(out_dir.resolve()))[:16],  # a resumed run's own
+        id=os.environ.get("WANDB_RUN_ID") or _own(config, out_dir),
         resume="allow",
     )
     return _Service(lambda step, numbers: run.log(numbers, step=step), run.finish)
+
+
+def _own(config: TrainerConfig, out_dir: Path) -> str:
+    """What a run has alone, and again when it is resumed."""
+    return config.fingerprint(str(out_dir.resolve()))[:16]
 
 
 def _trackio(config: TrainerConfig, out_dir: Path, done: int) -> Tracker:
@@ -95,7 +100,7 @@ def _trackio(config: TrainerConfig, out_dir: Path, done: int) -> Tracker:
 
     run: Any = trackio.init(
         project=os.environ.get("TRACKIO_PROJECT", PROJECT),
-        name=out_dir.resolve().name,
+        name=f"{out_dir.resolve().name}-{_own(config, out_dir)[:8]}",  # by which it tells runs apart
         config=config.model_dump(mode="json"),
         resume="allow",
     )

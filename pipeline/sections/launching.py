@@ -18,7 +18,9 @@ from pipeline.engine.ray_train import train_on_ray
 from pipeline.engine.schedule import RunFailed, Terminated
 from pipeline.engine.store import Store
 from pipeline.sections.calls import Job, launch, on_stop
-from training.knobs import TrainerConfig
+from training.commands.stopping import END_WITH_PARENT
+from training.knobs import TrainerConfig, TrainingError
+from training.lock import only_run
 
 
 def train(
@@ -59,8 +61,17 @@ def train(
 
 
 def _put_aside(job: Job, section: str, folder: str) -> None:
-    """Make room for a model of another config or other data; days of training are not removed without a word."""
+    """Make room for a model of another config or other data; days of training are not removed without a word.
+
+    Raises `RunFailed` if a run still writes there.
+    """
     store, output = Store(str(job.local)), job.local / folder
+    if (output / "trainer_state").is_dir():
+        try:
+            with only_run(output / "trainer_state"):
+                pass
+        except TrainingError as error:
+            raise RunFailed(f"{section}: {error}") from None
     if any((output / "trainer_state").glob("step-*")):
         store.remove(f"{folder}.before")
         output.rename(job.local / f"{folder}.before")
@@ -94,7 +105,8 @@ def _launch(job: Job, config: TrainerConfig, output: Path, arguments: list[str])
     if engine.train_launch == "local":
         return launch([sys.executable, *command])
     count = engine.train_processes if isinstance(engine.train_processes, int) else max(1, _gpus())
-    extra = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "3600"}  # a checkpoint may take longer than its 30 seconds
+    # a checkpoint may take longer than its 30 seconds; what kills this process kills torchrun, which must not leave workers behind
+    extra = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "3600", END_WITH_PARENT: "1"}
     if "OMP_NUM_THREADS" not in os.environ:  # torchrun would make it one
         extra["OMP_NUM_THREADS"] = str(max(1, usable_cores() // count))
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]

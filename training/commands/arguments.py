@@ -39,16 +39,22 @@ def config_from(
     `depth` sizes batches in tokens, so it must know the row length: `sequence_length` where neither says one, else that of the token
     dataset, if it is packed for one only.
     """
+    values = values_from(options)
+    if values.get("depth") and not values.get("sequence_length"):
+        found = sequence_length or (None if tokens_dir is None else _only_length(tokens_dir))
+        values |= {} if found is None else {"sequence_length": found}
+    return resolve(values, str(options.config or "pretrain"))
+
+
+def values_from(options: argparse.Namespace) -> dict[str, Any]:
+    """What the user gave himself: file, preset, depth and `--set`."""
     values = read_config(options.config) if options.config else {}
     if options.preset:
         values["preset"] = options.preset
     if options.depth:
         values["depth"] = options.depth
     assign(values, options.set)
-    if values.get("depth") and not values.get("sequence_length"):
-        found = sequence_length or (None if tokens_dir is None else _only_length(tokens_dir))
-        values |= {} if found is None else {"sequence_length": found}
-    return resolve(values, str(options.config or "pretrain"))
+    return values
 
 
 def assign(values: dict[str, Any], assignments: Sequence[str]) -> None:

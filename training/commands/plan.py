@@ -137,6 +137,7 @@ def _count(text: str) -> float:
 
 def _of_config(options: argparse.Namespace, common: dict[str, Any]) -> Any:
     """The question of what one run will take. With a token dataset: its vocabulary, row length and epochs."""
+    from training.planning.hardware import CPU
     from training.planning.plan import Question
 
     length = options.sequence_length or (2_048 if options.depth and options.tokens is None else None)
@@ -147,12 +148,14 @@ def _of_config(options: argparse.Namespace, common: dict[str, Any]) -> Any:
             if getattr(options, name) is not None:
                 raise TrainingError(f"--{name.replace('_', '-')}: the token dataset says what it is; leave one out")
         vocab_size, length, common["corpus_tokens"] = _dataset(Path(options.tokens), config)
+    gpus = tuple(_device(name, config) for name in options.gpu or [_usual(config)])
     return Question(
         config=config,
         vocab_size=vocab_size,
         context_length=length,
-        gpus=tuple(_device(name, config) for name in options.gpu or [_usual(config)]),
+        gpus=gpus,
         bytes_per_element=4 if config.dtype == "float32" else 2,
+        bytes_on_cpu=2 if any(one.name == CPU for one in gpus) and _cpu_dtype(config) == "bfloat16" else 4,
         **common,
     )
 
@@ -178,8 +181,14 @@ def _device(name: str, config: PretrainConfig) -> Any:
     from training.flops import measured_peak
     from training.planning.check import cpu_memory
 
-    dtype = "float32" if config.dtype == "float32" else "bfloat16"
-    return Gpu(CPU, cpu_memory(), measured_peak(dtype, choose_threads(config.threads)))
+    return Gpu(CPU, cpu_memory(), measured_peak(_cpu_dtype(config), choose_threads(config.threads)))
+
+
+def _cpu_dtype(config: PretrainConfig) -> str:
+    """What a run would compute in on this machine's CPU."""
+    from training.device import choose_device, choose_dtype
+
+    return str(choose_dtype(config.dtype, choose_device("cpu"))).removeprefix("torch.")
 
 
 def _dataset(folder: Path, config: PretrainConfig) -> tuple[int, int, float]:

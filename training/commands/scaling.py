@@ -7,9 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from training.commands.arguments import add_config, config_from, positive
+from training.commands.arguments import add_config, config_from, positive, values_from
 from training.commands.plan import number
 from training.commands.stopping import until_stopped
+from training.knobs import TrainingError
+from training.scaling.ladder import SIZED
 
 
 def add(commands: Any) -> None:
@@ -36,6 +38,11 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Train what is missing, then fit. SIGTERM and the first Ctrl-C save; the same command goes on."""
+    given = values_from(options)
+    if own := sorted((SIZED - {"preset", "sequence_length"}) & {key for key in given if given[key] is not None}):
+        raise TrainingError(
+            f"{options.config or 'scaling'}: {', '.join(own)}: the ladder sets it for each run; leave it out"
+        )
     config = config_from(options)
     from training.scaling.run import run_ladder
 

@@ -53,7 +53,8 @@ class Question:
     corpus_tokens: float | None = None
     inference_tokens: float | None = None
     gpus: tuple[Gpu, ...] = field(default_factory=lambda: (gpu("h100"),))
-    bytes_per_element: int = 2
+    bytes_per_element: int = 2  # of a config's activations on GPUs
+    bytes_on_cpu: int = 4
     mfu: float = 0.4
     price_per_hour: float | None = None
     count: int = 8
@@ -187,7 +188,7 @@ def _inference(question: Question, flops: float) -> dict[str, Any] | None:
 def _way(question: Question, world: int, parallel: Parallel, one: Gpu) -> Way:
     device: Literal["cpu", "cuda"] = "cpu" if one.name == CPU else "cuda"
     if question.config is not None:
-        size = question.bytes_per_element
+        size = question.bytes_on_cpu if device == "cpu" else question.bytes_per_element
         return way_of(question.config, bytes_per_element=size, device=device, world=world, parallel=parallel)
     return Way(rows=1, world=world, parallel=parallel, device=device)
 
