@@ -13,7 +13,7 @@ from training.architectures import from_transformers, to_transformers, weights
 from training.attention import document_positions
 from training.checkpoint import load_model, save_model
 from training.config import resolve
-from training.config_json import config_json
+from training.config_json import config_json, read_model_config
 from training.inference.cache import KeyValueCache
 from training.knobs import TrainingError
 from training.model import Decoder
@@ -223,6 +223,28 @@ def test_what_is_not_computed_here_is_refused(tmp_path):
     mixed = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1, "layer_types": None}
     assert "in some layers only" in refused("qwen3", **mixed)
     assert "quantized" in refused("llama", quantization_config={"quant_method": "x"})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "why"),
+    [
+        ("hidden_size", "x", "width is 'x'"),
+        ("num_hidden_layers", 0, "layers is 0"),
+        ("num_attention_heads", 0, "heads is 0"),
+        ("num_key_value_heads", 3, "cannot share 3"),
+        ("vocab_size", 1e3, "vocab size is 1000.0"),
+        ("rope_theta", "a", "not what it should be"),
+        ("rms_norm_eps", None, "norm eps is None"),
+        ("eos_token_id", ["a"], "eos_token_id is"),
+    ],
+)
+def test_values_that_no_model_has_are_named(tmp_path, key, value, why):
+    model = random_model(shape("llama"))
+    about = {**config_json(model.config, 0), key: value}
+    about = {key: value for key, value in about.items() if key != "rope_parameters"}
+    (tmp_path / "config.json").write_text(json.dumps(about))
+    with pytest.raises(TrainingError, match=why):
+        read_model_config(tmp_path)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

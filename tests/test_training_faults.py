@@ -346,6 +346,25 @@ def test_ids_beyond_the_vocabulary_name_file_and_rows(tmp_path):
         pretrain(small(), tokens, tokenizer, tmp_path / "model", log=silent)
 
 
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_a_sidecar_that_is_not_whole_is_named(tmp_path, damage):
+    tokens, tokenizer = make(tmp_path, documents=20)
+    file = tokens / "validation-00000.parquet"
+    if damage == "cut":
+        file.write_bytes(file.read_bytes()[:100])
+    else:
+        file.unlink()
+    with pytest.raises(TrainingError, match=r"validation-00000\.parquet: .*copy the dataset again"):
+        pretrain(small(), tokens, tokenizer, tmp_path / "model", log=silent)
+
+
+def test_an_output_folder_that_is_a_file_is_a_mistake(folders, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for out in (tmp_path / "file", tmp_path / "file" / "model"):
+        with pytest.raises(TrainingError, match="below a file; choose another"):
+            pretrain(small(), *folders, out, log=silent)
+
+
 def test_a_vocabulary_larger_than_the_tokenizers_is_refused(tmp_path):
     tokens, tokenizer = make(tmp_path, documents=20)
     facts = json.loads((tokens / "dataset.json").read_text())

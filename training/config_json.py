@@ -141,8 +141,36 @@ def read_model_config(folder: Path, classes: Mapping[str, str] | None = None) ->
         raise TrainingError(
             f"{path}: rope_parameters {where}: {problem['msg'].removeprefix('Value error, ')}"
         ) from None
+    except (TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+        if isinstance(error, TrainingError):
+            raise
+        raise TrainingError(f"{path}: a value is not what it should be: {error}") from None
     end = about.get("eos_token_id")
-    return config, end if isinstance(end, list) else [] if end is None else [end]
+    ends = end if isinstance(end, list) else [] if end is None else [end]
+    if wrong := _mistyped(config, ends):
+        raise TrainingError(f"{path}: {wrong}")
+    return config, ends
+
+
+def _mistyped(config: ModelConfig, ends: list[Any]) -> str | None:
+    """What a shape cannot be, whatever a file says; None if all is well."""
+
+    def whole(value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool)
+
+    for name in ("vocab_size", "context_length", "layers", "width", "heads", "kv_heads", "mlp_width", "head_width"):
+        if not (whole(value := getattr(config, name)) and value > 0):
+            return f"{name.replace('_', ' ')} is {value!r}, expected a whole number from 1"
+    for name in ("window", "experts", "experts_per_token"):
+        if not ((whole(value := getattr(config, name)) and value >= 0) or value is None):
+            return f"{name.replace('_', ' ')} is {value!r}, expected a whole number"
+    if config.heads % config.kv_heads:
+        return f"{config.heads} heads cannot share {config.kv_heads} keys and values evenly"
+    if not isinstance(config.norm_eps, int | float) or not isinstance(config.tie_embeddings, bool):
+        return f"norm eps is {config.norm_eps!r} and tie embeddings {config.tie_embeddings!r}, expected a number and true or false"
+    if not all(whole(one) for one in ends):
+        return f"eos_token_id is {ends!r}, expected a whole number or a list of them"
+    return None
 
 
 def _read_gpt2(about: dict[str, Any], kind: str) -> ModelConfig:

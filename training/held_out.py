@@ -62,7 +62,10 @@ def label_rows(tokens: TokenDataset, split: PackedSplit, rows: int, documents_di
 
     One process reads documents/ and tells the others. Raises `TrainingError`, in all, if the folder given has no such column.
     """
-    pieces = [tokens.documents_in_row(split, row) for row in range(min(rows, len(split)))]
+    try:
+        pieces = [tokens.documents_in_row(split, row) for row in range(min(rows, len(split)))]
+    except OSError as error:
+        raise TrainingError(f"cannot read the token dataset: {error}") from None
     ids = {piece.id for row in pieces for piece in row}
 
     language_of = here.first(lambda: {} if documents_dir is None else column_of(documents_dir, ids, "language"))

@@ -22,7 +22,10 @@ def only_run(folder: Path) -> Iterator[None]:
 
     Raises `TrainingError` that names the process which holds it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise TrainingError(f"{error.filename} is or lies below a file; choose another output folder") from None
     with (folder / ".lock").open("a+", encoding="utf-8") as file:
         if fcntl is not None:
             try:

@@ -212,18 +212,22 @@ class TokenDataset:
         return PackedSplit(self.path, split, sequence_length)
 
     def sidecar(self, split: str, number: int) -> Sidecar:
-        """The documents of one shard; the newest `SIDECARS` stay in memory."""
+        """The documents of one shard; the newest `SIDECARS` stay in memory. Raises `OSError` that names a file that is not whole."""
         if (split, number) not in self._sidecars:
             if len(self._sidecars) >= SIDECARS:
                 self._sidecars.pop(next(iter(self._sidecars)))
-            table = pq.read_table(self._sidecar_file(split, number)).combine_chunks()
-            self._sidecars[split, number] = Sidecar(
-                table.column("id"),
-                table.column("token_offset").to_numpy(),
-                table.column("token_length").to_numpy(),
-                table.column("source"),
-                table.column("repeat").to_numpy(),
-            )
+            file = self._sidecar_file(split, number)
+            try:
+                table = pq.read_table(file).combine_chunks()
+                self._sidecars[split, number] = Sidecar(
+                    table.column("id"),
+                    table.column("token_offset").to_numpy(),
+                    table.column("token_length").to_numpy(),
+                    table.column("source"),
+                    table.column("repeat").to_numpy(),
+                )
+            except (OSError, pa.ArrowException, KeyError) as error:
+                raise _unreadable(file, error) from None
         return self._sidecars[split, number]
 
     def _sidecar_file(self, split: str, number: int) -> Path:
@@ -237,7 +241,10 @@ class TokenDataset:
         found = []
         for split, shards in self.splits.items():
             for number in range(len(shards)):
-                file = pq.ParquetFile(self._sidecar_file(split, number))
+                try:
+                    file = pq.ParquetFile(self._sidecar_file(split, number))
+                except (OSError, pa.ArrowException) as error:
+                    raise _unreadable(self._sidecar_file(split, number), error) from None
                 for group in range(file.num_row_groups):
                     ids: Any = file.read_row_group(group, ["id"]).column("id").cast(pa.string())
                     mine = pc.equal(ids, pa.scalar(document_id))
@@ -286,3 +293,8 @@ class TokenDataset:
         return [
             piece for row in sorted(rows) for piece in self.documents_in_row(packed, row) if piece.id == document_id
         ]
+
+
+def _unreadable(file: Path, error: BaseException) -> OSError:
+    why = "there is no such file" if isinstance(error, FileNotFoundError) else error
+    return OSError(f"{file}: {why}; copy the dataset again, or encode the documents again")
