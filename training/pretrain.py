@@ -100,7 +100,7 @@ def pretrain(
         unigram = unigram_bits_per_byte(counts, lengths, data.validation, config.eval_rows, config.document_mask)
         counted = here.first(
             lambda: count_columns(documents_dir)
-        )  # now: what cannot be read shall not end a run at its end
+        )  # for the card; a bad file is found now, not at the end
         labels = label_rows(data.tokens, data.validation, config.eval_rows, documents_dir, here)
         steps = config.total_steps(data.sequence_length)
         log(f"{parameters:,} parameters on {here.describe()}" + (f", {kind}" if here.world > 1 else ""))

@@ -63,9 +63,7 @@ def train_step(
     parts = list(micro_batches(batch, config.micro_batch_rows, here.device))
     for number, part in enumerate(parts):
         add_up_gradients(network, number == len(parts) - 1)
-        documents = (
-            part.documents if config.document_mask else None
-        )  # without it rows are read as one text, padded behind
+        documents = part.documents if config.document_mask else None  # without, a row is one text, padded behind
         losses = network(part.tokens, part.targets, documents, real=part.documents >= 0)
         # gradients are averaged over processes, by DistributedDataParallel and by sharding; the sum is wanted
         (losses.objective * (here.world / counts[1])).backward()

@@ -83,9 +83,7 @@ def evaluate(
             device = choose_device(config.device)
             model, end = load_model(folder, device, choose_dtype(config.dtype, device))
             subject = Subject(folder, model, load_tokenizer(folder), end)
-            encode(
-                subject.tokenizer, config.prompts, model.config.context_length
-            )  # raises now what it would at the end
+            encode(subject.tokenizer, config.prompts, model.config.context_length)  # raises now, not at the end
             out: dict[str, Any] = {
                 "weights_sha256": weights_sha256(folder),
                 "parameters": sum(parameter.numel() for parameter in model.parameters()),

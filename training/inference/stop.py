@@ -46,9 +46,8 @@ class TextStream:
         self.told = len(self.ids)  # ids before this have become text
         self.before = self._decode(self.ids)
         if self.before.endswith(HALF) and not self._is_replacement():
-            self.before = self.before.rstrip(
-                HALF
-            )  # the character that the prompt breaks off in is told when it is whole
+            # the character that the prompt breaks off in is told when it is whole
+            self.before = self.before.rstrip(HALF)
         self.held = ""  # text that waits, since a stop string may have begun in it
         self.stopped = False
 
