@@ -1,8 +1,6 @@
 """Fine-tuning in two processes, on a packed token dataset, after a stop; and data that teaches a model what it does not know."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -13,7 +11,7 @@ from tests.model_common import random_model, shape
 from tests.test_sft import QUIET, config_of, conversations, losses, write_rows
 from tests.tokens_chat import chat_dataset
 from tests.tokens_chat import conversations as packed_conversations
-from tests.training_processes import finish, start_group
+from tests.training_processes import run_group
 from training import cli
 from training.chat.format import chat_format
 from training.chat.templates import TEMPLATES
@@ -59,7 +57,7 @@ def test_two_processes_take_the_steps_of_one(folder, data, tmp_path):
     one = sft(config, folder, data, tmp_path / "one", log=QUIET)
     values = config.model_dump(mode="json")
     jobs = [({**values, "parallel": kind}, str(folder), str(data), str(tmp_path / kind)) for kind in ("ddp", "fsdp2")]
-    finish(start_group(["-c", JOBS, json.dumps(sys.path), json.dumps(jobs)], stderr=subprocess.PIPE))
+    run_group(JOBS, json.dumps(jobs))
     expected = load_file(tmp_path / "one" / "model.safetensors")
     for kind in ("ddp", "fsdp2"):
         assert losses(tmp_path / kind) == pytest.approx(losses(tmp_path / "one"), rel=1e-6)

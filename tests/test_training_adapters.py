@@ -1,8 +1,6 @@
 """Adapters in training: what learns and what does not, recomputation, processes, resume, virtual tokens, `merge`."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -11,7 +9,7 @@ from safetensors.torch import load_file
 from tests.adapter_common import CPU, LORA, adapted, loss_of, run
 from tests.model_common import DOCUMENTS, random_model, shape, tokens
 from tests.test_tuning_loop import Rows, config_of, folder  # noqa: F401  (a fixture)
-from tests.training_processes import finish, start_group
+from tests.training_processes import run_group
 from training import cli
 from training.adapters.adapter import adapter_parameters, add_adapter, merge, without_adapter
 from training.adapters.config import AdapterConfig
@@ -365,7 +363,7 @@ def test_two_processes_take_the_steps_of_one(folder, tmp_path):  # noqa: F811
         ({**given, "parallel": "fsdp2", "adapter": PROMPT}, "prompt", 0),
     ]
     work = [(knobs, str(folder), str(tmp_path / name), stop) for knobs, name, stop in jobs]
-    finish(start_group(["-c", JOBS, json.dumps(sys.path), json.dumps(work)], stderr=subprocess.PIPE))
+    run_group(JOBS, json.dumps(work))
     expected = load_file(tmp_path / "one" / "adapter_model.safetensors")
     for name in ("ddp", "fsdp2", "cut"):
         found = load_file(tmp_path / name / "adapter_model.safetensors")

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.training_common import SMALL, make
-from tests.training_processes import finish, run_jobs, start_group
+from tests.training_processes import finish, run_group, run_jobs, start_group
 from training.checkpoint import checkpoints
 from training.config import resolve
 from training.device import place
@@ -162,7 +162,7 @@ for values in ({"architecture": "gpt2", "pad_vocabulary": 64}, {"tie_embeddings"
 
 
 def test_a_sharded_model_gets_the_weights_of_a_whole_one_and_the_first_process_alone_collects_them():
-    finish(start_group(["-c", SHARDED_START], stderr=subprocess.PIPE), seconds=120)
+    run_group(SHARDED_START, seconds=120)
 
 
 SHARED_MUON = """
@@ -206,7 +206,7 @@ for weight, part, copy in zip(alone, parts, copies):
 @pytest.mark.parametrize("world", [2, 4])
 def test_muons_step_of_several_processes_is_that_of_one_to_the_bit(world):
     """Of parts (rows that cannot be shared evenly, experts, fused projections) and of copies; each works on its share alone."""
-    finish(start_group(["-c", SHARED_MUON], world, stderr=subprocess.PIPE), codes=(0,) * world)
+    run_group(SHARED_MUON, world=world)
 
 
 def test_from_two_processes_to_one_the_batches_are_the_same(runs):

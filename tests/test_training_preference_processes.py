@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.preference_common import metrics, pair_rows, write_model, write_rows
-from tests.training_processes import finish, start_group
+from tests.training_processes import begin_group, finish
 
 # each job: {kind, knobs, model, data, out, stop_at}
 JOBS = """
@@ -71,9 +71,9 @@ def runs(tmp_path_factory):
     two += [job(kind, f"{kind}-cut") for kind in ("dpo", "grpo")]
     two += [job(kind, f"{kind}-fsdp2", knobs={"parallel": "fsdp2"}) for kind in ("dpo", "reward")]
     two += [job("grpo", "refused", knobs={"parallel": "fsdp2"}, refused="use parallel=ddp")]
-    pair = start_group(["-c", JOBS, json.dumps(sys.path), json.dumps(two)], stderr=subprocess.PIPE)
+    pair = begin_group(JOBS, json.dumps(two))
     alone = subprocess.run([sys.executable, "-c", JOBS, json.dumps(sys.path), json.dumps(one)], check=False)
-    finish(pair)
+    finish([pair], (0,))
     assert alone.returncode == 0
     return folder
 

@@ -9,6 +9,33 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 
+# imports what all need, once, and then is one process for each rank: starting Python so often costs more than what is tested
+GROUP = """
+import ctypes, json, os, signal, sys, traceback
+sys.path[:0] = json.loads(sys.argv[1])
+import torch.distributed.checkpoint, torch.distributed.fsdp, training.pretrain
+world, port, code = int(sys.argv[2]), sys.argv[3], sys.argv[4]
+sys.argv[1:] = [sys.argv[1], *sys.argv[5:]]
+ranks = []
+for rank in range(world):
+    if (child := os.fork()) == 0:
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # ends with its parent
+        names = {"WORLD_SIZE": world, "RANK": rank, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        os.environ.update({name: str(value) for name, value in names.items()})
+        failed = 1
+        try:
+            exec(code, {"__name__": "__main__"})
+            failed = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(failed)
+    ranks.append(child)
+sys.exit(int(any([os.waitpid(child, 0)[1] for child in ranks])))
+"""
+
 # each job is one call of `pretrain`: {values, out, stop_at}; the group is made once, as Ray Train does
 JOBS = """
 import json, sys
@@ -54,8 +81,18 @@ def start_group(command: list[str], world: int = 2, **options) -> list[subproces
 def run_jobs(jobs: list[dict], folders: tuple[Path, Path], world: int = 2) -> None:
     """Carry out jobs one after the other in `world` processes."""
     given = [{"tokens": str(folders[0]), "tokenizer": str(folders[1]), **job, "out": str(job["out"])} for job in jobs]
-    command = ["-c", JOBS, json.dumps(sys.path), json.dumps(given)]
-    finish(start_group(command, world, stderr=subprocess.PIPE), codes=(0,) * world)
+    run_group(JOBS, json.dumps(given), world=world)
+
+
+def begin_group(code: str, *arguments: str, world: int = 2) -> subprocess.Popen:
+    """A process that carries out Python code in `world` ranks; in it sys.argv is [.., sys.path as JSON, *arguments]."""
+    command = [sys.executable, "-c", GROUP, json.dumps(sys.path), str(world), str(free_port()), code, *arguments]
+    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+
+
+def run_group(code: str, *arguments: str, world: int = 2, seconds: float = 540) -> None:
+    """Carry out Python code in `world` ranks; all must end well."""
+    finish([begin_group(code, *arguments, world=world)], (0,), seconds)
 
 
 def finish(processes: list[subprocess.Popen], codes: tuple[int, ...] = (0, 0), seconds: float = 540) -> list[str]:
